@@ -1,0 +1,114 @@
+"""Where every file the kit writes lies, and how it is written: whole or not at all.
+
+    runs/<slug>/<experiment>/fold-<n>/stage-<n>-<name>/   checkpoints and logs: can be made again
+    runs/<slug>/cache/                                    decoded pictures: can be made again
+    oof/<slug>/<experiment>/                              predictions and manifest: the lasting result
+    submissions/<slug>/                                   CSV files
+
+The folder of a competition (its data, folds.csv) belongs to `competition.py`.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import BusyError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds `competitions/`, `runs/`, `oof/` and `submissions/`."""
+
+    root: Path
+
+    def run(self, slug: str, experiment: str) -> Path:
+        return self.root / "runs" / slug / experiment
+
+    def fold(self, slug: str, experiment: str, fold: int) -> Path:
+        return self.run(slug, experiment) / f"fold-{fold}"
+
+    def cache(self, slug: str) -> Path:
+        return self.root / "runs" / slug / "cache"
+
+    def oof(self, slug: str, experiment: str) -> Path:
+        return self.root / "oof" / slug / experiment
+
+    def submissions(self, slug: str) -> Path:
+        return self.root / "submissions" / slug
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    It keeps `path`'s suffixes, which libraries read the format from.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{os.getpid()}-", suffix=f"-{path.name}", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that becomes `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON; a NaN or an infinity, which JSON has no word for, is refused."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+@contextmanager
+def lock(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold `path` against other processes; the system lets go of it when this process dies, however it dies.
+
+    Raises:
+        BusyError: Another process holds it, and `wait` is off.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise BusyError(
+                f"{what} is in use by another process (pid {holder})",
+                expected="one process at a time",
+                next_step="wait until it has ended, or end it",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

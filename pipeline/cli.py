@@ -1,0 +1,451 @@
+"""The command `kit`: parse, one call, print. The only file that prints or exits."""
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from pipeline.errors import DataError, KitError
+
+# Everything else is imported inside the commands: `kit --help` must not wait for pandas or TensorFlow.
+
+app = typer.Typer(
+    name="kit",
+    help="From an empty folder to a place on the leaderboard, honestly measured on the way.\n\n"
+    "Example: kit demo, then: kit train demo demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+oof_app = typer.Typer(help="Out-of-fold results of the experiments.\n\nExample: kit oof list", no_args_is_help=True)
+submission_app = typer.Typer(
+    help="Submission files.\n\nExample: kit submission make demo", no_args_is_help=True
+)
+app.add_typer(oof_app, name="oof")
+app.add_typer(submission_app, name="submission")
+
+
+class Format(StrEnum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the list.")]
+CompetitionOption = Annotated[str | None, typer.Option("--competition", help="Slug, where it is not clear.")]
+ROOT = Path(".")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def reports_errors(command: Command) -> Command:
+    """Turn a user's error into a message and an exit code."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KitError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.secho(
+                "\ninterrupted: what is finished is kept; the same command goes on from there", fg="red", err=True
+            )
+            raise typer.Exit(130) from None
+
+    return run  # type: ignore[return-value]
+
+
+@app.command()
+@reports_errors
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed makes other pictures.")] = 0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Render the demo competition: photographs of playing cards, in competitions/demo.
+
+    Example: kit demo
+    """
+    from pipeline.competition import competition_folder
+    from pipeline.demo.competition import write_demo
+
+    folder = competition_folder("demo", root=ROOT)
+    if if_missing and (folder / "competition.yaml").is_file() and (folder / "data").is_dir():
+        print(f"the demo competition is there: {folder}")
+        return
+    summary = write_demo(folder, seed=seed)
+    print(f"rendered {summary.train} training and {summary.test} test pictures of {len(summary.classes)} cards")
+    print(f"look at them: {folder / 'preview.png'}")
+    if not (folder / "competition.yaml").is_file():
+        init("demo", data=folder / "data")
+
+
+@app.command()
+@reports_errors
+def init(
+    slug: Annotated[str, typer.Argument(help="A name for the competition, as in its address on Kaggle.")],
+    data: Annotated[Path, typer.Option(help="Folder of the competition's data, unpacked.")],
+    table: Annotated[str | None, typer.Option(help="The train table, where there are several.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Its column of picture names.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
+    group_column: Annotated[str | None, typer.Option(help="Rows of one group stay in one fold.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, log_loss, macro_f1, quadratic_kappa or roc_auc.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Number of folds.", min=2)] = 5,
+) -> None:
+    """Describe a competition from its data: infer what lies where, read every picture, report faults.
+
+    Example: kit init cars --data ~/Downloads/cars
+    """
+    from pipeline.data.infer import Wishes, init_competition
+    from pipeline.predictions.metrics import METRICS
+
+    if metric is not None and metric not in METRICS:
+        raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRICS), next_step="check --metric")
+    _check_slug(slug)
+    wishes = Wishes(table, id_column, label_column, group_column, metric, folds)  # type: ignore[arg-type]
+    competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
+    show(
+        [{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table
+    )
+    height, width = audit.mean_size
+    print(
+        f"\n{audit.pictures} training pictures in {len(audit.classes)} classes, mean size {height:.0f}×{width:.0f}"
+        f" (height × width); {audit.test_pictures} to predict"
+    )
+    for note in audit.notes:
+        print(f"note: {note}")
+    if audit.faults:
+        print(f"{len(audit.faults)} rows cannot be trained on and are left out ({competition.quarantine_file}):")
+        for key, reason in list(sorted(audit.faults.items()))[:10]:
+            print(f"  {key}: {reason}")
+    print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
+    print(f"next: kit train RECIPE {slug}    (recipes: {', '.join(_recipe_names())})")
+
+
+@app.command()
+@reports_errors
+def folds(competition: str, format: FormatOption = Format.table) -> None:
+    """Show how the pictures of each class are divided into folds; made at the first call, then kept.
+
+    Example: kit folds demo
+    """
+    import pandas as pd
+
+    from pipeline.competition import load_competition
+    from pipeline.data.folds import load_folds
+    from pipeline.data.index import class_names, train_index
+
+    described = load_competition(competition, root=ROOT)
+    index = train_index(described)
+    made = load_folds(described, index)
+    counts = pd.crosstab(index["label"], made.frame["fold"].to_numpy())
+    names = {-1: "never held out"}
+    rows = [
+        {"class": label, **{names.get(fold, f"fold {fold}"): int(counts.loc[label, fold]) for fold in counts.columns}}
+        for label in class_names(index["label"])
+    ]
+    show(rows, format)
+    if format is Format.table:
+        print(f"\n{described.folds_file}, sha256 {made.sha256[:16]}…")
+
+
+@app.command()
+@reports_errors
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    fold: Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: stages.1.epochs=3; may be repeated.")
+    ] = None,
+    suffix: Annotated[str | None, typer.Option(help="Name the experiment RECIPE-SUFFIX.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Augmentation processes.", min=0)] = None,
+    cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
+) -> None:
+    """Train every fold of a recipe on a competition; what is done already is not done again.
+
+    Example: kit train demo demo --set stages.1.epochs=3 --suffix short
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.recipe import load_recipe
+    from pipeline.report.plots import plot_learning_curves
+    from pipeline.training.cross_validate import cross_validate, learning_curves
+    from pipeline.training.device import quiet_tensorflow
+    from pipeline.training.fold import Machine
+
+    quiet_tensorflow()
+    _log_to_stdout()
+    settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
+    described = load_competition(competition, root=ROOT)
+    experiment = f"{settings.name}-{suffix}" if suffix else settings.name
+    machine = Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
+    print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
+    progress = cross_validate(
+        settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
+    )
+    curves = learning_curves(
+        workspace.run(competition, experiment), [stage.name for stage in settings.stages]
+    )
+    picture = workspace.oof(competition, experiment) / "learning_curves.png"
+    plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
+    if progress.manifest is None:
+        print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
+        return
+    print()
+    _print_result(progress.manifest)
+    print(f"\npredictions: {picture.parent}    learning curves: {picture}")
+    print(f"next: kit submission make {experiment} --competition {competition}")
+
+
+@app.command()
+@reports_errors
+def predict(
+    experiment: str,
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    competition: CompetitionOption = None,
+    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
+    format: FormatOption = Format.table,
+) -> None:
+    """Predict pictures with the fold models of an experiment.
+
+    Example: kit predict demo my-card.jpg
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.predictions.store import find_experiment
+    from pipeline.training.device import quiet_tensorflow
+    from pipeline.training.predict import predict_pictures
+
+    quiet_tensorflow()
+    workspace = Workspace(ROOT)
+    slug, name = find_experiment(workspace, experiment, slug=competition)
+    found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
+    rows = []
+    for _, row in found.iterrows():
+        best = row.drop("picture").astype(float).sort_values(ascending=False, kind="stable").head(top)
+        rows += [
+            {"picture": row["picture"], "rank": rank, "class": label, "probability": round(float(value), 4)}
+            for rank, (label, value) in enumerate(best.items(), start=1)
+        ]
+    show(rows, format)
+
+
+@oof_app.command("list")
+@reports_errors
+def oof_list(competition: CompetitionOption = None, format: FormatOption = Format.table) -> None:
+    """List the finished experiments with their OOF scores, best first, and the floor of chance.
+
+    Example: kit oof list --format csv
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.predictions.store import list_experiments, read_manifest
+
+    workspace = Workspace(ROOT)
+    manifests = [read_manifest(workspace, *key) for key in list_experiments(workspace, competition)]
+    if not manifests and format is Format.table:
+        print("no finished experiment yet; make one: kit train demo demo")
+        return
+    show(_leaderboard(manifests), format)
+
+
+@submission_app.command("make")
+@reports_errors
+def submission_make(experiment: str, competition: CompetitionOption = None) -> None:
+    """Write an experiment's test predictions as a submission, checked against the sample submission.
+
+    Example: kit submission make demo
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.predictions.store import find_experiment, read_experiment
+    from pipeline.submit.submission import write_submission
+
+    workspace = Workspace(ROOT)
+    slug, name = find_experiment(workspace, experiment, slug=competition)
+    stored = read_experiment(workspace, slug, name)
+    path = write_submission(
+        load_competition(slug, root=ROOT),
+        stored.test,
+        stored.classes,
+        experiment=name,
+        score=stored.score,
+        workspace=workspace,
+        now=datetime.now(),
+    )
+    print(f"wrote {path}: it holds against the sample submission ({len(stored.test)} rows)")
+
+
+@submission_app.command("check")
+@reports_errors
+def submission_check(csv_file: Annotated[Path, typer.Argument(metavar="CSV")], competition: CompetitionOption = None) -> None:
+    """Hold a CSV against the competition's sample submission.
+
+    Example: kit submission check submissions/demo/mine.csv --competition demo
+    """
+    from pipeline.competition import load_competition
+    from pipeline.data.index import class_names, train_index
+    from pipeline.submit.submission import check_submission, require
+
+    slug = competition or _competition_of(csv_file)
+    described = load_competition(slug, root=ROOT)
+    classes = class_names(train_index(described)["label"])
+    check = check_submission(described, csv_file, classes=classes)
+    require(check, csv_file)
+    print(f"{csv_file} holds against the sample submission of {slug} ({check.rows} rows)")
+
+
+def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
+    """Print rows that have the same keys."""
+    if format is Format.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif format is Format.csv:
+        if rows:
+            writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    elif rows:
+        _print_table(rows)
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    columns = list(rows[0])
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
+    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in columns]
+    for line in [columns, ["-" * width for width in widths], *cells]:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        print("  ".join(padded).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _print_result(manifest: dict[str, Any]) -> None:
+    """The floor, each stage, and the result, in one table; then what TTA did."""
+    metric = manifest["metric"]
+    rows: list[dict[str, Any]] = [
+        {"": name, "size": "", metric: floor["score"], "± se": floor["score_se"], "images/s": None, "seconds": None}
+        for name, floor in manifest["floors"].items()
+    ]
+    for stage in manifest["stages"]:
+        rows.append(
+            {
+                "": f"after stage {stage['name']}",
+                "size": "×".join(map(str, stage["size"])),
+                metric: stage["score"],
+                "± se": stage["score_se"],
+                "images/s": round(stage["images_per_second"]),
+                "seconds": round(stage["seconds"]),
+            }
+        )
+    rows.append(
+        {
+            "": "OOF",
+            "size": "",
+            metric: manifest["score"],
+            "± se": manifest["score_se"],
+            "images/s": None,
+            "seconds": sum(round(stage["seconds"]) for stage in manifest["stages"]),
+        }
+    )
+    if manifest["tta_score"] is not None:
+        final = {"": "OOF with TTA", "size": "", metric: manifest["tta_score"], "± se": manifest["tta_score_se"]}
+        rows.append({**final, "images/s": None, "seconds": None})
+    _print_table(rows)
+    folds = ", ".join(f"{score:.4f}" for score in manifest["fold_scores"].values())
+    print(f"\nOOF by fold: {folds}   ({manifest['oof_rows']} rows)")
+    if manifest["tta_gain"] is not None:
+        used = "used" if manifest["tta_used"] else "not used, since it does not help"
+        print(f"TTA: {manifest['tta_gain']:+.4f} ± {manifest['tta_gain_se']:.4f} better on the same rows; {used}")
+
+
+def _leaderboard(manifests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row an experiment and a floor, by competition, best first."""
+    rows = []
+    for slug in sorted({manifest["competition"] for manifest in manifests}):
+        of_slug = [manifest for manifest in manifests if manifest["competition"] == slug]
+        entries = [
+            {
+                "competition": slug,
+                "experiment": manifest["experiment"],
+                "metric": manifest["metric"],
+                "score": manifest["score"],
+                "± se": manifest["score_se"],
+                "with TTA": manifest["tta_score"],
+                "TTA used": "yes" if manifest["tta_used"] else "no",
+                "seconds": round(sum(stage["seconds"] for stage in manifest["stages"])),
+                "created": manifest["created"],
+            }
+            for manifest in of_slug
+        ]
+        empty = dict.fromkeys(("with TTA", "TTA used", "seconds", "created"))
+        for name, floor in of_slug[0]["floors"].items():
+            head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
+            entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **empty})
+        rows += sorted(entries, key=lambda row: row["score"], reverse=of_slug[0]["greater_is_better"])
+    return rows
+
+
+def _competition_of(csv_file: Path) -> str:
+    """The competition a CSV belongs to: its folder's name in submissions/, or the only one there is."""
+    from pipeline.competition import list_competitions
+
+    known = list_competitions(ROOT)
+    if csv_file.parent.name in known:
+        return csv_file.parent.name
+    if len(known) == 1:
+        return known[0]
+    raise DataError(
+        f"it is not clear which competition {csv_file} is for",
+        expected="one of " + ", ".join(known) if known else "a competition made with `kit init`",
+        next_step="name it: --competition SLUG",
+    )
+
+
+def _check_slug(slug: str) -> None:
+    import re
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
+        raise DataError(
+            f"{slug!r} cannot be a competition's name",
+            expected="small letters, digits and dashes, as in its address on Kaggle",
+            next_step="choose another",
+        )
+
+
+def _recipe_names() -> list[str]:
+    from pipeline.recipe import shipped_recipes
+
+    return list(shipped_recipes())
+
+
+def _log_to_stdout() -> None:
+    logger = logging.getLogger("pipeline")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,145 @@
+"""Competition: what competition.yaml says, and the layout of the competition's folder.
+
+    competitions/<slug>/competition.yaml   this description            (committed)
+    competitions/<slug>/folds.csv          id, fold                    (committed)
+    competitions/<slug>/quarantine.csv     id, reason: rows left out   (committed, where there are any)
+    competitions/<slug>/data/              the data, or a link to it   (ignored)
+
+Every path inside competition.yaml is relative to data/, so that the file holds on any machine.
+Reading the data itself belongs to `data/index.py`.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.errors import DataError
+from pipeline.settings import Settings, explain, parse_mapping
+
+MetricName = Literal["accuracy", "log_loss", "macro_f1", "quadratic_kappa", "roc_auc"]
+Match = Literal["path", "name", "stem"]
+
+
+class Split(Settings):
+    """A column of the train table that says what each row is for."""
+
+    column: str
+    train: str = "train"
+    held_out: str = "valid"
+    test: str | None = None
+
+
+class TrainData(Settings):
+    """Where the labelled pictures are.
+
+    Without a table, the folder a picture lies in is its label and its path inside data/ is its id.
+
+    Attributes:
+        pictures: Folder of the pictures, searched with its subfolders.
+        held_out_pictures: A second such folder, held out for validation as one predefined fold.
+        table: CSV with a row a picture.
+        match: How `id_column` names a file: by its `path` from `pictures`, its file `name` or its `stem`.
+        group_column: Rows of one group are never divided between folds.
+    """
+
+    pictures: str
+    held_out_pictures: str | None = None
+    table: str | None = None
+    id_column: str | None = None
+    label_column: str | None = None
+    match: Match = "name"
+    group_column: str | None = None
+    split: Split | None = None
+
+    @model_validator(mode="after")
+    def _table_and_columns(self) -> "TrainData":
+        if self.table and not (self.id_column and self.label_column):
+            raise ValueError("with a table, id_column and label_column must be given")
+        of_table = [self.id_column, self.label_column, self.group_column, self.split]
+        if not self.table and any(of_table):
+            raise ValueError("id_column, label_column, group_column and split have no effect without a table")
+        if self.table and self.held_out_pictures:
+            raise ValueError("held_out_pictures has no effect with a table; use split")
+        return self
+
+
+class TestData(Settings):
+    """Where the pictures to predict are; their ids are those of the sample submission, where there is one."""
+
+    pictures: str
+    match: Match = "name"
+
+
+class Competition(Settings):
+    """What competition.yaml says.
+
+    Attributes:
+        submission: What a submission holds: the predicted `class`, or `probabilities`, a column a class.
+        folds: How many folds are made, where the data has no predefined split.
+        folder: `competitions/<slug>`; not part of the file.
+    """
+
+    slug: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    metric: MetricName = "accuracy"
+    train: TrainData
+    test: TestData | None = None
+    sample_submission: str | None = None
+    submission: Literal["class", "probabilities"] = "class"
+    folds: int = Field(default=5, ge=2)
+    fold_seed: int = Field(default=0, ge=0)
+    folder: Path = Field(default=Path("."), exclude=True)
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def folds_file(self) -> Path:
+        return self.folder / "folds.csv"
+
+    @property
+    def quarantine_file(self) -> Path:
+        return self.folder / "quarantine.csv"
+
+    def to_yaml(self) -> str:
+        content = self.model_dump(mode="json", exclude_none=True)
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def competition_folder(slug: str, *, root: Path) -> Path:
+    return root / "competitions" / slug
+
+
+def list_competitions(root: Path) -> list[str]:
+    """Slugs of the competitions in this workspace, sorted."""
+    return sorted(file.parent.name for file in root.glob("competitions/*/competition.yaml"))
+
+
+def load_competition(slug: str, *, root: Path) -> Competition:
+    """Read `competitions/<slug>/competition.yaml`.
+
+    Raises:
+        DataError: There is no such competition, or its file does not hold.
+    """
+    folder = competition_folder(slug, root=root)
+    file = folder / "competition.yaml"
+    if not file.is_file():
+        known = list_competitions(root)
+        close = difflib.get_close_matches(slug, known, n=1)
+        raise DataError(
+            f"there is no competition {slug!r} here ({file} does not exist)",
+            expected="one of " + ", ".join(known) if known else "a competition made with `kit init`",
+            next_step=f"did you mean {close[0]!r}?" if close else f"kit init {slug} --data FOLDER",
+        )
+    content = parse_mapping(file.read_text("utf-8"), source=str(file))
+    try:
+        return Competition.model_validate({**content, "folder": folder})
+    except ValidationError as error:
+        raise DataError(
+            f"{file} does not hold:\n{explain(error, Competition)}",
+            expected="the settings described in pipeline/competition.py",
+            next_step="mend the file",
+        ) from None

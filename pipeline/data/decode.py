@@ -1,0 +1,92 @@
+"""The one way a picture file becomes an array, for training, validation, test and single pictures.
+
+EXIF orientation applied; grey, palette, CMYK, alpha and 16-bit converted; the first frame of an animation.
+"""
+
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.errors import DataError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+POLICY = 1  # raise when decoding or resizing changes: kept decoded pictures are then made anew
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSED = {5, 6, 7, 8}  # orientations that exchange height and width
+_SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as RGB.
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+
+    Raises:
+        DataError: The file is missing, truncated or not a picture; the file is named.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of a damaged EXIF block and of palette transparency; the pixels are unharmed.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return _to_rgb(image)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from None
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels, upright, from the file's header alone."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                transposed = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from None
+    return (width, height) if transposed else (height, width)
+
+
+def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Stretch to `size` (height, width); area averaging downwards, cubic upwards."""
+    height, width = size
+    if picture.shape[:2] == size:
+        return picture
+    shrinks = height * width <= picture.shape[0] * picture.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    image.seek(0)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _SIXTEEN_BIT:
+        values = np.asarray(upright, dtype=np.float64)
+        # 65535 becomes 255. A 32-bit file that holds 8-bit values keeps them.
+        grey = values / 257.0 if upright.mode.startswith("I;16") or values.max(initial=0) > 255 else values
+        return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    if upright.mode in {"LA", "PA", "RGBA", "RGBa", "La"} or "transparency" in upright.info:
+        # What is transparent was drawn to stand on white paper more often than on black.
+        rgba = upright.convert("RGBA")
+        ground = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        upright = Image.alpha_composite(ground, rgba)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if not path.exists():
+        problem = f"{path} does not exist"
+    elif path.stat().st_size == 0:
+        problem = f"{path} is empty (0 bytes)"
+    else:
+        problem = f"{path} cannot be read as a picture: {error}"
+    return DataError(
+        problem,
+        expected="a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")",
+        next_step="replace the file, or leave it out by a row `id,reason` in the competition's quarantine.csv",
+    )

@@ -1,0 +1,100 @@
+"""Folds: which part each training row is held out in; made once, shared by every experiment."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from pipeline.artifacts import atomic_path
+from pipeline.competition import Competition
+from pipeline.data.index import name_some, read_table
+from pipeline.errors import DataError
+
+NEVER_HELD_OUT = -1  # rows that a predefined split gives to training alone
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Fold of each id.
+
+    Attributes:
+        frame: Columns id (str) and fold (int; -1 is never held out), sorted by id.
+    """
+
+    frame: pd.DataFrame
+
+    @property
+    def numbers(self) -> list[int]:
+        """The folds that are held out, ascending."""
+        return sorted(int(fold) for fold in set(self.frame["fold"]) - {NEVER_HELD_OUT})
+
+    @property
+    def sha256(self) -> str:
+        lines = "".join(f"{row.id},{row.fold}\n" for row in self.frame.itertuples())
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
+    """Divide the rows: stratified by label, whole groups together, or as the data's own split says.
+
+    Every id is in exactly one fold. With a predefined split the held-out rows are fold 0 and the others -1.
+
+    Args:
+        index: As `train_index` returns it.
+
+    Raises:
+        DataError: A class has fewer rows (or, with groups, fewer groups) than there are folds.
+    """
+    held_out = (index["split"] == "held_out").to_numpy()
+    if held_out.any():
+        return Folds(pd.DataFrame({"id": index["id"], "fold": np.where(held_out, 0, NEVER_HELD_OUT)}))
+    grouped = bool((index["group"] != "").any())
+    counts = index.groupby("label")["group"].nunique() if grouped else index["label"].value_counts()
+    small = counts[counts < folds].sort_index()
+    if len(small):
+        unit = "groups" if grouped else "pictures"
+        raise DataError(
+            f"{len(small)} classes are smaller than the number of folds ({folds}): "
+            + name_some(f"{label!r} has {count} {unit}" for label, count in small.items()),
+            expected=f"at least {folds} {unit} of every class",
+            next_step=f"take fewer folds (`folds:` in competition.yaml, at most {max(2, int(small.min()))} here), "
+            "or add pictures, or leave the class out",
+        )
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
+    fold = np.full(len(index), NEVER_HELD_OUT)
+    parts = splitter.split(np.zeros(len(index)), index["label"], index["group"] if grouped else None)
+    for number, (_, rows) in enumerate(parts):
+        fold[rows] = number
+    return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
+
+
+def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
+    """The competition's folds: read from folds.csv, or made and written where there is none yet.
+
+    Raises:
+        DataError: folds.csv does not name exactly the ids of the index.
+    """
+    if not competition.folds_file.is_file():
+        folds = make_folds(index, folds=competition.folds, seed=competition.fold_seed)
+        with atomic_path(competition.folds_file) as temporary:
+            folds.frame.to_csv(temporary, index=False)
+        return folds
+    table = read_table(competition.folds_file, ["id", "fold"])
+    unknown = sorted(set(table["id"]) - set(index["id"]))
+    missing = sorted(set(index["id"]) - set(table["id"]))
+    repeated = sorted(table["id"][table["id"].duplicated()])
+    wrong = sorted(set(table["fold"][~table["fold"].str.fullmatch(r"-1|\d+")]))
+    if unknown or missing or repeated or wrong:
+        faults = {"unknown ids": unknown, "missing ids": missing, "repeated ids": repeated, "bad folds": wrong}
+        raise DataError(
+            f"{competition.folds_file} does not fit the data: "
+            + "; ".join(f"{len(found)} {what} ({name_some(found)})" for what, found in faults.items() if found),
+            expected="every training id once, with its fold",
+            next_step="restore the file; or, if the data has changed, remove it: experiments on the new folds "
+            "cannot be compared with those on the old ones",
+        )
+    frame = pd.DataFrame({"id": table["id"], "fold": table["fold"].astype(int)})
+    return Folds(frame.sort_values("id").reset_index(drop=True))

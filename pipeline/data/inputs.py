@@ -1,0 +1,120 @@
+"""tf.data inputs: training batches with augmentation, and batches to predict.
+
+The only file that imports TensorFlow. Pictures leave here as uint8; the network converts them on its device.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import tee
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.augment import picture_seeds
+from pipeline.data.pictures import Pictures
+from pipeline.data.workers import Task, WorkerPool
+from pipeline.recipe import Augment
+
+_PREFETCH = 2  # batches
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TrainingInput:
+    """The training rows of one stage of one fold.
+
+    Attributes:
+        pictures: All training pictures of the competition at the stage's size.
+        ids: Their ids, in the same order.
+        labels: Their classes as int64 numbers below `classes`, likewise.
+        rows: The rows to train on, int64.
+    """
+
+    pictures: Pictures
+    ids: list[str]
+    labels: NDArray[np.int64]
+    classes: int
+    rows: NDArray[np.int64]
+    batch_size: int
+    augment: Augment
+    seed: int
+    fold: int
+    stage: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def epoch_rows(self, epoch: int) -> NDArray[np.int64]:
+        """The rows in the order of this epoch."""
+        rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch])
+        return rng.permutation(self.rows)
+
+    def batches(self, pool: WorkerPool, *, epochs: range) -> Iterator[Batch]:
+        """(pictures, targets, weights) of the epochs in turn, `steps_per_epoch` batches each.
+
+        Every row comes once an epoch with weight 1. The last batch is filled up with rows of weight 0, so
+        that every batch has one shape and the network is compiled once.
+        """
+        ahead, plan = tee(part for epoch in epochs for part in self._epoch(epoch))
+        tasks = (task for task, _ in ahead)
+        made = pool.batches(self.pictures, self.augment, tasks, batch_size=self.batch_size)
+        one_hot = np.eye(self.classes, dtype=np.float32)
+        for pictures, (task, weights) in zip(made, plan, strict=True):
+            yield pictures, one_hot[self.labels[task.rows]], weights
+
+    def _epoch(self, epoch: int) -> Iterator[tuple[Task, NDArray[np.float32]]]:
+        rows = self.epoch_rows(epoch)
+        for start in range(0, len(rows), self.batch_size):
+            real = rows[start : start + self.batch_size]
+            filler = np.resize(rows, self.batch_size - len(real))
+            used = np.concatenate([real, filler])
+            ids = (self.ids[row] for row in used)
+            seeds = picture_seeds(ids, seed=self.seed, fold=self.fold, stage=self.stage, epoch=epoch)
+            weights = np.zeros(self.batch_size, dtype=np.float32)
+            weights[: len(real)] = 1
+            yield Task(used, seeds), weights
+
+
+def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range) -> Any:
+    """`tf.data.Dataset` of (uint8 pictures, float32 one-hot targets, float32 weights) over all `epochs`.
+
+    One pass over it is the whole stage: the workers go on to the next epoch while this one is validated.
+    """
+    import tensorflow as tf
+
+    height, width = source.pictures.size
+    size = source.batch_size
+    signature = (
+        tf.TensorSpec((size, height, width, 3), tf.uint8),
+        tf.TensorSpec((size, source.classes), tf.float32),
+        tf.TensorSpec((size,), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(
+        lambda: source.batches(pool, epochs=epochs), output_signature=signature
+    )
+    return dataset.prefetch(_PREFETCH)
+
+
+def prediction_dataset(
+    pictures: Pictures,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    view: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+) -> Any:
+    """`tf.data.Dataset` of uint8 pictures, `view` applied, in the order of `rows`.
+
+    The last batch is filled up with repeats; whoever predicts cuts the surplus off.
+    """
+    import tensorflow as tf
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            yield view(pictures.take(np.resize(part, batch_size)))
+
+    signature = tf.TensorSpec((batch_size, *pictures.size, 3), tf.uint8)
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(_PREFETCH)

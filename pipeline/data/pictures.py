@@ -1,0 +1,148 @@
+"""Decoded pictures of one size: kept in a memory-mapped file, so that no epoch decodes twice.
+
+A file holds all pictures of an index at one size. It is named by what it was made from, so a changed picture or
+decoding policy makes a new one; it appears whole or not at all; the least recently used go when room is short.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.artifacts import atomic_path, lock
+from pipeline.data.decode import POLICY, decode, resize
+
+log = logging.getLogger(__name__)
+_SPARE_DISK = 2**30  # bytes left free on the disk
+
+
+class Pictures(Protocol):
+    """Pictures of one size, by row. Can be pickled: workers open their own."""
+
+    size: tuple[int, int]
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copies of the pictures in these rows: uint8 of shape (len(rows), height, width, 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class FilePictures:
+    """Decodes from the original files at every call: where the decoded pictures would not fit."""
+
+    paths: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([resize(decode(Path(self.paths[row])), self.size) for row in rows])
+
+
+@dataclass(frozen=True)
+class KeptPictures:
+    """Reads from a file of raw uint8, `count` pictures one after the other."""
+
+    file: Path
+    count: int
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.count
+
+    @cached_property
+    def _array(self) -> NDArray[np.uint8]:
+        return np.memmap(self.file, dtype=np.uint8, mode="r", shape=(self.count, *self.size, 3))
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.asarray(self._array[rows])
+
+    def __getstate__(self) -> dict[str, object]:
+        # The open map stays behind: pickling it would send every picture.
+        return {"file": self.file, "count": self.count, "size": self.size}
+
+
+def open_pictures(
+    paths: Sequence[str], *, size: tuple[int, int], folder: Path, limit_bytes: int
+) -> KeptPictures | FilePictures:
+    """Pictures of `paths` at `size`, decoded once and kept in `folder` if they fit into `limit_bytes`.
+
+    Raises:
+        DataError: A picture cannot be read; it is named, and no file is left behind.
+    """
+    height, width = size
+    need = len(paths) * height * width * 3
+    file = folder / f"{height}x{width}-{_key(paths, size)}.u8"
+    # One lock for the folder: a second run waits for the first to finish, then finds the file.
+    with lock(folder / "lock", what=str(folder), wait=True):
+        if not file.is_file():
+            if not _make_room(folder, need, limit_bytes):
+                log.warning(
+                    "%d pictures of %d×%d need %.1f GB decoded, more than there is room for: "
+                    "they are decoded anew in every epoch, which is slower",
+                    *(len(paths), height, width, need / 1e9),
+                )
+                return FilePictures(tuple(paths), size)
+            _decode_all(paths, size, file)
+        os.utime(file)
+    return KeptPictures(file, len(paths), size)
+
+
+def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path) -> None:
+    with atomic_path(file) as temporary:
+        shape = (len(paths), *size, 3)
+        array = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+
+        def fill(row: int) -> None:
+            array[row] = resize(decode(Path(paths[row])), size)
+
+        label = f"decoding at {size[0]}×{size[1]}"
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool, closing(_each(pool, fill, len(paths))) as done:
+            for _ in tqdm(done, total=len(paths), desc=label, unit="picture", leave=False, disable=None):
+                pass
+        array.flush()
+
+
+def _each(pool: ThreadPoolExecutor, function: object, count: int) -> Iterator[None]:
+    try:
+        yield from pool.map(function, range(count))  # type: ignore[arg-type]
+    finally:
+        # The first bad picture ends the work: the others are not decoded for nothing.
+        pool.shutdown(cancel_futures=True)
+
+
+def _make_room(folder: Path, need: int, limit: int) -> bool:
+    free = shutil.disk_usage(folder).free - _SPARE_DISK
+    kept = sorted(folder.glob("*.u8"), key=lambda path: path.stat().st_mtime)
+    total = sum(path.stat().st_size for path in kept)
+    if need > limit or need > free + total:
+        return False
+    while kept and (total + need > limit or need > free):
+        oldest = kept.pop(0)
+        total -= oldest.stat().st_size
+        free += oldest.stat().st_size
+        oldest.unlink()  # a run that has it open keeps reading it
+    return True
+
+
+def _key(paths: Sequence[str], size: tuple[int, int]) -> str:
+    digest = hashlib.sha256(f"{POLICY} {size} {sys.byteorder}".encode())
+    for path in paths:
+        status = os.stat(path)
+        digest.update(f"\n{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]

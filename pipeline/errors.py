@@ -1,0 +1,50 @@
+"""The errors a user can cause or mend: what was given, what was expected, what to do next.
+
+Everything else that is raised is a bug and keeps its traceback. `cli.py` turns these into a message and
+an exit code; nothing below it prints or exits.
+"""
+
+
+class KitError(Exception):
+    """A problem the user can act on.
+
+    Args:
+        problem: What was given or found, naming it.
+        expected: What would have been right.
+        next_step: What to do now.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, expected: str, next_step: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.expected = expected
+        self.next_step = next_step
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default pickling, and errors travel between processes.
+        return (_rebuild, (type(self), self.problem, self.expected, self.next_step))
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  expected: {self.expected}\n  next: {self.next_step}"
+
+
+def _rebuild(kind: type[KitError], problem: str, expected: str, next_step: str) -> KitError:
+    return kind(problem, expected=expected, next_step=next_step)
+
+
+class RecipeError(KitError):
+    """A recipe that cannot be run: an unknown key, a wrong type, a value out of range."""
+
+
+class DataError(KitError):
+    """Competition data that does not fit together: missing files, unknown ids, unreadable pictures."""
+
+
+class SubmissionError(KitError):
+    """A CSV that the competition would not take."""
+
+
+class BusyError(KitError):
+    """Another process is working on the same files."""

@@ -1,0 +1,108 @@
+"""The classifier: a backbone, pooling, and the head that a recipe asks for.
+
+It takes pictures as they are stored and gives logits; softmax is left to the loss and to the predictions.
+Its backbone is the layer named `backbone`, so that `freezing.unfreeze(classifier.get_layer("backbone"), …)`
+finds it. Importing this module does not import Keras.
+"""
+
+import functools
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.model.backbones import build_backbone
+from pipeline.recipe import Head
+
+if TYPE_CHECKING:
+    import keras
+
+Precision = Literal["float32", "mixed_float16", "mixed_bfloat16"]
+
+
+def build_classifier(
+    *, backbone: str, weights: str, head: Head, classes: int, precision: str = "float32"
+) -> "keras.Model":
+    """Build the network that is trained.
+
+    Args:
+        backbone: A key of `BACKBONES`.
+        weights: What `build_backbone` takes. With `none` it can be rebuilt for a file of the whole
+            classifier's weights: `model.save_weights("x.weights.h5")`, build again, `load_weights`.
+        head: What stands on the backbone.
+        classes: How many logits there are.
+        precision: The dtype policy of all layers but the preprocessing, GeM and the logits, which compute
+            in float32. Keras' global policy is the same afterwards as before.
+
+    Returns:
+        A model from RGB pictures [batch, height, width, 3] in the uint8 range, of any numeric dtype, to
+        float32 logits [batch, classes]. Height and width are free. It is not compiled.
+
+    Raises:
+        RecipeError: See `build_backbone`.
+    """
+    import keras
+
+    before = keras.config.dtype_policy()
+    # keras.applications takes no dtype: the global policy is the only way in.
+    keras.config.set_dtype_policy(precision)
+    try:
+        network = build_backbone(backbone, weights=weights)
+        pictures = keras.Input((None, None, 3), name="pictures")
+        features = _pooling(head.pooling)(network(pictures))
+        if head.batch_norm:
+            features = keras.layers.BatchNormalization(name="head_bn")(features)
+        for number, units in enumerate(head.dense, start=1):
+            features = keras.layers.Dense(units, activation="relu", name=f"head_dense{number}")(features)
+        if head.dropout:
+            features = keras.layers.Dropout(head.dropout, name="head_dropout")(features)
+        logits = keras.layers.Dense(classes, dtype="float32", name="logits")(features)
+        return keras.Model(pictures, logits, name="classifier")
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _pooling(kind: Literal["avg", "max", "gem"]) -> Any:
+    import keras
+
+    if kind == "avg":
+        return keras.layers.GlobalAveragePooling2D(name="pooling")
+    if kind == "max":
+        return keras.layers.GlobalMaxPooling2D(name="pooling")
+    return gem_layer()(dtype="float32", name="pooling")
+
+
+@functools.cache
+def gem_layer() -> Any:
+    """Make the class of the GeM layer: on first use, so that importing this needs no Keras."""
+    import keras
+
+    @keras.saving.register_keras_serializable(package="pipeline")
+    class GeM(keras.layers.Layer):
+        """Generalised-mean pooling: (mean over height and width of max(x, 1e-6) ** p) ** (1 / p).
+
+        p is learned, one for all channels, from 3; p = 1 is average pooling, p → ∞ max pooling. Radenović,
+        Tolias & Chum, “Fine-tuning CNN image retrieval with no human annotation”, TPAMI 2018.
+
+        Input [batch, height, width, channels]; output [batch, channels]. Meant for dtype float32: the
+        third power of a feature soon leaves float16's range.
+        """
+
+        def __init__(self, *, p: float = 3.0, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.initial_p = p
+
+        def build(self, input_shape: Any) -> None:
+            self.p = self.add_weight(
+                shape=(), initializer=keras.initializers.Constant(self.initial_p), name="p"
+            )
+
+        def call(self, features: Any) -> Any:
+            clipped = keras.ops.maximum(features, 1e-6)
+            mean = keras.ops.mean(keras.ops.power(clipped, self.p), axis=(1, 2))
+            return keras.ops.power(mean, 1.0 / self.p)
+
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return (input_shape[0], input_shape[-1])
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "p": self.initial_p}
+
+    return GeM

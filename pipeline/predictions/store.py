@@ -1,0 +1,178 @@
+"""The prediction store: OOF and test predictions of an experiment, keyed by id, and its manifest.
+
+    oof/<slug>/<experiment>/oof.parquet       id, fold, one float32 column a class: the plain pictures' predictions
+    oof/<slug>/<experiment>/test.parquet      id, one float32 column a class: the mean of the fold models
+    oof/<slug>/<experiment>/oof_tta.parquet   the same with test-time augmentation, where the recipe has views
+    oof/<slug>/<experiment>/test_tta.parquet
+    oof/<slug>/<experiment>/manifest.json     written last: without it the experiment is not finished
+
+Columns of classes are in the order of `manifest.json: classes`.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.artifacts import Workspace, atomic_path, read_json, write_json
+from pipeline.errors import DataError
+
+MANIFEST = "manifest.json"
+_KEYS = ("id", "fold")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A finished experiment.
+
+    Attributes:
+        oof: The OOF predictions that its score is of, with or without TTA as the manifest's `tta_used` says.
+        test: The test predictions, likewise; no rows where the competition has no test pictures.
+    """
+
+    slug: str
+    name: str
+    manifest: Mapping[str, Any]
+    oof: pd.DataFrame
+    test: pd.DataFrame
+
+    @property
+    def score(self) -> float:
+        """The OOF score of the predictions that are used."""
+        return float(self.manifest["tta_score" if self.manifest["tta_used"] else "score"])
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.manifest["classes"])
+
+
+def prediction_frame(
+    ids: Sequence[str], probabilities: NDArray[np.floating], classes: Sequence[str], *, fold: Any = None
+) -> pd.DataFrame:
+    """Predictions as the store keeps them, sorted by id.
+
+    Args:
+        probabilities: Shape (len(ids), len(classes)).
+        fold: A fold for all rows or one a row; None for test predictions.
+    """
+    values = pd.DataFrame(np.asarray(probabilities, dtype=np.float32), columns=list(classes))
+    frame = pd.concat([pd.DataFrame({"id": list(ids)}), values], axis=1)
+    if fold is not None:
+        frame.insert(1, "fold", np.broadcast_to(np.asarray(fold, dtype=np.int64), len(frame)))
+    return frame.sort_values("id").reset_index(drop=True)
+
+
+def write_predictions(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame made by `prediction_frame`.
+
+    Raises:
+        DataError: An id is missing or repeated, or a prediction is not a number.
+    """
+    repeated = frame["id"][frame["id"].duplicated()]
+    values = frame.drop(columns=[key for key in _KEYS if key in frame]).to_numpy()
+    broken = frame["id"][~np.isfinite(values).all(axis=1)]
+    if len(repeated) or len(broken):
+        raise DataError(
+            f"predictions for {path.name}: {len(repeated)} repeated ids {list(repeated[:5])}, "
+            f"{len(broken)} ids without a finite prediction {list(broken[:5])}",
+            expected="every id once, with a finite number a class",
+            next_step="the training diverged or its files are damaged: lower learning_rate, or train afresh",
+        )
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist", expected="stored predictions", next_step="train the experiment")
+    return pd.read_parquet(path)
+
+
+def probabilities_of(frame: pd.DataFrame, ids: Sequence[str], classes: Sequence[str]) -> NDArray[np.float32]:
+    """The predictions for these ids in this order: float32 of shape (len(ids), len(classes)).
+
+    Raises:
+        DataError: An id or a class has no prediction.
+    """
+    indexed = frame.set_index("id")
+    missing = [key for key in ids if key not in indexed.index]
+    absent = [name for name in classes if name not in indexed.columns]
+    if missing or absent:
+        raise DataError(
+            f"no predictions for {len(missing)} ids {missing[:5]} and {len(absent)} classes {absent[:5]}",
+            expected="predictions for every id and class",
+            next_step="were they made from other data? train the experiment again",
+        )
+    return indexed.loc[list(ids), list(classes)].to_numpy(dtype=np.float32)
+
+
+def finish_experiment(folder: Path, frames: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any]) -> None:
+    """Write the predictions by file name, then the manifest; an earlier manifest goes first."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name, frame in frames.items():
+        write_predictions(folder / name, frame)
+    write_json(folder / MANIFEST, dict(manifest))
+
+
+def read_experiment(workspace: Workspace, slug: str, name: str) -> Experiment:
+    """Read a finished experiment's predictions.
+
+    Raises:
+        DataError: It has no manifest, that is, it does not exist or is not finished.
+    """
+    folder, manifest = workspace.oof(slug, name), read_manifest(workspace, slug, name)
+    suffix = "_tta" if manifest["tta_used"] else ""
+    oof = read_predictions(folder / f"oof{suffix}.parquet")
+    test_file = folder / f"test{suffix}.parquet"
+    test = read_predictions(test_file) if test_file.is_file() else oof.iloc[:0].drop(columns="fold")
+    return Experiment(slug, name, manifest, oof, test)
+
+
+def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
+    """Read a finished experiment's manifest; raises as `read_experiment` does."""
+    file = workspace.oof(slug, name) / MANIFEST
+    if not file.is_file():
+        raise DataError(
+            f"{slug} has no finished experiment {name!r} ({file} does not exist)",
+            expected="an experiment trained on all its folds",
+            next_step=f"run: kit train {name} {slug}",
+        )
+    manifest: dict[str, Any] = read_json(file)
+    return manifest
+
+
+def list_experiments(workspace: Workspace, slug: str | None = None) -> list[tuple[str, str]]:
+    """(slug, experiment) of every finished experiment, sorted."""
+    pattern = f"{slug or '*'}/*/{MANIFEST}"
+    found = (workspace.root / "oof").glob(pattern)
+    return sorted((path.parent.parent.name, path.parent.name) for path in found)
+
+
+def find_experiment(workspace: Workspace, name: str, *, slug: str | None) -> tuple[str, str]:
+    """(slug, experiment): the slug may be left out where one competition alone has an experiment of that name.
+
+    Raises:
+        DataError: None has, or several have.
+    """
+    known = list_experiments(workspace, slug)
+    slugs = [where for where, experiment in known if experiment == name]
+    if len(slugs) == 1:
+        return slugs[0], name
+    if slugs:
+        raise DataError(
+            f"experiment {name!r} exists in {len(slugs)} competitions: {', '.join(slugs)}",
+            expected="one of them",
+            next_step=f"name it: --competition {slugs[0]}",
+        )
+    names = sorted({experiment for _, experiment in known})
+    close = difflib.get_close_matches(name, names, n=1)
+    raise DataError(
+        f"there is no finished experiment {name!r}" + (f" in {slug}" if slug else ""),
+        expected="one of " + ", ".join(names) if names else "an experiment trained with `kit train`",
+        next_step=f"did you mean {close[0]!r}?" if close else "`kit oof list` shows what there is",
+    )

@@ -1,0 +1,289 @@
+"""Recipe: every setting of an experiment and its default, in one place.
+
+A recipe is a YAML file. Unknown keys are refused, and so is a setting that would have no effect. What a
+setting means is said here; how it is done is said where it is done.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from pipeline.errors import RecipeError
+from pipeline.settings import Settings, explain, parse_mapping
+
+SIZE_MULTIPLE = 32  # every backbone halves its input five times
+
+
+def _kind(value: Any) -> Any:
+    """`adam` is short for `{kind: adam}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class Adam(Settings):
+    kind: Literal["adam"] = "adam"
+
+
+class AdamW(Settings):
+    kind: Literal["adamw"] = "adamw"
+    weight_decay: float = Field(default=0.01, gt=0)
+
+
+class SGD(Settings):
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
+Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="kind")]
+
+
+class Constant(Settings):
+    kind: Literal["constant"] = "constant"
+
+
+class Exponential(Settings):
+    """Learning rate × `decay_rate` for every `decay_steps` batches, continuously."""
+
+    kind: Literal["exponential"] = "exponential"
+    decay_rate: float = Field(default=0.9, gt=0, lt=1)
+    decay_steps: int = Field(default=1000, ge=1)
+
+
+class Cosine(Settings):
+    """Linear warm-up over `warmup_epochs`, then half a cosine down to zero (Loshchilov & Hutter, 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+
+
+class Plateau(Settings):
+    """Learning rate × `factor` after `patience` epochs in which the monitored value did not improve."""
+
+    kind: Literal["plateau"] = "plateau"
+    factor: float = Field(default=0.3, gt=0, lt=1)
+    patience: int = Field(default=2, ge=1)
+
+
+Schedule = Annotated[Constant | Exponential | Cosine | Plateau, Field(discriminator="kind")]
+
+
+class EarlyStopping(Settings):
+    """End the stage after `patience` epochs in which the monitored value did not improve."""
+
+    patience: int = Field(ge=1)
+
+
+class Head(Settings):
+    """What stands on the backbone: pooling, then batch norm, dense layers with ReLU, dropout, logits."""
+
+    pooling: Literal["avg", "max", "gem"] = "avg"
+    batch_norm: bool = False
+    dense: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
+Side = Annotated[int, Field(ge=8, le=4096)]
+Fraction = Annotated[float, Field(gt=0, le=4)]
+Size = tuple[Side, Side] | Literal["mean"] | Fraction
+Augment = str | tuple[dict[str, dict[str, Any]], ...]
+
+
+class Stage(Settings):
+    """One leg of the training: what is unfrozen, at which size, for how long, how fast.
+
+    Attributes:
+        unfreeze: Share of the backbone's blocks that are trained, counted from the output end, 0..1.
+        size: `[height, width]`, `mean` (of the training pictures, each side rounded to a multiple of 32)
+            or a fraction of that mean, rounded likewise.
+        learning_rate: The peak of the schedule.
+        monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the validation
+            `loss`, or the competition's metric (`score`).
+        augment: A preset's name, or albumentations transforms: `[{HorizontalFlip: {p: 0.5}}, …]`.
+        batch_norm: Whether the unfrozen blocks' BatchNorm is trained with them, or stays `frozen`, that
+            is, in inference mode. Frozen is right for pretrained weights, trained for random ones.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    unfreeze: float = Field(ge=0, le=1)
+    size: Size = "mean"
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    optimizer: Annotated[Optimizer, BeforeValidator(_kind)] = Adam()
+    learning_rate: float = Field(gt=0)
+    schedule: Annotated[Schedule, BeforeValidator(_kind)] = Constant()
+    early_stopping: EarlyStopping | None = None
+    monitor: Literal["loss", "score"] = "loss"
+    augment: Augment = "light"
+    batch_norm: Literal["frozen", "trained"] = "frozen"
+
+    @model_validator(mode="after")
+    def _effective(self) -> "Stage":
+        if self.unfreeze == 0 and self.batch_norm == "trained":
+            raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
+        if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
+        return self
+
+    def resolve_size(self, mean: tuple[float, float]) -> tuple[int, int]:
+        """Height and width in pixels, given the mean height and width of the training pictures."""
+        if isinstance(self.size, tuple):
+            return self.size
+        fraction = 1.0 if self.size == "mean" else float(self.size)
+        height, width = (max(1, round(side * fraction / SIZE_MULTIPLE)) * SIZE_MULTIPLE for side in mean)
+        return height, width
+
+
+class TTA(Settings):
+    """Test-time augmentation: the views whose predictions are averaged with the plain picture's.
+
+    Attributes:
+        views: Names from `predictions/tta.py`, each once.
+        use: Whether the averaged predictions make the submission: `auto` takes them only where they
+            raised the OOF score.
+    """
+
+    views: tuple[str, ...] = ()
+    use: Literal["auto", "always", "never"] = "auto"
+
+    @model_validator(mode="after")
+    def _effective(self) -> "TTA":
+        if len(set(self.views)) != len(self.views):
+            raise ValueError(f"views must differ from one another; received {list(self.views)}")
+        if self.views and self.use == "never":
+            raise ValueError("views have no effect with use: never; leave them out")
+        if not self.views and self.use == "always":
+            raise ValueError("use: always has no effect without views; name some")
+        return self
+
+
+class Recipe(Settings):
+    """An experiment's settings.
+
+    Attributes:
+        backbone: A name from `model/backbones.py`.
+        weights: `none`, `imagenet`, `noisy-student`, or a `.h5` file of the backbone's weights.
+        precision: What the network computes in; its logits are float32 always.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    backbone: str
+    weights: str = "imagenet"
+    head: Head = Head()
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    seed: int = Field(default=0, ge=0)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    tta: TTA = TTA()
+
+    @model_validator(mode="after")
+    def _stage_names(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages must have different names; received {names}")
+        return self
+
+    def fingerprint(self) -> str:
+        """Hash of what changes the result, and of nothing else: names and the description do not."""
+        content = self.model_dump(mode="json", exclude={"name", "description"})
+        for stage in content["stages"]:
+            del stage["name"]
+        if Path(self.weights).is_file():
+            content["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Name → YAML text of the recipes that come with the package."""
+    folder = resources.files("pipeline") / "recipes"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".yaml"): f.read_text("utf-8") for f in files}
+
+
+def load_recipe(source: str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply overrides, and check it.
+
+    Args:
+        source: A shipped recipe's name, or a YAML file.
+        overrides: Settings as `path=value`, the path dotted (`stages.1.epochs=3`), the value YAML.
+
+    Raises:
+        RecipeError: There is no such recipe, or it does not hold.
+    """
+    path = Path(source)
+    shipped = shipped_recipes()
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise RecipeError(
+                f"there is no recipe file {source}",
+                expected="a YAML file, or one of the shipped recipes: " + ", ".join(shipped),
+                next_step="check the path",
+            )
+        text = path.read_text("utf-8")
+    elif source in shipped:
+        text = shipped[source]
+    else:
+        close = difflib.get_close_matches(source, shipped, n=1)
+        raise RecipeError(
+            f"there is no recipe {source!r}",
+            expected="one of " + ", ".join(shipped) + ", or a path ending in .yaml",
+            next_step=f"did you mean {close[0]!r}?" if close else "name one of those",
+        )
+    content = parse_mapping(text, source=source)
+    for override in overrides:
+        _apply(content, override)
+    return parse_recipe(content, source=source)
+
+
+def parse_recipe(content: Mapping[str, Any], *, source: str) -> Recipe:
+    """Check settings read from `source` (named in errors)."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(
+            f"recipe {source} does not hold:\n{explain(error, Recipe)}",
+            expected="the settings described in pipeline/recipe.py",
+            next_step="mend the recipe or the --set that changed it",
+        ) from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    parts = path.split(".")
+    if not equals or not all(parts):
+        raise RecipeError(
+            f"cannot read the setting {override!r}",
+            expected="PATH=VALUE, as in stages.1.epochs=3",
+            next_step="write it so",
+        )
+    target: Any = content
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(target, list):
+            if not part.isdigit() or int(part) >= len(target):
+                raise RecipeError(
+                    f"{override!r}: {'.'.join(parts[:depth])} has no entry {part!r}",
+                    expected=f"a number from 0 to {len(target) - 1}",
+                    next_step="count from 0",
+                )
+            key: Any = int(part)
+        elif isinstance(target, dict):
+            key = part
+            if not last:
+                target.setdefault(part, {})
+        else:
+            raise RecipeError(
+                f"{override!r}: {'.'.join(parts[:depth])} is {target!r}, which has no settings inside",
+                expected="a path that ends on a setting",
+                next_step=f"shorten it, or set {'.'.join(parts[:depth])} whole",
+            )
+        if last:
+            target[key] = yaml.safe_load(value)
+        else:
+            target = target[key]

@@ -1,0 +1,78 @@
+"""Pictures of results, as PNG files."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.artifacts import atomic_path
+
+_INK, _FAINT = "#333333", "#8c8c8c"
+
+
+def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str) -> None:
+    """Validation metric and loss by epoch, one line a fold, stages marked.
+
+    Args:
+        curves: Columns fold, stage, step, loss, val_loss, val_score, one row an epoch.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12, color=_INK)
+    score_axis, loss_axis = figure.subplots(1, 2)
+    _draw(score_axis, curves, "val_score", f"validation {metric}")
+    _draw(loss_axis, curves, "val_loss", "loss")
+    _draw_training(loss_axis, curves)
+    for axis in (score_axis, loss_axis):
+        _mark_stages(axis, curves)
+    score_axis.legend(frameon=False, fontsize=8, loc="lower right", title="held-out fold", title_fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"]
+    folds = sorted(curves["fold"].unique())
+    for position, fold in enumerate(folds):
+        rows = curves[curves["fold"] == fold].sort_values("step")
+        colour = colours(0.1 + 0.75 * position / max(1, len(folds) - 1))
+        # Where a fold stopped early its line is interrupted until the next stage.
+        for _, stage in rows.groupby("number"):
+            axis.plot(stage["step"], stage[column], color=colour, linewidth=1.4, marker=".", markersize=4)
+        axis.plot([], [], color=colour, label=f"{fold}")
+    axis.set_xlabel("epoch")
+    axis.set_title(label, fontsize=10, color=_INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
+    mean = curves.groupby("step")["loss"].mean()
+    axis.plot(mean.index, mean, color=_FAINT, linewidth=1.2, linestyle="--", label="training (mean)")
+    axis.plot([], [], color=_INK, linewidth=1.4, label="validation, a line a fold")
+    axis.legend(frameon=False, fontsize=8, loc="upper right")
+
+
+def _mark_stages(axis: Any, curves: pd.DataFrame) -> None:
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.08 * (high - low))
+    for number, (_, stage) in enumerate(curves.groupby("number")):
+        start = stage["step"].min() - 0.5
+        if number:
+            axis.axvline(start, color=_FAINT, linewidth=0.8, linestyle=":")
+        axis.annotate(
+            stage["stage"].iloc[0],
+            (start, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -3),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color=_INK,
+        )

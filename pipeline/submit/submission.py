@@ -1,0 +1,190 @@
+"""Submission: a CSV that holds against the competition's sample submission."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts import Workspace, atomic_path
+from pipeline.competition import Competition
+from pipeline.errors import SubmissionError
+
+_NAMED = 5  # offenders named a fault
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found: no faults means that the competition takes the file."""
+
+    rows: int
+    faults: tuple[str, ...]
+
+
+def read_sample(competition: Competition) -> pd.DataFrame:
+    """The sample submission, every value as text.
+
+    Raises:
+        SubmissionError: The competition has none.
+    """
+    if competition.sample_submission is None:
+        raise SubmissionError(
+            f"{competition.slug} has no sample submission",
+            expected="sample_submission in competition.yaml: the CSV that shows what a submission looks like",
+            next_step="add it; without one there is nothing to submit to",
+        )
+    return _read(competition.data / competition.sample_submission)
+
+
+def make_submission(
+    competition: Competition, predictions: pd.DataFrame, classes: Sequence[str]
+) -> pd.DataFrame:
+    """The sample submission filled with predictions, its rows and columns in the sample's order.
+
+    Args:
+        predictions: Column id and one column a class, in any order of rows.
+
+    Raises:
+        SubmissionError: The predictions lack an id, or the sample has a column that is no class.
+    """
+    sample = read_sample(competition)
+    key = sample.columns[0]
+    missing = sorted(set(sample[key]) - set(predictions["id"]))
+    if missing:
+        raise SubmissionError(
+            f"{len(missing)} ids of the sample submission have no prediction: {_some(missing)}",
+            expected="a prediction for each",
+            next_step="were the test pictures changed after training? train again",
+        )
+    ordered = predictions.set_index("id").loc[sample[key]]
+    if competition.submission == "class":
+        chosen = ordered[list(classes)].to_numpy().argmax(axis=1)
+        labels = np.asarray(classes, dtype=object)[chosen]
+        return pd.DataFrame({key: sample[key], sample.columns[1]: labels})
+    strange = [column for column in sample.columns[1:] if column not in classes]
+    if strange:
+        raise SubmissionError(
+            f"the sample submission has columns that are no class: {_some(strange)}",
+            expected=f"the classes {_some(classes)}",
+            next_step="check label_column and `submission` in competition.yaml",
+        )
+    values = ordered[list(sample.columns[1:])].to_numpy(dtype=np.float64)
+    values /= values.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a little
+    frame = pd.DataFrame(values, columns=sample.columns[1:])
+    frame.insert(0, key, sample[key])
+    return frame
+
+
+def write_submission(
+    competition: Competition,
+    predictions: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    experiment: str,
+    score: float,
+    workspace: Workspace,
+    now: datetime,
+) -> Path:
+    """Make a submission, check it, and write it as `<time>-<experiment>-<score>.csv`.
+
+    Raises:
+        SubmissionError: It does not hold against the sample; nothing is written.
+    """
+    frame = make_submission(competition, predictions, classes)
+    name = f"{now:%Y%m%d-%H%M%S}-{experiment}-{score:.4f}.csv"
+    path = workspace.submissions(competition.slug) / name
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False)
+        require(check_submission(competition, temporary, classes=classes), path)
+    return path
+
+
+def require(check: Check, path: Path) -> None:
+    """Raise `SubmissionError` with all faults, if there are any."""
+    if check.faults:
+        raise SubmissionError(
+            f"{path} does not hold:\n" + "\n".join(f"  - {fault}" for fault in check.faults),
+            expected="what the sample submission shows",
+            next_step="mend the file, or make it anew with `kit submission make EXPERIMENT`",
+        )
+
+
+def check_submission(competition: Competition, path: Path, *, classes: Sequence[str]) -> Check:
+    """Hold a CSV against the sample submission: columns, ids and their order, values.
+
+    Args:
+        classes: The labels that may be predicted.
+
+    Raises:
+        SubmissionError: The file cannot be read as a CSV.
+    """
+    sample, given = read_sample(competition), _read(path)
+    if list(given.columns) != list(sample.columns):
+        fault = f"columns are {list(given.columns)}, expected {list(sample.columns)} in this order"
+        return Check(len(given), (fault,))
+    key = sample.columns[0]
+    values = given[list(sample.columns[1:])]
+    faults = [*_id_faults(given[key], sample[key])]
+    if competition.submission == "class":
+        faults += _label_faults(given[key], values.iloc[:, 0], classes)
+    else:
+        faults += _probability_faults(given[key], values)
+    return Check(len(given), tuple(faults))
+
+
+def _id_faults(given: pd.Series, expected: pd.Series) -> list[str]:
+    faults = []
+    repeated = sorted(set(given[given.duplicated()]))
+    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    for found, what in ((repeated, "repeated"), (missing, "missing"), (unknown, "unknown")):
+        if found:
+            faults.append(f"{len(found)} ids are {what}: {_some(found)}")
+    if not faults and list(given) != list(expected):
+        first = next(row for row, (a, b) in enumerate(zip(given, expected, strict=True)) if a != b)
+        faults.append(
+            f"the rows are in another order than the sample's, from row {first + 1} on: "
+            f"{given.iloc[first]} instead of {expected.iloc[first]}"
+        )
+    return faults
+
+
+def _label_faults(ids: pd.Series, labels: pd.Series, classes: Sequence[str]) -> list[str]:
+    faults = []
+    empty = labels.str.strip().str.lower().isin({"", "nan"}) & ~labels.isin(list(classes))
+    if empty.any():
+        faults.append(f"{int(empty.sum())} rows have no label: {_some(ids[empty])}")
+    unknown = ~labels.isin(list(classes)) & ~empty
+    if unknown.any():
+        pairs = [f"{key} ({label!r})" for key, label in zip(ids[unknown], labels[unknown], strict=True)]
+        faults.append(f"{len(pairs)} labels are unknown: {_some(pairs)}; known are {_some(classes)}")
+    return faults
+
+
+def _probability_faults(ids: pd.Series, values: pd.DataFrame) -> list[str]:
+    numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    finite = np.isfinite(numbers).all(axis=1)
+    outside = finite & ((numbers < 0) | (numbers > 1)).any(axis=1)
+    uneven = finite & ~outside & (np.abs(numbers.sum(axis=1) - 1) > 1e-3)
+    found = (
+        (~finite, "have an empty, NaN or non-numeric probability"),
+        (outside, "have a probability outside 0..1"),
+        (uneven, "have probabilities that do not sum to 1"),
+    )
+    return [f"{int(rows.sum())} rows {what}: {_some(ids[rows])}" for rows, what in found if rows.any()]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:
+        raise SubmissionError(
+            f"{path} cannot be read: {error}", expected="a CSV file in UTF-8", next_step="check the path"
+        ) from None
+
+
+def _some(items: object) -> str:
+    listed = [str(item) for item in items]  # type: ignore[attr-defined]
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

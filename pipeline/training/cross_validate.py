@@ -1,0 +1,274 @@
+"""All folds of an experiment, and their predictions merged into its lasting result.
+
+    runs/<slug>/<experiment>/run.json      what the run was started with: another recipe is refused
+    oof/<slug>/<experiment>/               predictions, learning curves, manifest (see predictions/store.py)
+"""
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artifacts import Workspace, read_json, write_json, write_text
+from pipeline.competition import Competition
+from pipeline.data.augment import check_augment
+from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.errors import DataError, KitError
+from pipeline.model.backbones import check_backbone
+from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
+from pipeline.predictions.store import MANIFEST, finish_experiment, probabilities_of, read_predictions
+from pipeline.predictions.tta import check_views
+from pipeline.recipe import Recipe
+from pipeline.training.engines import Engine, local_process
+from pipeline.training.fold import FoldTask, Machine
+from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
+
+log = logging.getLogger(__name__)
+_PACKAGES = ("tensorflow", "keras", "efficientnet", "albumentations", "numpy", "pandas", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an experiment stands: its manifest if every fold is done, else the folds that are not."""
+
+    manifest: dict[str, Any] | None
+    missing: tuple[int, ...]
+
+
+def cross_validate(
+    recipe: Recipe,
+    competition: Competition,
+    *,
+    experiment: str,
+    workspace: Workspace,
+    folds: Sequence[int] | None = None,
+    machine: Machine | None = None,
+    engine: Engine = local_process,
+) -> Progress:
+    """Train the folds that are not done yet; when all are, write the experiment's predictions and manifest.
+
+    Args:
+        folds: The folds to train; all by default.
+
+    Raises:
+        KitError: The recipe does not fit the competition, or the experiment was begun with other settings.
+    """
+    data = load_data(competition)
+    check_recipe(recipe, data)
+    numbers = data.folds.numbers
+    unknown = sorted(set(folds or ()) - set(numbers))
+    if unknown:
+        raise DataError(
+            f"{competition.slug} has no fold {unknown[0]}",
+            expected=f"a fold from {numbers[0]} to {numbers[-1]}",
+            next_step="`kit folds " + competition.slug + "` shows them",
+        )
+    _claim_run(recipe, competition, data, workspace.run(competition.slug, experiment))
+    tasks = {
+        fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine()) for fold in numbers
+    }
+    for fold in numbers if folds is None else folds:
+        if tasks[fold].done:
+            log.info("fold %d is done already", fold)
+        else:
+            engine(tasks[fold])
+    missing = tuple(fold for fold in numbers if not tasks[fold].done)
+    if missing:
+        return Progress(None, missing)
+    folder = workspace.oof(competition.slug, experiment)
+    if not (folder / MANIFEST).is_file():
+        frames, manifest = summarise(list(tasks.values()), data)
+        finish_experiment(folder, frames, manifest)
+    return Progress(read_json(folder / MANIFEST), ())
+
+
+def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
+    """Refuse now what would fail later.
+
+    Raises:
+        RecipeError: The backbone, its weights, a size, a view or a transform does not hold.
+    """
+    sizes = [stage.resolve_size(data.mean_size) for stage in recipe.stages]
+    check_backbone(recipe.backbone, weights=recipe.weights, sizes=sizes)
+    check_views(recipe.tta.views)
+    for stage in recipe.stages:
+        check_augment(stage.augment)
+
+
+def _claim_run(recipe: Recipe, competition: Competition, data: CompetitionData, folder: Path) -> None:
+    """Write what this run is, or check that it is what was begun here."""
+    identity = {
+        "fingerprint": recipe.fingerprint(),
+        "folds_sha256": data.folds.sha256,
+        "classes": data.classes,
+        "metric": competition.metric,
+    }
+    file = folder / "run.json"
+    if not file.is_file():
+        write_text(folder / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
+        write_json(file, identity)
+        return
+    begun = read_json(file)
+    changed = [key for key, value in identity.items() if begun.get(key) != value]
+    if changed:
+        what = {"fingerprint": "recipe", "folds_sha256": "folds"}
+        raise KitError(
+            f"{folder} was begun with other {', '.join(what.get(key, key) for key in changed)}",
+            expected="the settings the experiment was begun with (recipe.json there)",
+            next_step="give this experiment a name of its own: --suffix NAME; or remove the folder to start afresh",
+        )
+
+
+def summarise(
+    tasks: Sequence[FoldTask], data: CompetitionData
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Merge the folds' predictions and score them.
+
+    Returns:
+        The experiment's predictions by file name, and its manifest.
+    """
+    recipe, competition = tasks[0].recipe, tasks[0].competition
+    metric = METRICS[competition.metric]
+    rows = np.concatenate([data.rows_of(task.fold) for task in tasks])
+    rows.sort()
+    ids, labels = list(data.train["id"].iloc[rows]), data.labels[rows]
+    frames = {}
+    for suffix in ("", "_tta") if recipe.tta.views else ("",):
+        frames[f"oof{suffix}.parquet"] = _concatenated([task.folder / f"oof{suffix}.parquet" for task in tasks])
+        if len(data.test):
+            frames[f"test{suffix}.parquet"] = _mean([task.folder / f"test{suffix}.parquet" for task in tasks], data)
+
+    def scored(frame: pd.DataFrame) -> dict[str, Any]:
+        found = probabilities_of(frame, ids, data.classes)
+        fold = frame.set_index("id").loc[ids, "fold"].to_numpy()
+        each = {str(n): metric.score(labels[fold == n], found[fold == n]) for n in sorted(set(fold))}
+        return {
+            "score": metric.score(labels, found),
+            "score_se": standard_error(metric, labels, found),
+            "fold_scores": each,
+        }
+
+    plain = scored(frames["oof.parquet"])
+    manifest = {
+        "competition": competition.slug,
+        "experiment": tasks[0].experiment,
+        "metric": metric.name,
+        "greater_is_better": metric.greater_is_better,
+        **plain,
+        **_tta_effect(frames, ids, data, tasks[0], scored),
+        "oof_rows": len(ids),
+        "floors": _floor_scores(tasks[0], labels, len(data.classes)),
+        "stages": [_stage_summary(tasks, number, scored) for number in range(len(recipe.stages))],
+        "classes": data.classes,
+        "recipe": recipe.model_dump(mode="json"),
+        "fingerprint": recipe.fingerprint(),
+        "folds_sha256": data.folds.sha256,
+        "versions": _versions(),
+        "git_commit": _git_commit(tasks[0].workspace.root),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return frames, manifest
+
+
+def learning_curves(tasks_folder: Path, stages: Sequence[str]) -> pd.DataFrame:
+    """Every epoch of every fold: columns fold, stage, step (epochs counted over all stages), and the log's.
+
+    The first epoch of a stage stands at the same step in every fold, however early a fold stopped.
+    """
+    frames = []
+    for folder in sorted(tasks_folder.glob("fold-*")):
+        for number, name in enumerate(stages):
+            file = folder / f"stage-{number}-{name}" / LOG
+            if file.is_file():
+                frame = pd.read_csv(file)
+                frames.append(frame.assign(fold=int(folder.name.removeprefix("fold-")), number=number, stage=name))
+    curves = pd.concat(frames, ignore_index=True)
+    lengths = curves.groupby("number")["epoch"].max() + 1
+    offsets = lengths.cumsum() - lengths
+    curves["step"] = curves["epoch"] + 1 + curves["number"].map(offsets)
+    return curves
+
+
+def _stage_summary(tasks: Sequence[FoldTask], number: int, scored: Any) -> dict[str, Any]:
+    folders = [task.stage_folder(number) for task in tasks]
+    results = [stage_done(folder) or {} for folder in folders]
+    found = scored(_concatenated([folder / OOF for folder in folders]))
+    return {
+        "name": results[0]["name"],
+        "size": results[0]["size"],
+        "unfrozen": results[0]["unfrozen"],
+        "blocks": results[0]["blocks"],
+        **found,
+        "seconds": sum(result["training_seconds"] for result in results),
+        "images_per_second": images_per_second(results),
+    }
+
+
+def _tta_effect(
+    frames: dict[str, pd.DataFrame], ids: list[str], data: CompetitionData, task: FoldTask, scored: Any
+) -> dict[str, Any]:
+    """Score with TTA, its gain over the plain score, and whether it is used."""
+    if "oof_tta.parquet" not in frames:
+        nothing = dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se"))
+        return {**nothing, "tta_used": False}
+    averaged = scored(frames["oof_tta.parquet"])
+    labels = data.labels[np.searchsorted(data.train["id"].to_numpy(dtype=str), np.array(ids, dtype=str))]
+    before, after = (
+        probabilities_of(frames[name], ids, data.classes) for name in ("oof.parquet", "oof_tta.parquet")
+    )
+    gain, error = paired_gain(METRICS[task.competition.metric], labels, before, after)
+    return {
+        **{f"tta_{key}": value for key, value in averaged.items()},
+        "tta_gain": gain,
+        "tta_gain_se": error,
+        "tta_used": task.recipe.tta.use == "always" or gain > 0,
+    }
+
+
+def _floor_scores(task: FoldTask, labels: Any, classes: int) -> dict[str, dict[str, float]]:
+    metric = METRICS[task.competition.metric]
+    return {
+        name: {"score": metric.score(labels, found), "score_se": standard_error(metric, labels, found)}
+        for name, found in floors(labels, classes).items()
+    }
+
+
+def _concatenated(files: Sequence[Path]) -> pd.DataFrame:
+    frame = pd.concat([read_predictions(file) for file in files])
+    return frame.sort_values("id").reset_index(drop=True)
+
+
+def _mean(files: Sequence[Path], data: CompetitionData) -> pd.DataFrame:
+    """The mean of the fold models' test predictions, id by id."""
+    ids = list(data.test["id"])
+    found = [probabilities_of(read_predictions(file), ids, data.classes) for file in files]
+    mean = pd.DataFrame(np.mean(found, axis=0, dtype=np.float64).astype(np.float32), columns=data.classes)
+    mean.insert(0, "id", ids)
+    return mean
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit checked out in the workspace, `-dirty` if changed since; None outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

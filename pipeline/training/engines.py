@@ -1,0 +1,61 @@
+"""Where a fold runs. An engine only decides that: `train_fold` is the unit of work, whoever calls it."""
+
+import logging
+import multiprocessing
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pipeline.errors import KitError
+from pipeline.training.device import quiet_tensorflow
+from pipeline.training.fold import FoldTask, train_fold
+
+Engine = Callable[[FoldTask], None]
+
+
+def local_process(task: FoldTask) -> None:
+    """Run the fold in a fresh process: fold after fold in one process leaks memory (keras #17458).
+
+    Raises:
+        KitError: As `train_fold` does, or: the process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    level = logging.getLogger("pipeline").level
+    # Not a daemon: it has children of its own, the augmentation workers.
+    process = context.Process(target=_run, args=(theirs, task, level))
+    process.start()
+    theirs.close()
+    try:
+        error = ours.recv()
+    except EOFError:
+        error = None
+    process.join()
+    if error is not None:
+        raise error
+    if process.exitcode:
+        raise KitError(
+            f"the process of fold {task.fold} ended with code {process.exitcode}",
+            expected="a fold that ends by itself",
+            next_step="-9 means killed, mostly because memory ran out: take a smaller batch_size or size; "
+            "the same command goes on after the last finished stage",
+        )
+
+
+def _run(connection: Connection, task: FoldTask, level: int) -> None:
+    quiet_tensorflow()
+    logger = logging.getLogger("pipeline")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        with logging_redirect_tqdm([logger]):
+            train_fold(task)
+        connection.send(None)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except KitError as error:
+        connection.send(error)

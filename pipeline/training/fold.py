@@ -1,0 +1,178 @@
+"""One fold: its stages in turn, then the predictions of its held-out rows and of the test pictures."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts import Workspace, lock, write_json
+from pipeline.competition import Competition
+from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.inputs import TrainingInput
+from pipeline.data.pictures import Pictures, open_pictures
+from pipeline.data.workers import WorkerPool
+from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.store import prediction_frame, write_predictions
+from pipeline.predictions.tta import PLAIN
+from pipeline.recipe import Recipe
+from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, train_stage
+from pipeline.training.validation import HeldOut, predict
+
+log = logging.getLogger(__name__)
+DONE = "fold.json"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How much of this machine to use; no result depends on it.
+
+    Attributes:
+        workers: Augmentation processes; 0 augments in the training process itself.
+        cache_gb: Room for decoded pictures on disk, in GB.
+    """
+
+    workers: int = min(8, os.cpu_count() or 1)
+    cache_gb: float = 20.0
+
+    def open(self, paths: list[str], size: tuple[int, int], folder: Path) -> Pictures:
+        return open_pictures(paths, size=size, folder=folder, limit_bytes=int(self.cache_gb * 1e9))
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """The arguments of `train_fold`: with the files on disk, all that its result depends on."""
+
+    recipe: Recipe
+    competition: Competition
+    fold: int
+    workspace: Workspace
+    experiment: str
+    machine: Machine
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.fold(self.competition.slug, self.experiment, self.fold)
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / DONE).is_file()
+
+    def stage_folder(self, number: int) -> Path:
+        return self.folder / f"stage-{number}-{self.recipe.stages[number].name}"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the finished fold."""
+        return self.stage_folder(len(self.recipe.stages) - 1) / WEIGHTS
+
+
+def train_fold(task: FoldTask) -> None:
+    """Train a fold and store its predictions; stages that are done are not done again.
+
+    Raises:
+        BusyError: Another process is training this fold.
+        KitError: As the data, the backbone and the stages do.
+    """
+    if task.done:
+        return
+    with lock(task.folder / "lock", what=f"fold {task.fold} of {task.experiment}"):
+        data = load_data(task.competition)
+        with WorkerPool(task.machine.workers) as pool:
+            for number in range(len(task.recipe.stages)):
+                _train_stage(task, data, number, pool)
+        _store_predictions(task, data)
+        for number in range(len(task.recipe.stages) - 1):
+            # Each stage began where the one before ended: the last one's weights are the fold's.
+            (task.stage_folder(number) / WEIGHTS).unlink(missing_ok=True)
+        write_json(task.folder / DONE, {"fold": task.fold, "fingerprint": task.recipe.fingerprint()})
+
+
+def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool) -> None:
+    folder = task.stage_folder(number)
+    if stage_done(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    stage, started = task.recipe.stages[number], time.perf_counter()
+    pictures = _train_pictures(task, data, number)
+    held_out = data.rows_of(task.fold)
+    train_stage(
+        task.recipe,
+        StageTask(
+            number=number,
+            classes=data.classes,
+            source=TrainingInput(
+                pictures=pictures,
+                ids=list(data.train["id"]),
+                labels=data.labels,
+                classes=len(data.classes),
+                rows=data.rows_without(task.fold),
+                batch_size=stage.batch_size,
+                augment=stage.augment,
+                seed=task.recipe.seed,
+                fold=task.fold,
+                stage=number,
+            ),
+            held_out=HeldOut(
+                pictures=pictures,
+                rows=held_out,
+                labels=data.labels[held_out],
+                batch_size=stage.batch_size,
+                metric=METRICS[task.competition.metric],
+            ),
+            start=task.stage_folder(number - 1) / WEIGHTS if number else None,
+            folder=folder,
+            ids=list(data.train["id"].iloc[held_out]),
+        ),
+        pool,
+    )
+    _log_stage(task, stage_done(folder) or {}, time.perf_counter() - started)
+
+
+def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
+    height, width = result["size"]
+    log.info(
+        "fold %d  %-16s %4d×%-4d  %d/%d blocks unfrozen  %2d epochs  %s %.4f  loss %.4f  %4.0f s",
+        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"], result["epochs"]),
+        *(task.competition.metric, result["score"], result["loss"], seconds),
+    )
+
+
+def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures:
+    size = task.recipe.stages[number].resolve_size(data.mean_size)
+    return task.machine.open(list(data.train["path"]), size, task.workspace.cache(task.competition.slug))
+
+
+def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
+    """Predict held-out and test rows from the fold's final weights, plain and averaged over the views."""
+    last = len(task.recipe.stages) - 1
+    stage, views = task.recipe.stages[last], task.recipe.tta.views
+    network = load_network(task.recipe, classes=len(data.classes), weights=task.weights)
+    pictures = _train_pictures(task, data, last)
+    parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
+    if len(data.test):
+        size = stage.resolve_size(data.mean_size)
+        test = task.machine.open(list(data.test["path"]), size, task.workspace.cache(task.competition.slug))
+        parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
+    for name, (source, rows, ids) in parts.items():
+        plain, averaged = predict_views(network, source, rows, batch_size=stage.batch_size, views=views)
+        fold = task.fold if name == "oof" else None
+        kept = list(ids.iloc[rows])
+        write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, plain, data.classes, fold=fold))
+        if views:
+            frame = prediction_frame(kept, averaged, data.classes, fold=fold)
+            write_predictions(task.folder / f"{name}_tta.parquet", frame)
+
+
+def predict_views(
+    network: Any, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int, views: tuple[str, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities of the plain pictures, and their mean with those of the views: (rows, classes) each."""
+    found = [
+        predict(network, pictures, rows, batch_size=batch_size, view_name=name) for name in (PLAIN, *views)
+    ]
+    return found[0], np.mean(found, axis=0, dtype=np.float64).astype(np.float32)

@@ -1,0 +1,60 @@
+"""Single pictures predicted by the fold models of a finished experiment, as the test pictures were."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from pipeline.artifacts import Workspace
+from pipeline.competition import load_competition
+from pipeline.data.pictures import FilePictures
+from pipeline.errors import DataError
+from pipeline.predictions.store import read_experiment
+from pipeline.recipe import parse_recipe
+from pipeline.training.fold import FoldTask, Machine, predict_views
+from pipeline.training.stage import load_network, stage_done
+
+
+def predict_pictures(
+    paths: Sequence[Path], *, slug: str, experiment: str, workspace: Workspace
+) -> pd.DataFrame:
+    """Class probabilities, the mean over the fold models.
+
+    Returns:
+        One row a path, in their order: column `picture`, then one float32 column a class.
+
+    Raises:
+        DataError: A picture cannot be read, or the weights of a fold are gone.
+    """
+    stored = read_experiment(workspace, slug, experiment)
+    recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
+    competition = load_competition(slug, root=workspace.root)
+    tasks = [
+        FoldTask(recipe, competition, int(fold), workspace, experiment, Machine())
+        for fold in stored.manifest["fold_scores"]
+    ]
+    gone = [task.weights for task in tasks if not task.weights.is_file()]
+    if gone:
+        raise DataError(
+            f"the weights {gone[0]} do not exist",
+            expected="the weights of every fold, in runs/",
+            next_step=f"remove {workspace.run(slug, experiment)} and train again: kit train {recipe.name} {slug}",
+        )
+    result = stage_done(tasks[0].weights.parent) or {}
+    height, width = result["size"]
+    pictures = FilePictures(tuple(str(path) for path in paths), (height, width))
+    rows = np.arange(len(paths))
+    pictures.take(rows[:1])  # an unreadable picture is named before the networks are loaded
+    found = []
+    for task in tqdm(tasks, desc="fold models", leave=False, disable=None):
+        network = load_network(recipe, classes=len(stored.classes), weights=task.weights)
+        plain, averaged = predict_views(
+            network, pictures, rows, batch_size=recipe.stages[-1].batch_size, views=recipe.tta.views
+        )
+        found.append(averaged if stored.manifest["tta_used"] else plain)
+    mean = np.mean(found, axis=0, dtype=np.float64).astype(np.float32)
+    frame = pd.DataFrame(mean, columns=stored.classes)
+    frame.insert(0, "picture", [str(path) for path in paths])
+    return frame

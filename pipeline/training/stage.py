@@ -1,0 +1,183 @@
+"""One stage of one fold: build, load the weights of the stage before, unfreeze, fit, keep the best epoch.
+
+The network is built anew and every random number seeded at the start of a stage, so a stage that follows a
+restart is the same as one that follows its predecessor.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.artifacts import read_json, write_json
+from pipeline.data.inputs import TrainingInput, training_dataset
+from pipeline.data.workers import WorkerPool
+from pipeline.errors import KitError
+from pipeline.model.classifier import build_classifier
+from pipeline.model.freezing import unfreeze
+from pipeline.predictions.store import prediction_frame, write_predictions
+from pipeline.recipe import Recipe
+from pipeline.training.device import jit_compile
+from pipeline.training.schedule import make_optimizer, plateau_callback
+from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
+
+DONE = "stage.json"
+WEIGHTS = "best.weights.h5"
+OOF = "oof.parquet"
+LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """What a stage needs beyond the recipe.
+
+    Attributes:
+        number: The stage's position in the recipe, from 0.
+        classes: Class names.
+        start: Weights of the stage before; None for the first.
+        folder: Where weights, logs and the held-out predictions go.
+        ids: Ids of the held-out rows.
+    """
+
+    number: int
+    classes: list[str]
+    source: TrainingInput
+    held_out: HeldOut
+    start: Path | None
+    folder: Path
+    ids: list[str]
+
+
+def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
+    """Train one stage; `stage.json`, written last, says that it is done.
+
+    Raises:
+        KitError: The loss is not a number in any epoch, or from some epoch on with no good one before.
+    """
+    import keras
+
+    stage, source = recipe.stages[task.number], task.source
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, task.number))
+    network = load_network(recipe, classes=len(task.classes), weights=task.start)
+    freezing = unfreeze(
+        network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm
+    )
+    network.compile(
+        optimizer=make_optimizer(
+            stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision
+        ),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        weighted_metrics=["accuracy"],
+        jit_compile=jit_compile(),
+    )
+    best = Best()
+    network.fit(
+        training_dataset(source, pool, epochs=range(stage.epochs)),
+        epochs=stage.epochs,
+        steps_per_epoch=source.steps_per_epoch,
+        callbacks=_callbacks(recipe, task, best),
+        verbose=0,
+    )
+    if best.probabilities is None:
+        raise KitError(
+            f"fold {source.fold}, stage {stage.name}: the loss is not a number after {stage.epochs} epochs",
+            expected="a loss that falls",
+            next_step="lower the stage's learning_rate; with precision mixed_float16 try mixed_bfloat16 or float32",
+        )
+    oof = prediction_frame(task.ids, best.probabilities, task.classes, fold=source.fold)
+    write_predictions(task.folder / OOF, oof)
+    log = pd.read_csv(task.folder / LOG)
+    seconds = float(log["seconds"].sum())
+    write_json(
+        task.folder / DONE,
+        {
+            "name": stage.name,
+            "size": list(source.pictures.size),
+            "blocks": freezing.blocks,
+            "unfrozen": freezing.unfrozen,
+            "trainable_parameters": freezing.trainable_parameters,
+            "epochs": len(log),
+            "best_epoch": best.epoch,
+            "score": best.logs["val_score"],
+            "loss": best.logs["val_loss"],
+            "training_seconds": seconds,
+            "pictures_trained": len(source.rows) * len(log),
+        },
+    )
+
+
+def stage_done(folder: Path) -> dict[str, Any] | None:
+    """The stage's result, if it is done."""
+    file = folder / DONE
+    result: dict[str, Any] | None = read_json(file) if file.is_file() else None
+    return result
+
+
+def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
+    """The recipe's network, with its first weights or those of a stage.
+
+    Raises:
+        KitError: The file does not fit the network.
+    """
+    network = build_classifier(
+        backbone=recipe.backbone,
+        weights="none" if weights else recipe.weights,
+        head=recipe.head,
+        classes=classes,
+        precision=recipe.precision,
+    )
+    if weights:
+        try:
+            network.load_weights(weights)
+        except (OSError, ValueError, KeyError) as error:
+            raise KitError(
+                f"{weights} cannot be loaded: {error}",
+                expected="weights written by this recipe",
+                next_step="remove the fold's folder and train it again",
+            ) from None
+    return network
+
+
+def stage_seed(seed: int, fold: int, stage: int) -> int:
+    """Seed of a stage's weights, dropout and the like."""
+    digest = hashlib.blake2b(f"{seed}/{fold}/{stage}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
+    import keras
+
+    stage, metric = recipe.stages[task.number], task.held_out.metric
+    monitor = f"val_{stage.monitor}"
+    mode = "max" if stage.monitor == "score" and metric.greater_is_better else "min"
+    height, width = task.source.pictures.size
+    label = f"fold {task.source.fold} · {stage.name} {height}×{width}"
+    stopping = []
+    if stage.early_stopping:
+        stopping = [
+            keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)
+        ]
+    return [
+        # First: the callbacks after it read what it puts into the logs.
+        validation_callback(
+            task.held_out, best, monitor=stage.monitor, weights=task.folder / WEIGHTS
+        ),
+        progress_callback(
+            label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name
+        ),
+        *plateau_callback(stage, monitor=monitor, mode=mode),
+        *stopping,
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.CSVLogger(task.folder / LOG),
+        keras.callbacks.TensorBoard(task.folder / "tensorboard", write_graph=False),
+    ]
+
+
+def images_per_second(stages: list[dict[str, Any]]) -> float:
+    """Pictures trained on a second, over all folds of a stage; validation is not counted."""
+    seconds = math.fsum(stage["training_seconds"] for stage in stages)
+    return sum(stage["pictures_trained"] for stage in stages) / seconds if seconds else 0.0

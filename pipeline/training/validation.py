@@ -1,0 +1,125 @@
+"""Predicting held-out rows, and the callbacks that validate, keep the best weights and show progress.
+
+Validation goes through the same function as the final predictions, so what chose the weights is what is reported.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from tqdm import tqdm
+
+from pipeline.artifacts import atomic_path
+from pipeline.data.inputs import prediction_dataset
+from pipeline.data.pictures import Pictures
+from pipeline.predictions.metrics import METRICS, Metric
+from pipeline.predictions.tta import PLAIN, view
+
+
+def predict(
+    network: Any, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int, view_name: str = PLAIN
+) -> NDArray[np.float32]:
+    """Class probabilities of these rows in this order: float32 of shape (len(rows), classes)."""
+    batch_size = min(batch_size, len(rows))
+    dataset = prediction_dataset(pictures, rows, batch_size=batch_size, view=view(view_name))
+    logits = network.predict(dataset, steps=-(-len(rows) // batch_size), verbose=0)
+    probabilities: NDArray[np.float32] = softmax(logits[: len(rows)].astype(np.float64), axis=1).astype(np.float32)
+    return probabilities
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows a fold is validated on.
+
+    Attributes:
+        labels: int64 of shape (len(rows),).
+    """
+
+    pictures: Pictures
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    batch_size: int
+    metric: Metric
+
+
+@dataclass
+class Best:
+    """The best epoch so far.
+
+    Attributes:
+        probabilities: Of the held-out rows, float32 of shape (rows, classes).
+    """
+
+    epoch: int = -1
+    value: float = np.inf
+    logs: dict[str, float] = field(default_factory=dict)
+    probabilities: NDArray[np.float32] | None = None
+
+
+@cache
+def _callback_class() -> Any:
+    import keras
+
+    return keras.callbacks.Callback
+
+
+def validation_callback(held_out: HeldOut, best: Best, *, monitor: str, weights: Path) -> Any:
+    """Callback that puts val_loss, val_accuracy and val_score into an epoch's logs, for those after it to use,
+    and keeps the weights of the best epoch in `weights`.
+
+    Of equal epochs the first is kept. An epoch whose predictions are not finite is never the best.
+    """
+    metric, accuracy, log_loss = held_out.metric, METRICS["accuracy"], METRICS["log_loss"]
+    sign = -1.0 if monitor == "score" and metric.greater_is_better else 1.0
+
+    class Validation(_callback_class()):  # type: ignore[misc]
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            logs["seconds"] = time.perf_counter() - self.started
+            found = predict(self.model, held_out.pictures, held_out.rows, batch_size=held_out.batch_size)
+            if not np.isfinite(found).all():
+                logs |= {"val_loss": np.nan, "val_accuracy": np.nan, "val_score": np.nan}
+                return
+            logs["val_loss"] = log_loss.score(held_out.labels, found)
+            logs["val_accuracy"] = accuracy.score(held_out.labels, found)
+            logs["val_score"] = metric.score(held_out.labels, found)
+            value = sign * logs[f"val_{monitor}"]
+            if value < best.value:
+                with atomic_path(weights) as temporary:
+                    self.model.save_weights(temporary)
+                best.epoch, best.value, best.logs, best.probabilities = epoch, value, dict(logs), found
+
+    return Validation()
+
+
+def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, metric: str) -> Any:
+    """Callback with one tqdm bar for the stage."""
+
+    class Progress(_callback_class()):  # type: ignore[misc]
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.bar = tqdm(
+                total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None
+            )
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.bar.update()
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            self.bar.set_postfix(
+                {"epoch": f"{epoch + 1}/{epochs}", "loss": f"{logs['loss']:.3f}", metric: f"{logs['val_score']:.4f}"}
+            )
+
+        def on_train_end(self, logs: Any = None) -> None:
+            self.bar.close()
+
+    return Progress()
+
+
