@@ -1,9 +1,9 @@
 """The command `kit`: parse, one call, print. The only file that prints or exits."""
 
-import csv
-import json
 import logging
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -26,9 +26,7 @@ app = typer.Typer(
     add_completion=False,
 )
 oof_app = typer.Typer(help="Out-of-fold results of the experiments.\n\nExample: kit oof list", no_args_is_help=True)
-submission_app = typer.Typer(
-    help="Submission files.\n\nExample: kit submission make demo", no_args_is_help=True
-)
+submission_app = typer.Typer(help="Submission files.\n\nExample: kit submission make demo", no_args_is_help=True)
 app.add_typer(oof_app, name="oof")
 app.add_typer(submission_app, name="submission")
 
@@ -59,7 +57,9 @@ def reports_errors(command: Command) -> Command:
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.secho(
-                "\ninterrupted: what is finished is kept; the same command goes on from there", fg="red", err=True
+                "\ninterrupted: what is finished is kept; the same command goes on from there",
+                fg="red",
+                err=True,
             )
             raise typer.Exit(130) from None
 
@@ -116,9 +116,7 @@ def init(
     _check_slug(slug)
     wishes = Wishes(table, id_column, label_column, group_column, metric, folds)  # type: ignore[arg-type]
     competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
-    show(
-        [{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table
-    )
+    show([{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table)
     height, width = audit.mean_size
     print(
         f"\n{audit.pictures} training pictures in {len(audit.classes)} classes, mean size {height:.0f}×{width:.0f}"
@@ -128,7 +126,7 @@ def init(
         print(f"note: {note}")
     if audit.faults:
         print(f"{len(audit.faults)} rows cannot be trained on and are left out ({competition.quarantine_file}):")
-        for key, reason in list(sorted(audit.faults.items()))[:10]:
+        for key, reason in sorted(audit.faults.items())[:10]:
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
     print(f"next: kit train RECIPE {slug}    (recipes: {', '.join(_recipe_names())})")
@@ -141,19 +139,19 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
 
     Example: kit folds demo
     """
-    import pandas as pd
-
     from pipeline.competition import load_competition
-    from pipeline.data.folds import load_folds
+    from pipeline.data.folds import NEVER_HELD_OUT, load_folds
     from pipeline.data.index import class_names, train_index
 
     described = load_competition(competition, root=ROOT)
     index = train_index(described)
     made = load_folds(described, index)
-    counts = pd.crosstab(index["label"], made.frame["fold"].to_numpy())
-    names = {-1: "never held out"}
+    names = {number: f"fold {number}" for number in made.numbers}
+    if NEVER_HELD_OUT in set(made.frame["fold"]):
+        names = {NEVER_HELD_OUT: "never held out", **names}
+    counts = Counter(zip(index["label"], made.frame["fold"], strict=True))
     rows = [
-        {"class": label, **{names.get(fold, f"fold {fold}"): int(counts.loc[label, fold]) for fold in counts.columns}}
+        {"class": label, **{name: counts[label, number] for number, name in names.items()}}
         for label in class_names(index["label"])
     ]
     show(rows, format)
@@ -173,6 +171,7 @@ def train(
     suffix: Annotated[str | None, typer.Option(help="Name the experiment RECIPE-SUFFIX.")] = None,
     workers: Annotated[int | None, typer.Option(help="Augmentation processes.", min=0)] = None,
     cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
+    submission: Annotated[bool, typer.Option("--submission", help="Make a submission of it, too.")] = False,
 ) -> None:
     """Train every fold of a recipe on a competition; what is done already is not done again.
 
@@ -182,11 +181,10 @@ def train(
     from pipeline.competition import load_competition
     from pipeline.recipe import load_recipe
     from pipeline.report.plots import plot_learning_curves
+    from pipeline.report.tables import result_text
     from pipeline.training.cross_validate import cross_validate, learning_curves
-    from pipeline.training.device import quiet_tensorflow
     from pipeline.training.fold import Machine
 
-    quiet_tensorflow()
     _log_to_stdout()
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
@@ -196,18 +194,21 @@ def train(
     progress = cross_validate(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )
-    curves = learning_curves(
-        workspace.run(competition, experiment), [stage.name for stage in settings.stages]
-    )
+    curves = learning_curves(workspace.run(competition, experiment), [stage.name for stage in settings.stages])
     picture = workspace.oof(competition, experiment) / "learning_curves.png"
     plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
         return
     print()
-    _print_result(progress.manifest)
+    print(result_text(progress.manifest))
     print(f"\npredictions: {picture.parent}    learning curves: {picture}")
-    print(f"next: kit submission make {experiment} --competition {competition}")
+    if not submission:
+        print(f"next: kit submission make {experiment} --competition {competition}")
+    elif described.sample_submission:
+        submission_make(experiment, competition=competition)
+    else:
+        print(f"no submission: {competition} has no sample submission")
 
 
 @app.command()
@@ -225,10 +226,10 @@ def predict(
     """
     from pipeline.artifacts import Workspace
     from pipeline.predictions.store import find_experiment
-    from pipeline.training.device import quiet_tensorflow
+    from pipeline.training.device import import_tensorflow_quietly
     from pipeline.training.predict import predict_pictures
 
-    quiet_tensorflow()
+    import_tensorflow_quietly()
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
     found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
@@ -251,13 +252,14 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     """
     from pipeline.artifacts import Workspace
     from pipeline.predictions.store import list_experiments, read_manifest
+    from pipeline.report.tables import leaderboard_rows
 
     workspace = Workspace(ROOT)
     manifests = [read_manifest(workspace, *key) for key in list_experiments(workspace, competition)]
     if not manifests and format is Format.table:
         print("no finished experiment yet; make one: kit train demo demo")
         return
-    show(_leaderboard(manifests), format)
+    show(leaderboard_rows(manifests), format)
 
 
 @submission_app.command("make")
@@ -289,7 +291,9 @@ def submission_make(experiment: str, competition: CompetitionOption = None) -> N
 
 @submission_app.command("check")
 @reports_errors
-def submission_check(csv_file: Annotated[Path, typer.Argument(metavar="CSV")], competition: CompetitionOption = None) -> None:
+def submission_check(
+    csv_file: Annotated[Path, typer.Argument(metavar="CSV")], competition: CompetitionOption = None
+) -> None:
     """Hold a CSV against the competition's sample submission.
 
     Example: kit submission check submissions/demo/mine.csv --competition demo
@@ -308,100 +312,9 @@ def submission_check(csv_file: Annotated[Path, typer.Argument(metavar="CSV")], c
 
 def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
     """Print rows that have the same keys."""
-    if format is Format.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-    elif format is Format.csv:
-        if rows:
-            writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    elif rows:
-        _print_table(rows)
+    from pipeline.report.tables import format_rows
 
-
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    columns = list(rows[0])
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
-    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in columns]
-    for line in [columns, ["-" * width for width in widths], *cells]:
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        )
-        print("  ".join(padded).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _print_result(manifest: dict[str, Any]) -> None:
-    """The floor, each stage, and the result, in one table; then what TTA did."""
-    metric = manifest["metric"]
-    rows: list[dict[str, Any]] = [
-        {"": name, "size": "", metric: floor["score"], "± se": floor["score_se"], "images/s": None, "seconds": None}
-        for name, floor in manifest["floors"].items()
-    ]
-    for stage in manifest["stages"]:
-        rows.append(
-            {
-                "": f"after stage {stage['name']}",
-                "size": "×".join(map(str, stage["size"])),
-                metric: stage["score"],
-                "± se": stage["score_se"],
-                "images/s": round(stage["images_per_second"]),
-                "seconds": round(stage["seconds"]),
-            }
-        )
-    rows.append(
-        {
-            "": "OOF",
-            "size": "",
-            metric: manifest["score"],
-            "± se": manifest["score_se"],
-            "images/s": None,
-            "seconds": sum(round(stage["seconds"]) for stage in manifest["stages"]),
-        }
-    )
-    if manifest["tta_score"] is not None:
-        final = {"": "OOF with TTA", "size": "", metric: manifest["tta_score"], "± se": manifest["tta_score_se"]}
-        rows.append({**final, "images/s": None, "seconds": None})
-    _print_table(rows)
-    folds = ", ".join(f"{score:.4f}" for score in manifest["fold_scores"].values())
-    print(f"\nOOF by fold: {folds}   ({manifest['oof_rows']} rows)")
-    if manifest["tta_gain"] is not None:
-        used = "used" if manifest["tta_used"] else "not used, since it does not help"
-        print(f"TTA: {manifest['tta_gain']:+.4f} ± {manifest['tta_gain_se']:.4f} better on the same rows; {used}")
-
-
-def _leaderboard(manifests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an experiment and a floor, by competition, best first."""
-    rows = []
-    for slug in sorted({manifest["competition"] for manifest in manifests}):
-        of_slug = [manifest for manifest in manifests if manifest["competition"] == slug]
-        entries = [
-            {
-                "competition": slug,
-                "experiment": manifest["experiment"],
-                "metric": manifest["metric"],
-                "score": manifest["score"],
-                "± se": manifest["score_se"],
-                "with TTA": manifest["tta_score"],
-                "TTA used": "yes" if manifest["tta_used"] else "no",
-                "seconds": round(sum(stage["seconds"] for stage in manifest["stages"])),
-                "created": manifest["created"],
-            }
-            for manifest in of_slug
-        ]
-        empty = dict.fromkeys(("with TTA", "TTA used", "seconds", "created"))
-        for name, floor in of_slug[0]["floors"].items():
-            head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
-            entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **empty})
-        rows += sorted(entries, key=lambda row: row["score"], reverse=of_slug[0]["greater_is_better"])
-    return rows
+    print(format_rows(rows, format.value))
 
 
 def _competition_of(csv_file: Path) -> str:
@@ -421,8 +334,6 @@ def _competition_of(csv_file: Path) -> str:
 
 
 def _check_slug(slug: str) -> None:
-    import re
-
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
         raise DataError(
             f"{slug!r} cannot be a competition's name",

@@ -86,7 +86,12 @@ def _read_all(paths: list[str]) -> tuple[dict[str, str], dict[str, tuple[int, in
     digests, sizes, unreadable = {}, {}, {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         results = tqdm(
-            pool.map(read, paths), total=len(paths), desc="reading pictures", unit="picture", leave=False, disable=None
+            pool.map(read, paths),
+            total=len(paths),
+            desc="reading pictures",
+            unit="picture",
+            leave=False,
+            disable=None,
         )
         for path, (digest, size, why) in zip(paths, results, strict=True):
             if size is None:

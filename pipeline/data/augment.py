@@ -46,7 +46,14 @@ PRESETS: dict[str, list[dict[str, dict[str, Any]]]] = {
             }
         },
         {"RandomBrightnessContrast": {"brightness_limit": 0.25, "contrast_limit": 0.25, "p": 0.6}},
-        {"HueSaturationValue": {"hue_shift_limit": 10, "sat_shift_limit": 25, "val_shift_limit": 10, "p": 0.4}},
+        {
+            "HueSaturationValue": {
+                "hue_shift_limit": 10,
+                "sat_shift_limit": 25,
+                "val_shift_limit": 10,
+                "p": 0.4,
+            }
+        },
         {"GaussianBlur": {"blur_limit": [3, 5], "p": 0.1}},
     ],
     "heavy": [
@@ -63,7 +70,14 @@ PRESETS: dict[str, list[dict[str, dict[str, Any]]]] = {
         },
         {"Perspective": {"scale": [0.02, 0.08], "border_mode": cv2.BORDER_REFLECT_101, "p": 0.3}},
         {"RandomBrightnessContrast": {"brightness_limit": 0.35, "contrast_limit": 0.35, "p": 0.7}},
-        {"HueSaturationValue": {"hue_shift_limit": 20, "sat_shift_limit": 40, "val_shift_limit": 20, "p": 0.6}},
+        {
+            "HueSaturationValue": {
+                "hue_shift_limit": 20,
+                "sat_shift_limit": 40,
+                "val_shift_limit": 20,
+                "p": 0.6,
+            }
+        },
         {"ToGray": {"p": 0.1}},
         {"GaussianBlur": {"blur_limit": [3, 7], "p": 0.15}},
         {

@@ -52,7 +52,7 @@ def load_data(competition: Competition) -> CompetitionData:
         train=train,
         test=test,
         classes=classes,
-        labels=train["label"].map(number).to_numpy(dtype=np.int64),
+        labels=np.array([number[label] for label in train["label"]], dtype=np.int64),
         folds=load_folds(competition, train),
         mean_size=mean_size(train["path"]),
     )

@@ -88,7 +88,12 @@ def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
     repeated = sorted(table["id"][table["id"].duplicated()])
     wrong = sorted(set(table["fold"][~table["fold"].str.fullmatch(r"-1|\d+")]))
     if unknown or missing or repeated or wrong:
-        faults = {"unknown ids": unknown, "missing ids": missing, "repeated ids": repeated, "bad folds": wrong}
+        faults = {
+            "unknown ids": unknown,
+            "missing ids": missing,
+            "repeated ids": repeated,
+            "bad folds": wrong,
+        }
         raise DataError(
             f"{competition.folds_file} does not fit the data: "
             + "; ".join(f"{len(found)} {what} ({name_some(found)})" for what, found in faults.items() if found),

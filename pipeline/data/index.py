@@ -112,8 +112,8 @@ def scan(competition: Competition) -> Scan:
     folder = competition.data / train.pictures
     files = _by_key(find_pictures(folder), folder, train.match)
     rows["path"] = [str(files.get(key, "")) for key in rows["id"]]
-    faults = {key: "no such file" for key in rows["id"][rows["path"] == ""]}
-    faults |= {key: "no label" for key in rows["id"][rows["label"] == ""]}
+    faults = dict.fromkeys(rows["id"][rows["path"] == ""], "no such file")
+    faults |= dict.fromkeys(rows["id"][rows["label"] == ""], "no label")
     listed = set(table[train.id_column])
     without_row = [path.relative_to(competition.data).as_posix() for key, path in files.items() if key not in listed]
     return Scan(_sorted(rows), faults, sorted(without_row))

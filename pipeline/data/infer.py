@@ -8,11 +8,20 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from pipeline.artifacts import atomic_folder
-from pipeline.competition import Competition, Match, MetricName, Split, TestData, TrainData, competition_folder
+from pipeline.competition import (
+    Competition,
+    Match,
+    MetricName,
+    Split,
+    TestData,
+    TrainData,
+    competition_folder,
+)
 from pipeline.data.audit import Audit, audit
 from pipeline.data.index import find_pictures, key_of, name_some, read_table
 from pipeline.errors import DataError
@@ -59,9 +68,7 @@ class _Keyed:
     files: dict[str, Path]
 
 
-def init_competition(
-    slug: str, data: Path, *, root: Path, wishes: Wishes
-) -> tuple[Competition, list[Finding], Audit]:
+def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tuple[Competition, list[Finding], Audit]:
     """Infer `competitions/<slug>/competition.yaml` from `data`, audit the data, and write the folder.
 
     Rows that cannot be trained on go into quarantine.csv. The data itself is linked to, not copied.
@@ -179,7 +186,9 @@ def _keyed_tables(
 
 def _keyed(name: str, table: pd.DataFrame, data: Path, pictures: list[Path], wishes: Wishes) -> _Keyed | None:
     """The column that names most pictures, and how: by path from some folder, by file name, by stem."""
-    columns = [wishes.id_column] if wishes.id_column in table.columns else list(table.columns)
+    columns = list(table.columns)
+    if wishes.id_column in columns:
+        columns = [str(wishes.id_column)]
     best: tuple[float, int, _Keyed] | None = None
     matches: tuple[Match, ...] = ("path", "name", "stem")
     for column in columns:
@@ -292,16 +301,16 @@ def _train_from_folders(data: Path, pictures: list[Path], findings: list[Finding
         if held_out:
             reason = "its name: one predefined fold"
             findings.append(Finding("train.held_out_pictures", held_out[0].name, reason))
-        return TrainData(
-            pictures=train[0].name, held_out_pictures=held_out[0].name if held_out else None, match="path"
-        )
+        return TrainData(pictures=train[0].name, held_out_pictures=held_out[0].name if held_out else None, match="path")
     _require_classes(data, pictures)
     findings.append(Finding("train.pictures", ".", "a folder a class, and no table names the pictures"))
     return TrainData(pictures=".", match="path")
 
 
 def _require_classes(folder: Path, pictures: list[Path]) -> None:
-    classes = {path.relative_to(folder).parts[0] for path in pictures if path.parent != folder and folder in path.parents}
+    classes = {
+        path.relative_to(folder).parts[0] for path in pictures if path.parent != folder and folder in path.parents
+    }
     if len(classes) < 2:
         raise DataError(
             f"{folder} holds no labels: {len(classes)} class folders, and no table names the pictures",
@@ -362,10 +371,10 @@ def _test_from_sample(
 
 def _submission(
     data: Path, train: TrainData, sample: pd.DataFrame | None, wishes: Wishes, findings: list[Finding]
-) -> tuple[str, MetricName]:
+) -> tuple[Literal["class", "probabilities"], MetricName]:
     """What a submission holds, by the sample's columns; and the metric, which no file tells."""
     wide = sample is not None and len(sample.columns) > 2
-    submission = "probabilities" if wide else "class"
+    submission: Literal["class", "probabilities"] = "probabilities" if wide else "class"
     reason = "the sample has one column a class" if wide else "one label an id"
     findings.append(Finding("submission", submission, reason))
     metric: MetricName = wishes.metric or ("log_loss" if wide else "accuracy")

@@ -9,9 +9,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,10 @@ _SPARE_DISK = 2**30  # bytes left free on the disk
 class Pictures(Protocol):
     """Pictures of one size, by row. Can be pickled: workers open their own."""
 
-    size: tuple[int, int]
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -112,18 +114,12 @@ def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path) -> None
             array[row] = resize(decode(Path(paths[row])), size)
 
         label = f"decoding at {size[0]}×{size[1]}"
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool, closing(_each(pool, fill, len(paths))) as done:
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            # The first bad picture ends the work: what `map` has not begun by then it cancels.
+            done = pool.map(fill, range(len(paths)))
             for _ in tqdm(done, total=len(paths), desc=label, unit="picture", leave=False, disable=None):
                 pass
         array.flush()
-
-
-def _each(pool: ThreadPoolExecutor, function: object, count: int) -> Iterator[None]:
-    try:
-        yield from pool.map(function, range(count))  # type: ignore[arg-type]
-    finally:
-        # The first bad picture ends the work: the others are not decoded for nothing.
-        pool.shutdown(cancel_futures=True)
 
 
 def _make_room(folder: Path, need: int, limit: int) -> bool:

@@ -132,9 +132,7 @@ class _Press:
         self.sheet = Image.new("RGB", size, paper)
         self.pen = ImageDraw.Draw(self.sheet)
 
-    def shape(
-        self, points: Sequence[Point], fill: Colour, outline: Colour | None = None, width: float = 0.8
-    ) -> None:
+    def shape(self, points: Sequence[Point], fill: Colour, outline: Colour | None = None, width: float = 0.8) -> None:
         self.pen.polygon([(x * _UNIT, y * _UNIT) for x, y in points], fill=fill)
         if outline is not None:
             self.line([*points, points[0]], width, outline)
@@ -157,9 +155,7 @@ class _Press:
         pixels = [value * _UNIT for value in corners]
         self.pen.rounded_rectangle(pixels, radius * _UNIT, fill, outline, round(width * _UNIT))
 
-    def pip(
-        self, suit: str, centre: Point, height: float, fill: Colour, *, upside_down: bool = False
-    ) -> None:
+    def pip(self, suit: str, centre: Point, height: float, fill: Colour, *, upside_down: bool = False) -> None:
         for part in _PIPS[suit]:
             self.shape(_placed(part, centre, -height if upside_down else height), fill)
 
@@ -168,9 +164,7 @@ class _Press:
         # The built-in font has one weight; a stroke of the same ink makes it bold.
         font = ImageFont.load_default(17 * _UNIT)
         for _ in range(2):
-            self.pen.text(
-                (8.8 * _UNIT, 19.5 * _UNIT), glyph, fill, font, anchor="ms", stroke_width=round(0.5 * _UNIT)
-            )
+            self.pen.text((8.8 * _UNIT, 19.5 * _UNIT), glyph, fill, font, anchor="ms", stroke_width=round(0.5 * _UNIT))
             self.pip(suit, (8.8, 28.5), 12, fill)
             self.half_turn()
 

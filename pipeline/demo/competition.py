@@ -30,7 +30,8 @@ MEAN_SIZE = (128, 160)
 SIZE_SPREAD = 0.35
 JPEG_QUALITY = 88
 
-_SPLITS = {"train": 0, "test": 1, "preview": 2}
+# Which stream of random numbers each draws from. The preview's is one that shows most tables at seed 0.
+_SPLITS = {"train": 0, "test": 1, "preview": 4}
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,13 @@ class DemoSummary:
     preview: Path
 
 
-def write_demo(
-    folder: Path, *, seed: int = 0, train: int = TRAIN_PICTURES, test: int = TEST_PICTURES
-) -> DemoSummary:
+def write_demo(folder: Path, *, seed: int = 0, train: int = TRAIN_PICTURES, test: int = TEST_PICTURES) -> DemoSummary:
     """Render the demo competition.
 
     Writes `data/train.csv` (id, label), `data/train/`, `data/test/`, `data/sample_submission.csv`, and
     outside `data/`, where no recipe looks, `solution.csv` (the test labels) and `preview.png`. `data/` comes
-    last and whole: where it exists, the rest does. Labels are balanced to within one
-    picture a class in each split.
+    last and whole: where it exists, the rest does. Labels are balanced to within one picture a class
+    in each split.
 
     The same seed gives the same bytes. A picture and its label depend on (seed, split, number) alone, so a
     smaller demo is the beginning of a larger one.
@@ -89,9 +88,7 @@ def write_demo(
     try:
         train_labels, test_labels = _write_pictures(scratch / "data", seed, train, test)
         _write_table(scratch / "data" / "train.csv", train_labels)
-        _write_table(
-            scratch / "data" / "sample_submission.csv", [(name, CLASSES[0]) for name, _ in test_labels]
-        )
+        _write_table(scratch / "data" / "sample_submission.csv", [(name, CLASSES[0]) for name, _ in test_labels])
         _write_table(scratch / "solution.csv", test_labels)
         _contact_sheet(seed).save(scratch / "preview.png")
         for name in ("solution.csv", "preview.png", "data"):
@@ -160,9 +157,7 @@ def _write_pictures(
     # need no guarded main module from whoever calls this.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         try:
-            for _ in tqdm(
-                pool.map(write, jobs), total=len(jobs), desc="photographing cards", unit="", disable=None
-            ):
+            for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="photographing cards", unit="", disable=None):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)

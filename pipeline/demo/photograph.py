@@ -142,9 +142,7 @@ def _expose(rng: np.random.Generator, scene: Pixels, size: tuple[int, int]) -> N
 
 
 def _felt(rng: np.random.Generator, height: int, width: int) -> Pixels:
-    base = _pick(
-        rng, [(0.07, 0.36, 0.2), (0.09, 0.42, 0.26), (0.36, 0.07, 0.11), (0.1, 0.2, 0.4), (0.22, 0.14, 0.3)]
-    )
+    base = _pick(rng, [(0.07, 0.36, 0.2), (0.09, 0.42, 0.26), (0.36, 0.07, 0.11), (0.1, 0.2, 0.4), (0.22, 0.14, 0.3)])
     fluff = _blur(_noise(rng, height, width), 0.8)
     fibres = _smear(_noise(rng, height, width), 7, rng.uniform(0, 180))
     tone = 1 + 0.14 * fluff + 0.28 * fibres + 0.1 * _clouds(rng, height, width, 0.35)

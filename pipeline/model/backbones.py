@@ -89,9 +89,7 @@ MOBILENET_V3_BLOCKS = Blocks(
 )
 RESNET_BLOCKS = Blocks((r"(conv1)_(?:conv|bn)", r"(conv\d_block\d+)_\w+"), joining="post_bn")
 XCEPTION_BLOCKS = Blocks((r"(block\d+)_\w+",), joining=r"(conv2d|batch_normalization)(_\d+)?")
-DENSENET_BLOCKS = Blocks(
-    (r"(conv1)_(?:conv|bn)", r"(conv\d_block\d+)_\w+", r"(pool\d)_(?:conv|bn)"), joining="bn"
-)
+DENSENET_BLOCKS = Blocks((r"(conv1)_(?:conv|bn)", r"(conv\d_block\d+)_\w+", r"(pool\d)_(?:conv|bn)"), joining="bn")
 
 
 @dataclass(frozen=True)
@@ -274,9 +272,7 @@ def check_backbone(name: str, *, weights: str, sizes: Iterable[tuple[int, int]])
         raise RecipeError(
             f"there is no backbone {name!r}",
             expected="one of " + ", ".join(BACKBONES),
-            next_step="did you mean " + " or ".join(repr(c) for c in close) + "?"
-            if close
-            else "name one of those",
+            next_step="did you mean " + " or ".join(repr(c) for c in close) + "?" if close else "name one of those",
         )
     if weights != "none" and weights not in backbone.files:
         _check_weights_path(name, backbone, weights)
@@ -337,9 +333,7 @@ def build_backbone(name: str, *, weights: str) -> "keras.Model":
     # Before the network, which takes seconds: there may be nothing to fetch it from.
     path = None if weights == "none" else _weights_path(backbone, weights)
     pictures = keras.Input((None, None, 3), name="pictures")
-    preprocessing = preprocessing_layer()(
-        **asdict(backbone.preprocessing), dtype="float32", name="preprocessing"
-    )
+    preprocessing = preprocessing_layer()(**asdict(backbone.preprocessing), dtype="float32", name="preprocessing")
     model = keras.Model(pictures, _features(backbone, pictures, preprocessing(pictures)), name="backbone")
     if path is not None:
         _load(backbone, model, path, name)

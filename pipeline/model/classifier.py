@@ -90,9 +90,7 @@ def gem_layer() -> Any:
             self.initial_p = p
 
         def build(self, input_shape: Any) -> None:
-            self.p = self.add_weight(
-                shape=(), initializer=keras.initializers.Constant(self.initial_p), name="p"
-            )
+            self.p = self.add_weight(shape=(), initializer=keras.initializers.Constant(self.initial_p), name="p")
 
         def call(self, features: Any) -> Any:
             clipped = keras.ops.maximum(features, 1e-6)

@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -159,14 +160,16 @@ def load_weights(network: "keras.Model", path: Path, *, given_name: str) -> None
         RecipeError: The file is no HDF5 file of weights, or its weights do not fit the network.
     """
     try:
-        network.load_weights(str(path))
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        with warnings.catch_warnings():
+            # Where Keras only warns, it says that some layers keep their random weights.
+            warnings.simplefilter("error", UserWarning)
+            network.load_weights(str(path))
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, UserWarning) as error:
         # Keras pours the whole network into some of these messages; the first line holds the reason.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RecipeError(
             f"the weights file {path} does not fit the backbone {given_name}: {reason[:400]}",
-            expected=f"HDF5 weights of {given_name} without its classification top "
-            f"({len(network.weights)} arrays)",
+            expected=f"HDF5 weights of {given_name} without its classification top ({len(network.weights)} arrays)",
             next_step="choose the file that belongs to this backbone, or the backbone that belongs to this "
             "file; if it may be damaged, fetch it again",
         ) from error
@@ -183,8 +186,6 @@ def holds_normalization(path: Path) -> bool:
         with h5py.File(path) as file:
             group = file["model_weights"] if "model_weights" in file else file
             # Layer names are the groups' names; `layer_names`, the attribute, may be split into chunks.
-            return any(
-                re.fullmatch(r"normalization(_\d+)?", name) and len(group[name]) > 0 for name in group.keys()
-            )
+            return any(re.fullmatch(r"normalization(_\d+)?", name) and len(group[name]) > 0 for name in group.keys())
     except OSError:
         return False  # no HDF5 file: `load_weights` says so

@@ -38,12 +38,13 @@ class Metric:
 
 
 def _hits(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    return (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    return np.asarray(probabilities.argmax(axis=1) == labels, dtype=np.float64)
 
 
 def _losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
     chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return -np.log(np.clip(chosen, np.finfo(np.float32).eps, 1.0))
+    losses: NDArray[np.float64] = -np.log(np.clip(chosen, np.finfo(np.float32).eps, 1.0))
+    return losses
 
 
 def _macro_f1(labels: Labels, probabilities: Probabilities) -> float:
@@ -82,9 +83,7 @@ def standard_error(metric: Metric, labels: Labels, probabilities: Probabilities)
     return _bootstrap(len(labels), lambda rows: metric.score(labels[rows], probabilities[rows]))
 
 
-def paired_gain(
-    metric: Metric, labels: Labels, before: Probabilities, after: Probabilities
-) -> tuple[float, float]:
+def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Probabilities) -> tuple[float, float]:
     """How much better `after` scores than `before` on the same rows, and that difference's standard error."""
     gain = metric.gain(metric.score(labels, before), metric.score(labels, after))
     if metric.per_row is not None:

@@ -30,9 +30,7 @@ def _flip(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(batch[:, :, ::-1])
 
 
-def _window(
-    batch: NDArray[np.uint8], *, top: float, left: float, height: float, width: float
-) -> NDArray[np.uint8]:
+def _window(batch: NDArray[np.uint8], *, top: float, left: float, height: float, width: float) -> NDArray[np.uint8]:
     """The window, in shares of the sides, stretched to the whole; what lies outside is mirrored in."""
     rows, columns = batch.shape[1:3]
     matrix = np.array([[width, 0, left * columns], [0, height, top * rows]], dtype=np.float64)

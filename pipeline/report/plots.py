@@ -44,7 +44,8 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
         # Where a fold stopped early its line is interrupted until the next stage.
         for _, stage in rows.groupby("number"):
             axis.plot(stage["step"], stage[column], color=colour, linewidth=1.4, marker=".", markersize=4)
-        axis.plot([], [], color=colour, label=f"{fold}")
+        if column == "val_score":
+            axis.plot([], [], color=colour, label=f"{fold}")
     axis.set_xlabel("epoch")
     axis.set_title(label, fontsize=10, color=_INK)
     axis.spines[["top", "right"]].set_visible(False)

@@ -38,9 +38,7 @@ def read_sample(competition: Competition) -> pd.DataFrame:
     return _read(competition.data / competition.sample_submission)
 
 
-def make_submission(
-    competition: Competition, predictions: pd.DataFrame, classes: Sequence[str]
-) -> pd.DataFrame:
+def make_submission(competition: Competition, predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """The sample submission filled with predictions, its rows and columns in the sample's order.
 
     Args:

@@ -1,7 +1,7 @@
 """All folds of an experiment, and their predictions merged into its lasting result.
 
-    runs/<slug>/<experiment>/run.json      what the run was started with: another recipe is refused
-    oof/<slug>/<experiment>/               predictions, learning curves, manifest (see predictions/store.py)
+runs/<slug>/<experiment>/run.json      what the run was started with: another recipe is refused
+oof/<slug>/<experiment>/               predictions, learning curves, manifest (see predictions/store.py)
 """
 
 import importlib.metadata
@@ -24,12 +24,19 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import check_backbone
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
-from pipeline.predictions.store import MANIFEST, finish_experiment, probabilities_of, read_predictions
+from pipeline.predictions.store import (
+    MANIFEST,
+    finish_experiment,
+    prediction_frame,
+    probabilities_of,
+    read_predictions,
+)
 from pipeline.predictions.tta import check_views
 from pipeline.recipe import Recipe
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
 from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
+from pipeline.training.validation import mean_of
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("tensorflow", "keras", "efficientnet", "albumentations", "numpy", "pandas", "scikit-learn")
@@ -72,9 +79,7 @@ def cross_validate(
             next_step="`kit folds " + competition.slug + "` shows them",
         )
     _claim_run(recipe, competition, data, workspace.run(competition.slug, experiment))
-    tasks = {
-        fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine()) for fold in numbers
-    }
+    tasks = {fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine()) for fold in numbers}
     for fold in numbers if folds is None else folds:
         if tasks[fold].done:
             log.info("fold %d is done already", fold)
@@ -127,9 +132,7 @@ def _claim_run(recipe: Recipe, competition: Competition, data: CompetitionData, 
         )
 
 
-def summarise(
-    tasks: Sequence[FoldTask], data: CompetitionData
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Merge the folds' predictions and score them.
 
     Returns:
@@ -221,9 +224,7 @@ def _tta_effect(
         return {**nothing, "tta_used": False}
     averaged = scored(frames["oof_tta.parquet"])
     labels = data.labels[np.searchsorted(data.train["id"].to_numpy(dtype=str), np.array(ids, dtype=str))]
-    before, after = (
-        probabilities_of(frames[name], ids, data.classes) for name in ("oof.parquet", "oof_tta.parquet")
-    )
+    before, after = (probabilities_of(frames[name], ids, data.classes) for name in ("oof.parquet", "oof_tta.parquet"))
     gain, error = paired_gain(METRICS[task.competition.metric], labels, before, after)
     return {
         **{f"tta_{key}": value for key, value in averaged.items()},
@@ -250,9 +251,7 @@ def _mean(files: Sequence[Path], data: CompetitionData) -> pd.DataFrame:
     """The mean of the fold models' test predictions, id by id."""
     ids = list(data.test["id"])
     found = [probabilities_of(read_predictions(file), ids, data.classes) for file in files]
-    mean = pd.DataFrame(np.mean(found, axis=0, dtype=np.float64).astype(np.float32), columns=data.classes)
-    mean.insert(0, "id", ids)
-    return mean
+    return prediction_frame(ids, mean_of(found), data.classes)
 
 
 def _versions() -> dict[str, str]:

@@ -3,10 +3,23 @@
 import os
 
 
-def quiet_tensorflow() -> None:
-    """Keep TensorFlow's start-up notices off the terminal; must come before its import."""
+def import_tensorflow_quietly() -> None:
+    """Import TensorFlow without its start-up notices.
+
+    They come from its C++ code, some before any setting reaches it, so the stream itself is turned off
+    meanwhile. An import that fails still raises.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # the first look for a GPU prints, too
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def jit_compile() -> bool:

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.errors import KitError
-from pipeline.training.device import quiet_tensorflow
+from pipeline.training.device import import_tensorflow_quietly
 from pipeline.training.fold import FoldTask, train_fold
 
 Engine = Callable[[FoldTask], None]
@@ -45,7 +45,7 @@ def local_process(task: FoldTask) -> None:
 
 
 def _run(connection: Connection, task: FoldTask, level: int) -> None:
-    quiet_tensorflow()
+    import_tensorflow_quietly()
     logger = logging.getLogger("pipeline")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -21,7 +21,7 @@ from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.recipe import Recipe
 from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, train_stage
-from pipeline.training.validation import HeldOut, predict
+from pipeline.training.validation import HeldOut, mean_of, predict
 
 log = logging.getLogger(__name__)
 DONE = "fold.json"
@@ -172,7 +172,5 @@ def predict_views(
     network: Any, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int, views: tuple[str, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities of the plain pictures, and their mean with those of the views: (rows, classes) each."""
-    found = [
-        predict(network, pictures, rows, batch_size=batch_size, view_name=name) for name in (PLAIN, *views)
-    ]
-    return found[0], np.mean(found, axis=0, dtype=np.float64).astype(np.float32)
+    found = [predict(network, pictures, rows, batch_size=batch_size, view_name=name) for name in (PLAIN, *views)]
+    return found[0], mean_of(found)

@@ -15,11 +15,10 @@ from pipeline.predictions.store import read_experiment
 from pipeline.recipe import parse_recipe
 from pipeline.training.fold import FoldTask, Machine, predict_views
 from pipeline.training.stage import load_network, stage_done
+from pipeline.training.validation import mean_of
 
 
-def predict_pictures(
-    paths: Sequence[Path], *, slug: str, experiment: str, workspace: Workspace
-) -> pd.DataFrame:
+def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, workspace: Workspace) -> pd.DataFrame:
     """Class probabilities, the mean over the fold models.
 
     Returns:
@@ -54,7 +53,6 @@ def predict_pictures(
             network, pictures, rows, batch_size=recipe.stages[-1].batch_size, views=recipe.tta.views
         )
         found.append(averaged if stored.manifest["tta_used"] else plain)
-    mean = np.mean(found, axis=0, dtype=np.float64).astype(np.float32)
-    frame = pd.DataFrame(mean, columns=stored.classes)
+    frame = pd.DataFrame(mean_of(found), columns=stored.classes)
     frame.insert(0, "picture", [str(path) for path in paths])
     return frame

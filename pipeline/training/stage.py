@@ -63,13 +63,9 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     keras.backend.clear_session()
     keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, task.number))
     network = load_network(recipe, classes=len(task.classes), weights=task.start)
-    freezing = unfreeze(
-        network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm
-    )
+    freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
     network.compile(
-        optimizer=make_optimizer(
-            stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision
-        ),
+        optimizer=make_optimizer(stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         weighted_metrics=["accuracy"],
         jit_compile=jit_compile(),
@@ -158,17 +154,11 @@ def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     label = f"fold {task.source.fold} · {stage.name} {height}×{width}"
     stopping = []
     if stage.early_stopping:
-        stopping = [
-            keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)
-        ]
+        stopping = [keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)]
     return [
         # First: the callbacks after it read what it puts into the logs.
-        validation_callback(
-            task.held_out, best, monitor=stage.monitor, weights=task.folder / WEIGHTS
-        ),
-        progress_callback(
-            label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name
-        ),
+        validation_callback(task.held_out, best, monitor=stage.monitor, weights=task.folder / WEIGHTS),
+        progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,
         keras.callbacks.TerminateOnNaN(),

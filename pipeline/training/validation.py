@@ -4,7 +4,7 @@ Validation goes through the same function as the final predictions, so what chos
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,11 @@ from pipeline.data.inputs import prediction_dataset
 from pipeline.data.pictures import Pictures
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
+
+
+def mean_of(predictions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Their mean, summed in float64."""
+    return np.asarray(np.mean(predictions, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def predict(
@@ -105,21 +110,21 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, metric: 
 
     class Progress(_callback_class()):  # type: ignore[misc]
         def on_train_begin(self, logs: Any = None) -> None:
-            self.bar = tqdm(
-                total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None
-            )
+            self.bar = tqdm(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             self.bar.set_postfix(
-                {"epoch": f"{epoch + 1}/{epochs}", "loss": f"{logs['loss']:.3f}", metric: f"{logs['val_score']:.4f}"}
+                {
+                    "epoch": f"{epoch + 1}/{epochs}",
+                    "loss": f"{logs['loss']:.3f}",
+                    metric: f"{logs['val_score']:.4f}",
+                }
             )
 
         def on_train_end(self, logs: Any = None) -> None:
             self.bar.close()
 
     return Progress()
-
-

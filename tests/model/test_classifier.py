@@ -12,6 +12,9 @@ from pipeline.model.classifier import build_classifier, gem_layer
 from pipeline.model.freezing import unfreeze
 from pipeline.recipe import Head
 
+# Keras 3 turns variables into arrays with np.array(variable), whose __array__ is older than NumPy 2's rules.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+
 
 def numpy(tensor: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(tensor))
@@ -50,7 +53,16 @@ def test_head_options() -> None:
     assert head_layers(tiny(Head(dropout=0))) == ["pictures", "backbone", "pooling", "logits"]
     head = Head(pooling="max", batch_norm=True, dense=(64, 16), dropout=0.5)
     model = tiny(head)
-    expected = ["pictures", "backbone", "pooling", "head_bn", "head_dense1", "head_dense2", "head_dropout", "logits"]
+    expected = [
+        "pictures",
+        "backbone",
+        "pooling",
+        "head_bn",
+        "head_dense1",
+        "head_dense2",
+        "head_dropout",
+        "logits",
+    ]
     assert head_layers(model) == expected
     assert model.get_layer("head_dropout").rate == 0.5
     assert model.get_layer("head_dense1").activation is keras.activations.relu
@@ -64,7 +76,9 @@ def test_pooling(pooling: Any, reduce: Any) -> None:
     x = pictures(64, 64)
     features = numpy(model.get_layer("backbone")(x))
     kernel, bias = (numpy(w) for w in model.get_layer("logits").weights)
-    np.testing.assert_allclose(numpy(model(x)), reduce(features, axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        numpy(model(x)), reduce(features, axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_backbone_can_be_unfrozen() -> None:
@@ -85,7 +99,7 @@ def test_it_learns() -> None:
     for side in (32, 48):
         x = np.random.default_rng(side).integers(0, 100, (12, side, side, 3)).astype("uint8")
         x[np.arange(12), :, :, labels] += 100
-        history = model.fit(x, labels, epochs=15, verbose=0, batch_size=12).history
+        history = model.fit(x, labels, epochs=10, verbose=0, batch_size=12).history
         assert history["accuracy"][-1] == 1.0 and history["loss"][-1] < 0.1
 
 
@@ -170,7 +184,7 @@ def test_precision_is_restored_after_an_error() -> None:
     [
         "tiny",
         "efficientnet-b0",
-        "keras-efficientnet-b0",
+        pytest.param("keras-efficientnet-b0", marks=pytest.mark.slow),
         "mobilenet-v2-0.35",
         "mobilenet-v3-small",
         pytest.param("convnext-tiny", marks=pytest.mark.slow),
@@ -194,12 +208,12 @@ def test_saved_weights_give_the_same_bits(backbone: str, tmp_path: Path) -> None
         if weight.path.endswith(("gamma", "moving_variance")):
             weight.assign(random.uniform(0.5, 1.5, weight.shape))
     x = pictures(75, 75)
-    expected = model.predict(x, verbose=0)
+    expected = numpy(model(x))
     model.save_weights(tmp_path / "x.weights.h5")
     again = build()
-    assert not np.array_equal(again.predict(x, verbose=0), expected)
+    assert not np.array_equal(numpy(again(x)), expected)
     again.load_weights(tmp_path / "x.weights.h5")
-    np.testing.assert_array_equal(again.predict(x, verbose=0), expected)
+    np.testing.assert_array_equal(numpy(again(x)), expected)
 
 
 def test_backbone_weights_are_taken_over(tmp_path: Path) -> None:

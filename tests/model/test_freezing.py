@@ -11,6 +11,9 @@ import pytest
 from pipeline.model.backbones import BACKBONES, build_backbone
 from pipeline.model.freezing import blocks, unfreeze
 
+# Keras 3 turns variables into arrays with np.array(variable), whose __array__ is older than NumPy 2's rules.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+
 # How many blocks the smallest network of each family has, counted in its paper or source.
 COUNTS = {
     "tiny": 5,
@@ -27,7 +30,7 @@ COUNTS = {
     "xception": 14,
     "densenet-121": 1 + (6 + 12 + 24 + 16) + 3,  # stem, dense layers, transitions
 }
-FAMILIES = {"resnet-v2-50": 4, "xception": 3, "densenet-121": 3, "convnext-tiny": 5}
+SLOW = {"efficientnet-b0", "mobilenet-v3-large"}  # named like another that is there
 
 
 def names(grouped: Sequence[Sequence[Any]]) -> list[list[str]]:
@@ -44,8 +47,6 @@ def check_partition(name: str) -> int:
     claimed = [layer for block in grouped for layer in block]
     # Every weight once, and in the order in which the network itself lists them.
     assert weights_of(claimed) == [weight.path for weight in backbone.weights]
-    for last, first in zip(grouped[:-1], grouped[1:], strict=True):
-        assert last and first
     # A BatchNorm alone would make a block in which nothing is trained while BatchNorm is frozen.
     trained = [[x for x in b if not isinstance(x, keras.layers.BatchNormalization)] for b in grouped]
     assert all(trained), names(grouped)
@@ -63,7 +64,9 @@ def check_partition(name: str) -> int:
     return len(grouped)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in COUNTS]
+)
 def test_blocks_partition_the_weights(name: str) -> None:
     assert check_partition(name) == COUNTS[name]
 
@@ -89,7 +92,9 @@ def test_xception_residuals_belong_to_the_block_they_bridge() -> None:
     backbone = build_backbone("xception", weights="none")
     grouped = blocks(backbone, "xception")
     for index, block in enumerate(grouped, start=1):
-        residuals = [layer for layer in block if type(layer) is keras.layers.Conv2D and "block" not in layer.name]
+        residuals = [
+            layer for layer in block if type(layer) is keras.layers.Conv2D and "block" not in layer.name
+        ]
         assert len(residuals) == (1 if index in (2, 3, 4, 13) else 0)
         if residuals:
             added = residuals[0].output.shape[-1]
@@ -107,10 +112,10 @@ def test_unclaimed_layer_is_an_error() -> None:
 
 def test_block_torn_apart_is_an_error() -> None:
     tiny = build_backbone("tiny", weights="none")
-    more = keras.Model(tiny.input, keras.layers.Conv2D(2, 1, name="block1_conv")(tiny.output), name="torn")
-    inner = keras.Model(tiny.input, more.output)
+    nested = keras.Sequential([keras.layers.Conv2D(2, 1, name="block1_conv")], name="nested")
+    torn = keras.Model(tiny.input, nested(tiny.output))
     with pytest.raises(ValueError, match="stands outside its block 'block1'"):
-        blocks(inner, "tiny")
+        blocks(torn, "tiny")
 
 
 # Convolutions without bias: 3·3·in·out; each BatchNorm trains 2·out.

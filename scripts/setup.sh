@@ -1,0 +1,36 @@
+# Sourced by the other scripts: makes .venv with the kit in it, once; afterwards only puts it on PATH.
+#
+#   setup_kit [EXTRA]     EXTRA is an extra of setup.cfg, such as `dev`
+#
+# Uses uv where it is installed, else venv and pip. PYTHON names another interpreter than python3.
+
+setup_kit() {
+    local extra="${1:-}" python="${PYTHON:-python3}" target="." stamp wanted
+    cd "$(dirname "${BASH_SOURCE[0]}")/.." || return 1
+    [ -n "$extra" ] && target=".[$extra]"
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "error: $python is not Python 3.11 or later ($("$python" --version 2>&1))" >&2
+        echo "  next: install it, or name one: PYTHON=/path/to/python3.12 $0" >&2
+        return 1
+    fi
+    # An extra is a superset of the plain set-up, so having it is enough for the scripts that do not need it.
+    wanted="$(cat setup.cfg constraints.txt | cksum)"
+    for stamp in ".venv/kit-$extra" ".venv/kit-dev"; do
+        if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+            PATH="$PWD/.venv/bin:$PATH"
+            return 0
+        fi
+    done
+    echo "setting up .venv (TensorFlow is large: a few minutes, the first time only)"
+    if command -v uv >/dev/null; then
+        [ -d .venv ] || uv venv --quiet --python "$python" .venv || return 1
+        VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --constraint constraints.txt --editable "$target" || return 1
+    else
+        [ -x .venv/bin/pip ] || "$python" -m venv .venv || return 1
+        .venv/bin/pip install --quiet --disable-pip-version-check \
+            --constraint constraints.txt --editable "$target" || return 1
+    fi
+    echo "$wanted" > ".venv/kit-$extra"
+    PATH="$PWD/.venv/bin:$PATH"
+    echo "set up in ${SECONDS} s"
+}

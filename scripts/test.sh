@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Every check there is: style, types, layers, tests.
+#
+#   scripts/test.sh [options of pytest]     for example: scripts/test.sh -m "not slow"
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup_kit dev
+
+echo "ruff";        ruff check . && ruff format --check .
+echo "mypy";        mypy
+echo "import-linter"; lint-imports
+echo "pytest";      pytest "$@"

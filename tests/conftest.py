@@ -1,0 +1,91 @@
+"""Small competitions for the tests: real files, tiny pictures, the same on every run."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+# Before anything imports TensorFlow or albumentations: no log noise, no call to the network.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.competition import Competition, load_competition
+
+# Far apart in RGB, so that a tiny network tells the classes from each other by colour.
+COLOURS = ((210, 60, 50), (60, 190, 70), (50, 70, 210), (200, 200, 60), (190, 60, 190), (60, 190, 190))
+
+
+def make_picture(path: Path, *, colour: int = 0, seed: int = 0, size: tuple[int, int] = (32, 40)) -> Path:
+    """Write one picture of `size` (height, width): a colour, noise, and a square whose place tells `seed`."""
+    random = np.random.default_rng([colour, seed])
+    height, width = size
+    pixels = np.array(COLOURS[colour % len(COLOURS)]) + random.integers(-40, 41, (height, width, 3))
+    top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+    pixels[top : top + height // 4, left : left + width // 4] //= 3
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def make_pictures(
+    folder: Path, classes: Mapping[str, int], *, size: tuple[int, int] = (32, 40), suffix: str = ".jpg"
+) -> list[Path]:
+    """Write `classes[name]` pictures into `folder/name/000.jpg` …, each class in its own colour."""
+    return [
+        make_picture(folder / name / f"{number:03}{suffix}", colour=colour, seed=number, size=size)
+        for colour, (name, count) in enumerate(classes.items())
+        for number in range(count)
+    ]
+
+
+def write_table(path: Path, header: str, *rows: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows]) + "\n", "utf-8")
+    return path
+
+
+def write_competition(root: Path, slug: str, **settings: object) -> Competition:
+    """Write `competitions/<slug>/competition.yaml` in the workspace `root` and load it."""
+    folder = root / "competitions" / slug
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "competition.yaml").write_text(yaml.safe_dump({"slug": slug, **settings}), "utf-8")
+    return load_competition(slug, root=root)
+
+
+@pytest.fixture
+def tiny_competition(tmp_path: Path) -> Competition:
+    """`tiny` in the workspace `tmp_path`: 3 classes × 8 pictures of 32×40, 6 test pictures, 2 folds."""
+    data = tmp_path / "competitions" / "tiny" / "data"
+    rows = []
+    for colour, label in enumerate(("blue", "green", "red")):
+        for number in range(8):
+            name = f"{number * 3 + colour:03}.jpg"
+            make_picture(data / "train" / name, colour=colour, seed=number)
+            rows.append(f"{name},{label}")
+    tests = [
+        make_picture(data / "test" / f"t{number}.jpg", colour=number % 3, seed=100 + number).name
+        for number in range(6)
+    ]
+    write_table(data / "train.csv", "id,label", *rows)
+    write_table(data / "sample_submission.csv", "id,label", *(f"{name},blue" for name in tests))
+    return write_competition(
+        tmp_path,
+        "tiny",
+        train={"pictures": "train", "table": "train.csv", "id_column": "id", "label_column": "label"},
+        test={"pictures": "test"},
+        sample_submission="sample_submission.csv",
+        folds=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real pictures beside the repository, which no clone has."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs real pictures in {folder}")
+    return folder
