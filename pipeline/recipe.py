@@ -102,6 +102,7 @@ class Stage(Settings):
         size: `[height, width]`, `mean` (of the training pictures, each side rounded to a multiple of 32)
             or a fraction of that mean, rounded likewise.
         learning_rate: The peak of the schedule.
+        clip_norm: Gradients whose global norm is larger are scaled down to it (Pascanu et al., 2013).
         monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the validation
             `loss`, or the competition's metric (`score`).
         augment: A preset's name, or albumentations transforms: `[{HorizontalFlip: {p: 0.5}}, …]`.
@@ -116,6 +117,7 @@ class Stage(Settings):
     batch_size: int = Field(default=32, ge=1)
     optimizer: Annotated[Optimizer, BeforeValidator(_kind)] = Adam()
     learning_rate: float = Field(gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     schedule: Annotated[Schedule, BeforeValidator(_kind)] = Constant()
     early_stopping: EarlyStopping | None = None
     monitor: Literal["loss", "score"] = "loss"

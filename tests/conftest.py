@@ -67,8 +67,7 @@ def tiny_competition(tmp_path: Path) -> Competition:
             make_picture(data / "train" / name, colour=colour, seed=number)
             rows.append(f"{name},{label}")
     tests = [
-        make_picture(data / "test" / f"t{number}.jpg", colour=number % 3, seed=100 + number).name
-        for number in range(6)
+        make_picture(data / "test" / f"t{number}.jpg", colour=number % 3, seed=100 + number).name for number in range(6)
     ]
     write_table(data / "train.csv", "id,label", *rows)
     write_table(data / "sample_submission.csv", "id,label", *(f"{name},blue" for name in tests))

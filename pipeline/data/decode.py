@@ -9,14 +9,28 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 POLICY = 1  # raise when decoding or resizing changes: kept decoded pictures are then made anew
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TRANSPOSED = {5, 6, 7, 8}  # orientations that exchange height and width
+# Pillow warns of a damaged EXIF block and of palette transparency; the pixels are unharmed. Said once for the
+# process: pictures are decoded in threads, and `warnings.catch_warnings` is not safe there.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
 
 
@@ -30,24 +44,21 @@ def decode(path: Path) -> NDArray[np.uint8]:
         DataError: The file is missing, truncated or not a picture; the file is named.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of a damaged EXIF block and of palette transparency; the pixels are unharmed.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return _to_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            return _to_rgb(image)
+    except Exception as error:  # Pillow raises nearly every kind on damaged files
         raise _unreadable(path, error) from None
 
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels, upright, from the file's header alone."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                width, height = image.size
-                transposed = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # whose `size` is upright already, in newer Pillows
+                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+            transposed = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
+    except Exception as error:  # Pillow raises nearly every kind on damaged files
         raise _unreadable(path, error) from None
     return (width, height) if transposed else (height, width)
 
@@ -64,7 +75,10 @@ def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.seek(0)
-    upright = ImageOps.exif_transpose(image)
+    image.load()  # which turns a TIFF upright and forgets its orientation
+    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and fails where that is damaged.
+    turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode in _SIXTEEN_BIT:
         values = np.asarray(upright, dtype=np.float64)
         # 65535 becomes 255. A 32-bit file that holds 8-bit values keeps them.

@@ -6,7 +6,8 @@ The only file that imports TensorFlow. Pictures leave here as uint8; the network
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import tee
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 from pipeline.data.augment import picture_seeds
 from pipeline.data.pictures import Pictures
 from pipeline.data.workers import Task, WorkerPool
+from pipeline.errors import KitError
 from pipeline.recipe import Augment
+
+T = TypeVar("T")
 
 _PREFETCH = 2  # batches
 
@@ -78,13 +82,42 @@ class TrainingInput:
             yield Task(used, seeds), weights
 
 
-def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range) -> Any:
+class ErrorRelay:
+    """Brings a `KitError` raised while batches are made to whoever consumes them.
+
+    tf.data would turn it into an error of its own, with a traceback in its text. Used as a context around the
+    consumption; on leaving it by an error, the batches' own error is raised in its place.
+    """
+
+    def __init__(self) -> None:
+        self._error: KitError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._error is not None:
+            raise self._error from None
+
+    def watch(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; an error among them is remembered."""
+        try:
+            yield from batches
+        except KitError as error:
+            self._error = error
+            raise
+
+
+def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, relay: ErrorRelay | None = None) -> Any:
     """`tf.data.Dataset` of (uint8 pictures, float32 one-hot targets, float32 weights) over all `epochs`.
 
     One pass over it is the whole stage: the workers go on to the next epoch while this one is validated.
     """
     import tensorflow as tf
 
+    relay = relay or ErrorRelay()
     height, width = source.pictures.size
     size = source.batch_size
     signature = (
@@ -102,6 +135,7 @@ def prediction_dataset(
     *,
     batch_size: int,
     view: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    relay: ErrorRelay | None = None,
 ) -> Any:
     """`tf.data.Dataset` of uint8 pictures, `view` applied, in the order of `rows`.
 
@@ -109,10 +143,14 @@ def prediction_dataset(
     """
     import tensorflow as tf
 
+    relay = relay or ErrorRelay()
+
     def batches() -> Iterator[NDArray[np.uint8]]:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             yield view(pictures.take(np.resize(part, batch_size)))
 
     signature = tf.TensorSpec((batch_size, *pictures.size, 3), tf.uint8)
-    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(_PREFETCH)
+    return tf.data.Dataset.from_generator(lambda: relay.watch(batches()), output_signature=signature).prefetch(
+        _PREFETCH
+    )

@@ -169,7 +169,7 @@ def load_weights(network: "keras.Model", path: Path, *, given_name: str) -> None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RecipeError(
             f"the weights file {path} does not fit the backbone {given_name}: {reason[:400]}",
-            expected=f"HDF5 weights of {given_name} without its classification top ({len(network.weights)} arrays)",
+            expected=f"HDF5 weights of {given_name} without its top ({len(network.weights)} arrays)",
             next_step="choose the file that belongs to this backbone, or the backbone that belongs to this "
             "file; if it may be damaged, fetch it again",
         ) from error

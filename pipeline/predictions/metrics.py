@@ -52,9 +52,10 @@ def _macro_f1(labels: Labels, probabilities: Probabilities) -> float:
 
 
 def _quadratic_kappa(labels: Labels, probabilities: Probabilities) -> float:
-    classes = list(range(probabilities.shape[1]))
-    kappa = metrics.cohen_kappa_score(labels, probabilities.argmax(axis=1), labels=classes, weights="quadratic")
-    return 0.0 if np.isnan(kappa) else float(kappa)  # 0/0: one class alone, predicted without fail
+    classes, chosen = list(range(probabilities.shape[1])), probabilities.argmax(axis=1)
+    if len({*labels, *chosen}) == 1:
+        return 0.0  # 0/0: one class alone, predicted without fail
+    return float(metrics.cohen_kappa_score(labels, chosen, labels=classes, weights="quadratic"))
 
 
 def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:

@@ -60,8 +60,8 @@ def prediction_frame(
         probabilities: Shape (len(ids), len(classes)).
         fold: A fold for all rows or one a row; None for test predictions.
     """
-    values = pd.DataFrame(np.asarray(probabilities, dtype=np.float32), columns=list(classes))
-    frame = pd.concat([pd.DataFrame({"id": list(ids)}), values], axis=1)
+    frame = pd.DataFrame(np.asarray(probabilities, dtype=np.float32), columns=list(classes))
+    frame.insert(0, "id", list(ids))  # refuses another number of ids than of rows
     if fold is not None:
         frame.insert(1, "fold", np.broadcast_to(np.asarray(fold, dtype=np.int64), len(frame)))
     return frame.sort_values("id").reset_index(drop=True)

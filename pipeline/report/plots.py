@@ -63,6 +63,8 @@ def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
 def _mark_stages(axis: Any, curves: pd.DataFrame) -> None:
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.08 * (high - low))
+    # A curve of one epoch has no width of its own, and the stages' names would lie far outside.
+    axis.set_xlim(curves["step"].min() - 0.6, curves["step"].max() + 0.6)
     for number, (_, stage) in enumerate(curves.groupby("number")):
         start = stage["step"].min() - 0.5
         if number:

@@ -86,7 +86,8 @@ def _result_rows(manifest: Row) -> list[Row]:
 
 
 def _seconds(manifest: Row) -> int:
-    return int(round(sum(stage["seconds"] for stage in manifest["stages"])))
+    seconds: float = sum(stage["seconds"] for stage in manifest["stages"])
+    return round(seconds)
 
 
 def _aligned(rows: Sequence[Row]) -> str:

@@ -69,7 +69,7 @@ def make_submission(competition: Competition, predictions: pd.DataFrame, classes
             next_step="check label_column and `submission` in competition.yaml",
         )
     values = ordered[list(sample.columns[1:])].to_numpy(dtype=np.float64)
-    values /= values.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a little
+    values = values / values.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a little
     frame = pd.DataFrame(values, columns=sample.columns[1:])
     frame.insert(0, key, sample[key])
     return frame

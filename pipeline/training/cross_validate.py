@@ -78,8 +78,8 @@ def cross_validate(
             expected=f"a fold from {numbers[0]} to {numbers[-1]}",
             next_step="`kit folds " + competition.slug + "` shows them",
         )
-    _claim_run(recipe, competition, data, workspace.run(competition.slug, experiment))
     tasks = {fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine()) for fold in numbers}
+    _claim_run(tasks[numbers[0]], data)
     for fold in numbers if folds is None else folds:
         if tasks[fold].done:
             log.info("fold %d is done already", fold)
@@ -108,28 +108,30 @@ def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
         check_augment(stage.augment)
 
 
-def _claim_run(recipe: Recipe, competition: Competition, data: CompetitionData, folder: Path) -> None:
-    """Write what this run is, or check that it is what was begun here."""
+def _claim_run(task: FoldTask, data: CompetitionData) -> None:
+    """Write what this run is, or check that it is what was begun or finished here under its name."""
     identity = {
-        "fingerprint": recipe.fingerprint(),
+        "fingerprint": task.recipe.fingerprint(),
         "folds_sha256": data.folds.sha256,
         "classes": data.classes,
-        "metric": competition.metric,
+        "metric": task.competition.metric,
     }
-    file = folder / "run.json"
-    if not file.is_file():
-        write_text(folder / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
-        write_json(file, identity)
-        return
-    begun = read_json(file)
-    changed = [key for key, value in identity.items() if begun.get(key) != value]
-    if changed:
-        what = {"fingerprint": "recipe", "folds_sha256": "folds"}
-        raise KitError(
-            f"{folder} was begun with other {', '.join(what.get(key, key) for key in changed)}",
-            expected="the settings the experiment was begun with (recipe.json there)",
-            next_step="give this experiment a name of its own: --suffix NAME; or remove the folder to start afresh",
-        )
+    run = task.workspace.run(task.competition.slug, task.experiment)
+    finished = task.workspace.oof(task.competition.slug, task.experiment)
+    for file in (run / "run.json", finished / MANIFEST):
+        begun = read_json(file) if file.is_file() else identity
+        changed = [key for key, value in identity.items() if begun[key] != value]
+        if changed:
+            what = {"fingerprint": "recipe", "folds_sha256": "folds"}
+            raise KitError(
+                f"{file.parent} holds an experiment with other {', '.join(what.get(key, key) for key in changed)}",
+                expected="the settings and data it was begun with",
+                next_step="give this experiment a name of its own: --suffix NAME; or remove "
+                f"{run} and {finished} to start afresh",
+            )
+    if not (run / "run.json").is_file():
+        write_text(run / "recipe.json", task.recipe.model_dump_json(indent=2) + "\n")
+        write_json(run / "run.json", identity)
 
 
 def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:

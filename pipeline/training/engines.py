@@ -32,7 +32,12 @@ def local_process(task: FoldTask) -> None:
         error = ours.recv()
     except EOFError:
         error = None
-    process.join()
+    except BaseException:
+        # The interrupt may have reached this process alone; the fold must not go on without it.
+        process.terminate()
+        raise
+    finally:
+        process.join()
     if error is not None:
         raise error
     if process.exitcode:

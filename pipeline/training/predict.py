@@ -45,7 +45,8 @@ def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, works
     height, width = result["size"]
     pictures = FilePictures(tuple(str(path) for path in paths), (height, width))
     rows = np.arange(len(paths))
-    pictures.take(rows[:1])  # an unreadable picture is named before the networks are loaded
+    for row in rows:
+        pictures.take(rows[row : row + 1])  # an unreadable picture is named before the networks are loaded
     found = []
     for task in tqdm(tasks, desc="fold models", leave=False, disable=None):
         network = load_network(recipe, classes=len(stored.classes), weights=task.weights)

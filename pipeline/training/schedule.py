@@ -13,13 +13,13 @@ def make_optimizer(stage: Stage, *, steps_per_epoch: int, precision: str) -> Any
     import keras
 
     rate = learning_rate(stage, steps_per_epoch=steps_per_epoch)
-    settings = stage.optimizer
+    settings, clip = stage.optimizer, stage.clip_norm
     if isinstance(settings, AdamW):
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, global_clipnorm=clip)
     elif isinstance(settings, SGD):
-        optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum)
+        optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum, global_clipnorm=clip)
     else:
-        optimizer = keras.optimizers.Adam(rate)
+        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.artifacts import read_json, write_json
-from pipeline.data.inputs import TrainingInput, training_dataset
+from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError
 from pipeline.model.classifier import build_classifier
@@ -71,13 +71,14 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
         jit_compile=jit_compile(),
     )
     best = Best()
-    network.fit(
-        training_dataset(source, pool, epochs=range(stage.epochs)),
-        epochs=stage.epochs,
-        steps_per_epoch=source.steps_per_epoch,
-        callbacks=_callbacks(recipe, task, best),
-        verbose=0,
-    )
+    with ErrorRelay() as relay:
+        network.fit(
+            training_dataset(source, pool, epochs=range(stage.epochs), relay=relay),
+            epochs=stage.epochs,
+            steps_per_epoch=source.steps_per_epoch,
+            callbacks=_callbacks(recipe, task, best),
+            verbose=0,
+        )
     if best.probabilities is None:
         raise KitError(
             f"fold {source.fold}, stage {stage.name}: the loss is not a number after {stage.epochs} epochs",

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path
-from pipeline.data.inputs import prediction_dataset
+from pipeline.data.inputs import ErrorRelay, prediction_dataset
 from pipeline.data.pictures import Pictures
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
@@ -32,8 +32,9 @@ def predict(
 ) -> NDArray[np.float32]:
     """Class probabilities of these rows in this order: float32 of shape (len(rows), classes)."""
     batch_size = min(batch_size, len(rows))
-    dataset = prediction_dataset(pictures, rows, batch_size=batch_size, view=view(view_name))
-    logits = network.predict(dataset, steps=-(-len(rows) // batch_size), verbose=0)
+    with ErrorRelay() as relay:
+        dataset = prediction_dataset(pictures, rows, batch_size=batch_size, view=view(view_name), relay=relay)
+        logits = network.predict(dataset, steps=-(-len(rows) // batch_size), verbose=0)
     probabilities: NDArray[np.float32] = softmax(logits[: len(rows)].astype(np.float64), axis=1).astype(np.float32)
     return probabilities
 

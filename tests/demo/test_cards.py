@@ -206,9 +206,7 @@ def test_data_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "given"), [("train", 11), ("test", 0), ("seed", -1)])
-def test_counts_out_of_range_are_refused_before_anything_is_made(
-    tmp_path: Path, name: str, given: int
-) -> None:
+def test_counts_out_of_range_are_refused_before_anything_is_made(tmp_path: Path, name: str, given: int) -> None:
     with pytest.raises(DataError, match=f"{name} is {given}"):
         write_demo(tmp_path / "cards", **{"train": 12, "test": 1, name: given})
     assert not any(tmp_path.iterdir())
@@ -246,9 +244,7 @@ def test_nothing_is_left_behind_when_rendering_is_interrupted(
     assert left == (["cards", "cards/competition.yaml"] if exists else [])
 
 
-def test_a_failure_while_publishing_takes_everything_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_while_publishing_takes_everything_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def refuse_data(source: Path, target: Path) -> None:

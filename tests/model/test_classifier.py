@@ -76,9 +76,7 @@ def test_pooling(pooling: Any, reduce: Any) -> None:
     x = pictures(64, 64)
     features = numpy(model.get_layer("backbone")(x))
     kernel, bias = (numpy(w) for w in model.get_layer("logits").weights)
-    np.testing.assert_allclose(
-        numpy(model(x)), reduce(features, axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(numpy(model(x)), reduce(features, axis=(1, 2)) @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_the_backbone_can_be_unfrozen() -> None:
@@ -219,8 +217,6 @@ def test_saved_weights_give_the_same_bits(backbone: str, tmp_path: Path) -> None
 def test_backbone_weights_are_taken_over(tmp_path: Path) -> None:
     backbone = build_backbone("tiny", weights="none")
     backbone.save_weights(tmp_path / "tiny.weights.h5")
-    model = build_classifier(
-        backbone="tiny", weights=str(tmp_path / "tiny.weights.h5"), head=Head(), classes=3
-    )
+    model = build_classifier(backbone="tiny", weights=str(tmp_path / "tiny.weights.h5"), head=Head(), classes=3)
     x = pictures(32, 32)
     np.testing.assert_array_equal(numpy(model.get_layer("backbone")(x)), numpy(backbone(x)))

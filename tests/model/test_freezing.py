@@ -64,9 +64,7 @@ def check_partition(name: str) -> int:
     return len(grouped)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in COUNTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in COUNTS])
 def test_blocks_partition_the_weights(name: str) -> None:
     assert check_partition(name) == COUNTS[name]
 
@@ -92,9 +90,7 @@ def test_xception_residuals_belong_to_the_block_they_bridge() -> None:
     backbone = build_backbone("xception", weights="none")
     grouped = blocks(backbone, "xception")
     for index, block in enumerate(grouped, start=1):
-        residuals = [
-            layer for layer in block if type(layer) is keras.layers.Conv2D and "block" not in layer.name
-        ]
+        residuals = [layer for layer in block if type(layer) is keras.layers.Conv2D and "block" not in layer.name]
         assert len(residuals) == (1 if index in (2, 3, 4, 13) else 0)
         if residuals:
             added = residuals[0].output.shape[-1]
@@ -153,6 +149,7 @@ def test_more_is_trained_the_larger_the_fraction(name: str) -> None:
     backbone = build_backbone(name, weights="none")
     outer = keras.Sequential([backbone, keras.layers.GlobalAveragePooling2D()])
     grouped = blocks(backbone, name)
+    backbone.trainable = False  # as a caller may have left it; it would hide all that is unfrozen inside
     counts = []
     for step in range(6):
         summary = unfreeze(backbone, name, step / 5, batch_norm="trained")

@@ -1,0 +1,294 @@
+"""Each kind of picture file as it comes out of the wild, against pixels worked out by hand."""
+
+import struct
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.data.decode import decode, picture_size, resize
+from pipeline.errors import DataError
+from tests.conftest import make_picture
+
+ORIENTATION = 0x0112
+# 2 × 3, no two pixels and no two corners alike: every turn and flip of it is another picture.
+UPRIGHT = np.array(
+    [
+        [[250, 0, 0], [0, 250, 0], [0, 0, 250]],
+        [[250, 250, 0], [0, 250, 250], [250, 0, 250]],
+    ],
+    dtype=np.uint8,
+)
+# What a camera stores that says "show me so": the inverse of the turn that the standard prescribes.
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT, 1),
+    7: np.rot90(UPRIGHT, 2).transpose(1, 0, 2),
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def assert_size_agrees(path: Path) -> None:
+    assert picture_size(path) == decode(path).shape[:2]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"picture.{suffix}", stored, exif=exif, **options)
+
+    assert np.array_equal(decode(path), UPRIGHT)
+    assert picture_size(path) == (2, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_a_jpeg(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    # Blocks of 16 × 16, so that JPEG keeps each colour.
+    stored = np.kron(STORED[orientation], np.ones((16, 16, 1), dtype=np.uint8))
+    path = save(tmp_path / "picture.jpg", Image.fromarray(stored), exif=exif, quality=95, subsampling=0)
+
+    pixels = decode(path)
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels[8::16, 8::16].astype(int) - UPRIGHT).max() < 12
+    assert picture_size(path) == (32, 48)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    grey = np.array([[0, 100], [200, 255]], dtype=np.uint8)
+    path = save(tmp_path / "grey.png", Image.fromarray(grey))
+    assert np.array_equal(decode(path), np.stack([grey] * 3, axis=-1))
+    assert_size_agrees(path)
+
+
+def test_black_and_white(tmp_path):
+    path = save(tmp_path / "bits.png", Image.fromarray(np.array([[True, False, True]])))
+    assert decode(path).tolist() == [[[255] * 3, [0] * 3, [255] * 3]]
+    assert_size_agrees(path)
+
+
+def test_palette(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    path = save(tmp_path / "palette.png", image)
+    assert decode(path).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    assert_size_agrees(path)
+
+
+@pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
+def test_what_is_transparent_in_a_palette_is_white(tmp_path, transparency):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    path = save(tmp_path / "palette.png", image, transparency=transparency)
+    assert decode(path).tolist() == [[[255, 255, 255], [200, 100, 50]]]
+    assert_size_agrees(path)
+
+
+def test_transparent_colour_of_a_grey_and_of_an_rgb_png(tmp_path):
+    grey = save(tmp_path / "grey.png", Image.fromarray(np.array([[7, 90]], dtype=np.uint8)), transparency=7)
+    assert decode(grey).tolist() == [[[255] * 3, [90] * 3]]
+    rgb = np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8)
+    coloured = save(tmp_path / "rgb.png", Image.fromarray(rgb), transparency=(1, 2, 3))
+    assert decode(coloured).tolist() == [[[255] * 3, [4, 5, 6]]]
+
+
+def test_alpha_is_laid_over_white(tmp_path):
+    rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], dtype=np.uint8)
+    path = save(tmp_path / "rgba.png", Image.fromarray(rgba))
+    # 51 / 255 = 0.2 of the colour, 0.8 of white: 244, 224, 204.
+    assert decode(path).tolist() == [[[200, 100, 0], [255, 255, 255], [244, 224, 204]]]
+    assert_size_agrees(path)
+
+
+def test_grey_with_alpha_is_laid_over_white(tmp_path):
+    values = np.array([[[100, 255], [100, 0], [100, 51]]], dtype=np.uint8)
+    path = save(tmp_path / "la.png", _la(values))
+    assert decode(path).tolist() == [[[100] * 3, [255] * 3, [224] * 3]]
+    assert_size_agrees(path)
+
+
+def _la(values: np.ndarray) -> Image.Image:
+    grey, alpha = (Image.fromarray(np.ascontiguousarray(values[..., channel])) for channel in (0, 1))
+    return Image.merge("LA", (grey, alpha))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_to_eight(tmp_path, suffix):
+    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    path = save(tmp_path / f"deep.{suffix}", Image.fromarray(values))
+    # 65535 / 257 = 255; 32768 / 257 = 127.5…
+    assert decode(path)[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert_size_agrees(path)
+
+
+def test_a_dark_sixteen_bit_png_stays_dark(tmp_path):
+    path = save(tmp_path / "dark.png", Image.fromarray(np.array([[0, 200]], dtype=np.uint16)))
+    assert decode(path)[0, :, 0].tolist() == [0, 1]
+
+
+def test_cmyk(tmp_path):
+    blocks = np.zeros((16, 48, 4), dtype=np.uint8)
+    blocks[:, 16:32, 0] = 255  # cyan ink
+    blocks[:, 32:, 3] = 255  # black ink
+    path = save(tmp_path / "ink.jpg", Image.fromarray(blocks, mode="CMYK"), quality=95)
+    white, cyan, black = decode(path)[8, [8, 24, 40]].astype(int)
+    assert np.abs(white - 255).max() < 6
+    assert np.abs(cyan - [0, 255, 255]).max() < 6
+    assert np.abs(black).max() < 6
+    assert_size_agrees(path)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    red, blue = (Image.new("RGB", (4, 2), colour) for colour in ((255, 0, 0), (0, 0, 255)))
+    for suffix in ("gif", "webp", "png"):
+        options = {"lossless": True} if suffix == "webp" else {}
+        path = tmp_path / f"film.{suffix}"
+        red.save(path, save_all=True, append_images=[blue], duration=100, **options)
+        assert decode(path).tolist() == [[[255, 0, 0]] * 4] * 2
+        assert_size_agrees(path)
+
+
+@pytest.mark.parametrize("name", ["with space.png", "Übergröße-画像.png", "日本 語.jpg", "%20#?.bmp"])
+def test_names_with_spaces_and_other_letters(tmp_path, name):
+    path = make_picture(tmp_path / "ordner mit ä" / name, size=(6, 5))
+    assert decode(path).shape == (6, 5, 3)
+    assert_size_agrees(path)
+
+
+def test_result_is_writable_rgb_uint8(tmp_path):
+    pixels = decode(make_picture(tmp_path / "p.png", size=(3, 5)))
+    assert (pixels.shape, pixels.dtype) == ((3, 5, 3), np.uint8)
+    pixels[0, 0] = 0  # augmentation works in place
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    whole = make_picture(folder / "whole.jpg", size=(64, 64)).read_bytes()
+    flat = make_picture(folder / "whole.png", size=(64, 64)).read_bytes()
+    contents = {
+        "truncated.jpg": whole[: len(whole) // 2],
+        "truncated.png": flat[: len(flat) // 2],
+        "header-only.jpg": whole[:20],
+        "empty.jpg": b"",
+        "text.jpg": b"<html>404 not found</html>",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: folder / name for name in [*contents, "missing.jpg"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("truncated.jpg", "truncated"),
+        ("truncated.png", "truncated"),
+        ("header-only.jpg", "cannot be read as a picture"),
+        ("empty.jpg", "0 bytes"),
+        ("text.jpg", "cannot identify"),
+        ("missing.jpg", "does not exist"),
+    ],
+)
+def test_an_unreadable_file_is_named(tmp_path, name, why):
+    path = broken_files(tmp_path)[name]
+    with pytest.raises(DataError) as caught:
+        decode(path)
+    assert str(path) in caught.value.problem
+    assert why in caught.value.problem
+
+
+@pytest.mark.parametrize("name", ["header-only.jpg", "empty.jpg", "text.jpg", "missing.jpg"])
+def test_the_size_of_a_file_without_header_is_an_error_that_names_it(tmp_path, name):
+    path = broken_files(tmp_path)[name]
+    with pytest.raises(DataError, match=name):
+        picture_size(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "webp"])
+def test_damage_anywhere_is_a_data_error_or_a_picture(tmp_path, suffix):
+    """Whatever bytes are wrong, Pillow's many exceptions do not get through."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / f"picture.{suffix}"
+    source = Image.open(make_picture(tmp_path / "source.png", size=(24, 20)))
+    source.save(path, **({"exif": exif} if suffix not in {"gif", "bmp"} else {}))
+    whole = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    random = np.random.default_rng(0)
+    failures = 0
+    for _ in range(150):
+        damaged = whole.copy()
+        # Half of the hits in the header, where the structure is.
+        end = len(damaged) if random.random() < 0.5 else min(120, len(damaged))
+        damaged[random.integers(0, end, 3)] = random.integers(0, 256, 3)
+        path.write_bytes(damaged[: random.integers(1, len(damaged) + 1)].tobytes())
+        for read in (decode, picture_size):
+            try:
+                read(path)
+            except DataError as error:
+                failures += 1
+                assert str(path) in error.problem
+    assert failures > 50
+
+
+def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x010F] = "a camera's maker"
+    text, rational = b"\x0f\x01\x02\x00", b"\x0f\x01\x05\x00"
+    block = exif.tobytes()
+    assert text in block
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6]))
+    path = save(tmp_path / "camera.png", stored, exif=block.replace(text, rational))
+
+    with pytest.raises((struct.error, AttributeError, TypeError)):  # or this test tests nothing
+        ImageOps.exif_transpose(Image.open(path))
+    assert np.array_equal(decode(path), UPRIGHT)
+    assert_size_agrees(path)
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path):
+    """`warnings.catch_warnings` is not safe in threads: pictures are decoded in many."""
+    path = make_picture(tmp_path / "p.jpg", size=(200, 200))
+    barrier = threading.Barrier(4)
+
+    def work(_: int) -> None:
+        barrier.wait()
+        for _ in range(30):
+            decode(path)
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert warnings.filters == before
+
+
+def test_resize_takes_height_then_width():
+    assert resize(UPRIGHT, (5, 7)).shape == (5, 7, 3)
+
+
+def test_resize_down_averages_areas():
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+    picture[:2, :2] = [[[0], [40]], [[80], [120]]]
+    assert resize(picture, (2, 2))[..., 0].tolist() == [[60, 0], [0, 0]]
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    assert np.array_equal(resize(UPRIGHT, (2, 3)), UPRIGHT)

@@ -1,0 +1,203 @@
+"""Metrics against values worked out by hand and against scikit-learn; standard errors; the floor of chance."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
+
+from pipeline.predictions.metrics import METRICS, Metric, floors, paired_gain, standard_error
+
+LABELS = np.array([0, 1, 2, 1])
+PROBABILITIES = np.array(
+    [
+        [0.70, 0.20, 0.10],  # right
+        [0.10, 0.80, 0.10],  # right
+        [0.30, 0.40, 0.30],  # 1 instead of 2
+        [0.50, 0.25, 0.25],  # 0 instead of 1
+    ]
+)
+BY_HAND = {
+    "accuracy": 2 / 4,
+    "log_loss": -(math.log(0.7) + math.log(0.8) + math.log(0.3) + math.log(0.25)) / 4,
+    # 2·tp / (2·tp + fp + fn) of each class
+    "macro_f1": (2 / (2 + 1 + 0) + 2 / (2 + 1 + 1) + 0) / 3,
+    # Mean squared distance observed, (0 + 0 + 1 + 1) / 4, over that of independent marginals, which is 1.
+    "quadratic_kappa": 1 - 0.5 / 1.0,
+    # Pairs in the right order, of one class against the rest: 3 of 3, 3 of 4, 3 of 3.
+    "roc_auc": (1 + 3 / 4 + 1) / 3,
+}
+
+
+def random_predictions(rows: int, classes: int, *, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Predictions that are better than chance and far from perfect."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    logits = rng.normal(size=(rows, classes)) + 1.0 * np.eye(classes)[labels]
+    exponentials = np.exp(logits)
+    return labels, exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_score_by_hand(name: str) -> None:
+    assert METRICS[name].score(LABELS, PROBABILITIES) == pytest.approx(BY_HAND[name], rel=1e-9)
+
+
+def _roc_auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    return float(sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"))
+
+
+SCIKIT_LEARN: dict[str, Callable[[NDArray[np.int64], NDArray[np.float64]], float]] = {
+    "accuracy": lambda y, p: sklearn_metrics.accuracy_score(y, p.argmax(axis=1)),
+    "log_loss": sklearn_metrics.log_loss,
+    "macro_f1": lambda y, p: sklearn_metrics.f1_score(y, p.argmax(axis=1), average="macro"),
+    "quadratic_kappa": lambda y, p: sklearn_metrics.cohen_kappa_score(y, p.argmax(axis=1), weights="quadratic"),
+    "roc_auc": _roc_auc,
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_score_is_scikit_learns(name: str) -> None:
+    labels, probabilities = random_predictions(300, 5)
+    expected = SCIKIT_LEARN[name](labels, probabilities)
+    assert METRICS[name].score(labels, probabilities) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_perfect_predictions_reach_the_best_score(name: str) -> None:
+    labels = np.array([0, 1, 2, 2, 1, 0])
+    best = 1.0 if METRICS[name].greater_is_better else 0.0
+    assert METRICS[name].score(labels, np.eye(3)[labels]) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_better_predictions_score_better(name: str) -> None:
+    labels, weak = random_predictions(300, 4)
+    metric = METRICS[name]
+    strong = 0.5 * weak + 0.5 * np.eye(4)[labels]
+    assert metric.gain(metric.score(labels, weak), metric.score(labels, strong)) > 0.01
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_one_class_alone_gives_a_number(name: str) -> None:
+    labels = np.zeros(5, dtype=np.int64)
+    probabilities = np.tile([0.6, 0.3, 0.1], (5, 1))
+    assert math.isfinite(METRICS[name].score(labels, probabilities))
+    assert math.isfinite(standard_error(METRICS[name], labels, probabilities))
+
+
+def test_a_certain_mistake_costs_a_finite_loss() -> None:
+    loss = METRICS["log_loss"].score(np.array([0]), np.array([[0.0, 1.0]], dtype=np.float32))
+    assert loss == pytest.approx(-math.log(2**-23))
+
+
+def test_standard_error_of_accuracy_is_the_binomial_one() -> None:
+    labels, probabilities = random_predictions(400, 3)
+    p = METRICS["accuracy"].score(labels, probabilities)
+    assert 0.3 < p < 0.9
+    found = standard_error(METRICS["accuracy"], labels, probabilities)
+    assert found == pytest.approx(math.sqrt(p * (1 - p) / 400), rel=1e-9)
+
+
+def test_standard_error_of_log_loss_by_hand() -> None:
+    losses = [-math.log(value) for value in (0.7, 0.8, 0.3, 0.25)]
+    mean = sum(losses) / 4
+    deviation = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / 4)
+    found = standard_error(METRICS["log_loss"], LABELS, PROBABILITIES)
+    assert found == pytest.approx(deviation / math.sqrt(4), rel=1e-9)
+
+
+def _without_rows(metric: Metric) -> Metric:
+    return Metric(metric.name, metric.greater_is_better, metric.score)
+
+
+def test_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
+    labels, probabilities = random_predictions(500, 3)
+    for name in ("accuracy", "log_loss"):
+        exact = standard_error(METRICS[name], labels, probabilities)
+        assert standard_error(_without_rows(METRICS[name]), labels, probabilities) == pytest.approx(exact, rel=0.2)
+
+
+def test_standard_error_is_the_same_every_time() -> None:
+    labels, probabilities = random_predictions(100, 3)
+    bootstrapped = METRICS["macro_f1"]
+    first, second = (standard_error(bootstrapped, labels, probabilities) for _ in range(2))
+    assert first == second > 0
+
+
+def test_paired_gain_in_accuracy_by_hand() -> None:
+    labels = np.zeros(8, dtype=np.int64)
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    before = np.array([wrong, wrong, wrong, right, right, right, wrong, wrong])
+    after = np.array([right, right, right, wrong, right, right, wrong, wrong])
+    gain, error = paired_gain(METRICS["accuracy"], labels, before, after)
+    assert gain == pytest.approx((3 - 1) / 8)
+    assert error == pytest.approx(math.sqrt(4 / 8 - (2 / 8) ** 2) / math.sqrt(8))
+
+
+def test_paired_gain_in_log_loss_is_positive_when_the_loss_falls() -> None:
+    labels = np.array([0, 0])
+    before, after = np.array([[0.5, 0.5], [0.4, 0.6]]), np.array([[0.8, 0.2], [0.4, 0.6]])
+    gain, error = paired_gain(METRICS["log_loss"], labels, before, after)
+    assert gain == pytest.approx(math.log(0.8 / 0.5) / 2)
+    assert error == pytest.approx(math.log(0.8 / 0.5) / 2 / math.sqrt(2))  # deviation of (g, 0) is g/2
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_paired_gain_changes_sign_with_its_arguments(name: str) -> None:
+    labels, before = random_predictions(80, 2)
+    after = 0.8 * before + 0.2 * np.eye(2)[labels]
+    gain, error = paired_gain(METRICS[name], labels, before, after)
+    back, same_error = paired_gain(METRICS[name], labels, after, before)
+    assert gain == pytest.approx(-back)
+    assert error == pytest.approx(same_error)
+    assert gain > 0
+    assert error > 0
+
+
+def test_the_same_predictions_gain_nothing() -> None:
+    labels, found = random_predictions(80, 2)
+    for name in ("accuracy", "log_loss", "macro_f1"):
+        assert paired_gain(METRICS[name], labels, found, found) == (0.0, 0.0)
+
+
+def test_paired_error_is_smaller_than_that_of_two_independent_scores() -> None:
+    labels, before = random_predictions(400, 3)
+    after = 0.9 * before + 0.1 * np.eye(3)[labels]
+    for name in ("accuracy", "log_loss", "macro_f1"):
+        _, paired = paired_gain(METRICS[name], labels, before, after)
+        alone = [standard_error(METRICS[name], labels, found) for found in (before, after)]
+        assert 0 < paired < 0.7 * math.hypot(*alone)
+
+
+FREQUENCIES = np.array([0.6, 0.3, 0.1])
+UNBALANCED = np.repeat(np.arange(3), [600, 300, 100])
+
+
+def test_random_floor_is_chance() -> None:
+    found = floors(UNBALANCED, 3)["random classifier"]
+    accuracy = METRICS["accuracy"].score(UNBALANCED, found)
+    assert abs(accuracy - 1 / 3) < 3 * math.sqrt(1 / 3 * 2 / 3 / 1000)
+    assert METRICS["log_loss"].score(UNBALANCED, found) == pytest.approx(math.log(3), abs=1e-5)
+    assert abs(METRICS["quadratic_kappa"].score(UNBALANCED, found)) < 0.1
+    assert abs(METRICS["roc_auc"].score(UNBALANCED, found) - 0.5) < 0.1
+
+
+def test_majority_floor_is_the_frequencies() -> None:
+    found = floors(UNBALANCED, 3)["majority class"]
+    assert METRICS["accuracy"].score(UNBALANCED, found) == pytest.approx(0.6)
+    entropy = float(-(FREQUENCIES * np.log(FREQUENCIES)).sum())
+    assert METRICS["log_loss"].score(UNBALANCED, found) == pytest.approx(entropy, rel=1e-9)
+    assert METRICS["macro_f1"].score(UNBALANCED, found) == pytest.approx(2 * 600 / (1200 + 400) / 3)
+    assert METRICS["quadratic_kappa"].score(UNBALANCED, found) == pytest.approx(0)
+    assert METRICS["roc_auc"].score(UNBALANCED, found) == pytest.approx(0.5)
+
+
+def test_floors_have_a_column_for_a_class_without_rows() -> None:
+    labels = np.array([0, 0, 2, 2])
+    for found in floors(labels, 4).values():
+        assert found.shape == (4, 4)
+        assert found.sum(axis=1) == pytest.approx(1)
+        assert (found[:, [1, 3]] == 0).all()
