@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import DataError
-from pipeline.settings import Settings, explain, parse_mapping
+from pipeline.settings import Settings, explain, read_mapping
 
 MetricName = Literal["accuracy", "log_loss", "macro_f1", "quadratic_kappa", "roc_auc"]
 Match = Literal["path", "name", "stem"]
@@ -134,7 +134,15 @@ def load_competition(slug: str, *, root: Path) -> Competition:
             expected="one of " + ", ".join(known) if known else "a competition made with `kit init`",
             next_step=f"did you mean {close[0]!r}?" if close else f"kit init {slug} --data FOLDER",
         )
-    content = parse_mapping(file.read_text("utf-8"), source=str(file))
+    content = read_mapping(file)
+    if content.get("slug", slug) != slug or "folder" in content:
+        raise DataError(
+            f"{file} is of the competition {content.get('slug')!r}"
+            if "folder" not in content
+            else f"{file} has a setting `folder`, which is the folder the file is in",
+            expected=f"slug: {slug}, as the folder is named, and no folder",
+            next_step="mend the file",
+        )
     try:
         return Competition.model_validate({**content, "folder": folder})
     except ValidationError as error:

@@ -4,6 +4,7 @@ A recipe is a YAML file. Unknown keys are refused, and so is a setting that woul
 setting means is said here; how it is done is said where it is done.
 """
 
+import copy
 import difflib
 import hashlib
 import json
@@ -12,11 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
-from pipeline.settings import Settings, explain, parse_mapping
+from pipeline.settings import Settings, explain, parse_mapping, parse_yaml, read_mapping
 
 SIZE_MULTIPLE = 32  # every backbone halves its input five times
 
@@ -227,9 +227,9 @@ def load_recipe(source: str, *, overrides: Sequence[str] = ()) -> Recipe:
                 expected="a YAML file, or one of the shipped recipes: " + ", ".join(shipped),
                 next_step="check the path",
             )
-        text = path.read_text("utf-8")
+        content = read_mapping(path)
     elif source in shipped:
-        text = shipped[source]
+        content = parse_mapping(shipped[source], source=source)
     else:
         close = difflib.get_close_matches(source, shipped, n=1)
         raise RecipeError(
@@ -237,7 +237,6 @@ def load_recipe(source: str, *, overrides: Sequence[str] = ()) -> Recipe:
             expected="one of " + ", ".join(shipped) + ", or a path ending in .yaml",
             next_step=f"did you mean {close[0]!r}?" if close else "name one of those",
         )
-    content = parse_mapping(text, source=source)
     for override in overrides:
         _apply(content, override)
     return parse_recipe(content, source=source)
@@ -268,7 +267,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(target, list):
-            if not part.isdigit() or int(part) >= len(target):
+            if not part.isdecimal() or int(part) >= len(target):
                 raise RecipeError(
                     f"{override!r}: {'.'.join(parts[:depth])} has no entry {part!r}",
                     expected=f"a number from 0 to {len(target) - 1}",
@@ -286,6 +285,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
                 next_step=f"shorten it, or set {'.'.join(parts[:depth])} whole",
             )
         if last:
-            target[key] = yaml.safe_load(value)
+            target[key] = parse_yaml(value, source=f"the value of {override!r}")
         else:
+            # A copy, since YAML's anchors put one and the same object in several places.
+            target[key] = copy.copy(target[key])
             target = target[key]

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,17 +14,12 @@ from pipeline.errors import KitError
 class Settings(BaseModel):
     """Base of all settings: immutable, and without room for a misspelt key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
     """Read YAML text that must hold a mapping; `source` is named in errors."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise KitError(
-            f"{source} is not YAML: {error}", expected="a mapping of settings", next_step="mend the file"
-        ) from None
+    content = parse_yaml(text, source=source)
     if not isinstance(content, dict):
         raise KitError(
             f"{source} holds {type(content).__name__}, not settings",
@@ -33,12 +29,34 @@ def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
     return content
 
 
+def parse_yaml(text: str, *, source: str) -> Any:
+    """Read YAML text; `source` is named in errors."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # it reads 0x_ and 2001-99-99 as values
+        raise KitError(
+            f"{source} is not YAML: {error}", expected="YAML, as in `key: value`", next_step="mend it"
+        ) from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that must hold a mapping."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"{path} cannot be read: {error}", expected="text in UTF-8", next_step="mend it") from None
+    return parse_mapping(text, source=str(path))
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """One line a fault: where, what is wrong, what was received; a misspelt key gets a suggestion."""
     lines: dict[str, list[str]] = {}
     known = _all_keys(model)
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"] if not _is_branch(part)) or "recipe"
+        place = [str(part) for part in fault["loc"][:-1] if not _is_branch(part)]
+        if fault["loc"] and (fault["type"] == "extra_forbidden" or not _is_branch(fault["loc"][-1])):
+            place.append(str(fault["loc"][-1]))
+        where = ".".join(place) or "as a whole"
         if fault["type"] == "extra_forbidden":
             key = str(fault["loc"][-1])
             close = difflib.get_close_matches(key, known, n=1)

@@ -56,10 +56,9 @@ def write_competition(root: Path, slug: str, **settings: object) -> Competition:
     return load_competition(slug, root=root)
 
 
-@pytest.fixture
-def tiny_competition(tmp_path: Path) -> Competition:
-    """`tiny` in the workspace `tmp_path`: 3 classes × 8 pictures of 32×40, 6 test pictures, 2 folds."""
-    data = tmp_path / "competitions" / "tiny" / "data"
+def write_tiny_competition(root: Path) -> Competition:
+    """`tiny` in the workspace `root`: 3 classes × 8 pictures of 32×40, 6 test pictures, 2 folds."""
+    data = root / "competitions" / "tiny" / "data"
     rows = []
     for colour, label in enumerate(("blue", "green", "red")):
         for number in range(8):
@@ -72,13 +71,19 @@ def tiny_competition(tmp_path: Path) -> Competition:
     write_table(data / "train.csv", "id,label", *rows)
     write_table(data / "sample_submission.csv", "id,label", *(f"{name},blue" for name in tests))
     return write_competition(
-        tmp_path,
+        root,
         "tiny",
         train={"pictures": "train", "table": "train.csv", "id_column": "id", "label_column": "label"},
         test={"pictures": "test"},
         sample_submission="sample_submission.csv",
         folds=2,
     )
+
+
+@pytest.fixture
+def tiny_competition(tmp_path: Path) -> Competition:
+    """The competition of `write_tiny_competition` in the workspace `tmp_path`."""
+    return write_tiny_competition(tmp_path)
 
 
 @pytest.fixture(scope="session")

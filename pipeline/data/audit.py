@@ -60,9 +60,11 @@ def audit(competition: Competition) -> Audit:
     measured = [sizes[path] for path in used["path"]]
     mean = tuple(sum(side) / len(measured) for side in zip(*measured, strict=True)) if measured else (0.0, 0.0)
     notes = [*_identical_notes(used, digests), *_shared_with_test(used, test, digests)]
-    if found.without_row:
+    to_predict = set(test["path"])  # which may lie in the same folder
+    unused = [path for path in found.without_row if str(competition.data / path) not in to_predict]
+    if unused:
         what = f"no row in {competition.train.table}"
-        notes.append(f"{len(found.without_row)} pictures have {what} and are not used: {name_some(found.without_row)}")
+        notes.append(f"{len(unused)} pictures have {what} and are not used: {name_some(unused)}")
     return Audit(
         pictures=len(used),
         classes=class_names(used["label"]),

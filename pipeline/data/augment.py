@@ -119,13 +119,20 @@ class Augmenter:
         """Augment `pictures`, uint8 of shape (n, height, width, 3), in place.
 
         Raises:
-            RecipeError: A transform changed the picture's size or type.
+            RecipeError: A transform failed, or changed the picture's size or type.
         """
         if self._compose is None:
             return
         for picture, seed in zip(pictures, seeds, strict=True):
             self._compose.set_random_seed(int(seed))
-            result = self._compose(image=picture)["image"]
+            try:
+                result = self._compose(image=picture)["image"]
+            except Exception as error:  # albumentations has kinds of its own for each transform
+                raise RecipeError(
+                    f"augmentation cannot take a picture of {picture.shape}: {error}",
+                    expected="transforms that take any picture of the stage's size",
+                    next_step="correct `augment` in the recipe",
+                ) from None
             if result.shape != picture.shape or result.dtype != np.uint8:
                 raise RecipeError(
                     f"augmentation turned a picture of {picture.shape} uint8 into {result.shape} {result.dtype}",
@@ -169,7 +176,7 @@ def _build(name: str, options: dict[str, Any]) -> Any:
             # albumentations only warns of a setting that it does not know, and goes on without it.
             warnings.simplefilter("error")
             return kind(**given)
-    except (TypeError, ValueError, UserWarning) as error:
+    except (TypeError, ValueError, Warning) as error:
         raise RecipeError(
             f"albumentations refuses {name} with {options}: {error}",
             expected=f"the settings of albumentations.{name}",

@@ -47,7 +47,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             return _to_rgb(image)
     except Exception as error:  # Pillow raises nearly every kind on damaged files
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -59,7 +59,7 @@ def picture_size(path: Path) -> tuple[int, int]:
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             transposed = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
     except Exception as error:  # Pillow raises nearly every kind on damaged files
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return (width, height) if transposed else (height, width)
 
 
@@ -92,7 +92,8 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(upright.convert("RGB"), dtype=np.uint8)
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error that names a picture file and says what is wrong with it."""
     if not path.exists():
         problem = f"{path} does not exist"
     elif path.stat().st_size == 0:

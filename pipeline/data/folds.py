@@ -51,7 +51,9 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     if held_out.any():
         return Folds(pd.DataFrame({"id": index["id"], "fold": np.where(held_out, 0, NEVER_HELD_OUT)}))
     grouped = bool((index["group"] != "").any())
-    counts = index.groupby("label")["group"].nunique() if grouped else index["label"].value_counts()
+    # A row without a group is a group of its own, which no other can have the name of.
+    groups = index["group"].where(index["group"] != "", "\0" + index["id"])
+    counts = groups.groupby(index["label"]).nunique()
     small = counts[counts < folds].sort_index()
     if len(small):
         unit = "groups" if grouped else "pictures"
@@ -65,7 +67,7 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
     splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
     fold = np.full(len(index), NEVER_HELD_OUT)
-    parts = splitter.split(np.zeros(len(index)), index["label"], index["group"] if grouped else None)
+    parts = splitter.split(np.zeros(len(index)), index["label"], groups if grouped else None)
     for number, (_, rows) in enumerate(parts):
         fold[rows] = number
     return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
@@ -86,7 +88,7 @@ def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
     unknown = sorted(set(table["id"]) - set(index["id"]))
     missing = sorted(set(index["id"]) - set(table["id"]))
     repeated = sorted(table["id"][table["id"].duplicated()])
-    wrong = sorted(set(table["fold"][~table["fold"].str.fullmatch(r"-1|\d+")]))
+    wrong = sorted(set(table["fold"][~table["fold"].str.fullmatch(r"-1|[0-9]{1,4}")]))
     if unknown or missing or repeated or wrong:
         faults = {
             "unknown ids": unknown,
@@ -102,4 +104,10 @@ def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
             "cannot be compared with those on the old ones",
         )
     frame = pd.DataFrame({"id": table["id"], "fold": table["fold"].astype(int)})
+    if (frame["fold"] == NEVER_HELD_OUT).all():
+        raise DataError(
+            f"{competition.folds_file} holds no fold: every row has {NEVER_HELD_OUT}, never held out",
+            expected="rows to validate on, with a fold from 0",
+            next_step="restore the file, or remove it to make the folds anew",
+        )
     return Folds(frame.sort_values("id").reset_index(drop=True))

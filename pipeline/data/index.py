@@ -4,7 +4,9 @@ Sorting makes everything after it independent of the order of the rows in train.
 not fit together and says so; `train_index` and `test_index` refuse it, unless the quarantine names it.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,11 +76,12 @@ def find_pictures(folder: Path) -> list[Path]:
             expected="a folder of pictures",
             next_step="check the path, and where competitions/<slug>/data points to",
         )
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES and not _hidden(path.relative_to(folder)) and path.is_file()
-    )
+    return find_files(folder, PICTURE_SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files below `folder` with one of the (lower-case) suffixes, hidden ones left out, sorted."""
+    return sorted(path for path in _files(folder) if path.suffix.lower() in suffixes and path.is_file())
 
 
 def key_of(path: Path, folder: Path, match: Match) -> str:
@@ -104,7 +107,7 @@ def scan(competition: Competition) -> Scan:
         if unknown:
             raise DataError(
                 f"column {train.split.column!r} of {train.table} holds {name_some(sorted(unknown))}",
-                expected="only " + ", ".join(map(repr, [*names, train.split.test])),
+                expected="only " + ", ".join(repr(name) for name in [*names, train.split.test] if name),
                 next_step="correct train.split in competition.yaml",
             )
         rows = rows[rows["split"] != train.split.test].assign(split=lambda frame: frame["split"].map(names))
@@ -177,6 +180,9 @@ def test_index(competition: Competition) -> pd.DataFrame:
             next_step="check test.pictures and test.match in competition.yaml, and that the download is whole",
         )
     surplus = sorted(set(files) - set(ids))
+    if surplus:  # train pictures may lie in the same folder
+        known = set(scan(competition).rows["path"])
+        surplus = [key for key in surplus if str(files[key]) not in known]
     if surplus:
         raise DataError(
             f"{len(surplus)} test pictures are not in {competition.sample_submission}: {name_some(surplus)}",
@@ -190,7 +196,7 @@ def test_index(competition: Competition) -> pd.DataFrame:
 def class_names(labels: Iterable[str]) -> list[str]:
     """The classes in the one order used everywhere: numbers by value, anything else by text."""
     names = set(labels)
-    if all(name.lstrip("-").isdigit() for name in names):
+    if all(re.fullmatch("-?[0-9]+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 
@@ -250,6 +256,20 @@ def _scan_folders(competition: Competition) -> Scan:
             )
         )
     return Scan(_sorted(pd.concat(frames)))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below `folder`, without hidden ones; links to folders are followed, but not in a circle."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        real = here.resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not _hidden(Path(name))
+            and not ((here / name).is_symlink() and real.is_relative_to((here / name).resolve()))
+        ]
+        yield from (here / name for name in names if not _hidden(Path(name)))
 
 
 def _by_key(paths: Iterable[Path], folder: Path, match: Match) -> Mapping[str, Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from pydantic import ValidationError
 
 from pipeline.artifacts import atomic_folder
 from pipeline.competition import (
@@ -23,16 +24,12 @@ from pipeline.competition import (
     competition_folder,
 )
 from pipeline.data.audit import Audit, audit
-from pipeline.data.index import find_pictures, key_of, name_some, read_table
+from pipeline.data.index import find_files, find_pictures, key_of, name_some, read_table
+from pipeline.data.keyed_tables import MATCHES, PART_NAMES, KeyedTable, is_part, keyed_tables, two_readings
 from pipeline.errors import DataError
+from pipeline.settings import explain
 
 _LABEL_NAMES = {"label", "labels", "category", "class", "target", "class_name", "class_label"}
-_SPLIT_NAMES = {
-    "train": {"train", "training"},
-    "held_out": {"valid", "val", "validation", "dev"},
-    "test": {"test", "testing"},
-}
-_ENOUGH = 0.5  # of a column's values must name pictures for the column to be the id
 
 
 @dataclass(frozen=True)
@@ -56,18 +53,6 @@ class Finding:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Keyed:
-    """A table whose column names pictures."""
-
-    name: str
-    table: pd.DataFrame
-    id_column: str
-    match: Match
-    folder: Path
-    files: dict[str, Path]
-
-
 def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tuple[Competition, list[Finding], Audit]:
     """Infer `competitions/<slug>/competition.yaml` from `data`, audit the data, and write the folder.
 
@@ -89,7 +74,15 @@ def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tu
             expected="the folder of the competition's data, unpacked",
             next_step="check --data",
         )
+    present = folder / "data"
+    if present.is_dir() and not present.is_symlink() and present.resolve() != data.resolve():
+        raise DataError(
+            f"{present} holds other data than {data}",
+            expected="one of them",
+            next_step=f"remove it, or describe it itself: --data {present}",
+        )
     competition, findings = infer(slug, data, wishes)
+    shutil.rmtree(folder.parent / f".{slug}.new", ignore_errors=True)  # of a run that was killed
     with atomic_folder(folder.parent / f".{slug}.new") as draft:
         (draft / "data").symlink_to(data.resolve())
         audited = audit(competition.model_copy(update={"folder": draft}))
@@ -123,11 +116,11 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
             f"{data} holds no pictures", expected="picture files in it or below it", next_step="check --data"
         )
     findings: list[Finding] = []
-    tables = {path.relative_to(data).as_posix(): read_table(path) for path in sorted(data.rglob("*.csv"))}
+    tables = {path.relative_to(data).as_posix(): read_table(path) for path in find_files(data, {".csv"})}
     sample = _sample(tables, findings)
-    keyed = _keyed_tables(data, pictures, tables, sample, wishes)
+    keyed = keyed_tables(data, pictures, tables, sample=sample, table=wishes.table, id_column=wishes.id_column)
     if keyed:
-        train = _train_from_table(data, _one_table(keyed, wishes), tables.get(sample or ""), wishes, findings)
+        train = _train_from_table(data, _one_table(keyed), tables.get(sample or ""), wishes, findings)
     elif wishes.table:
         raise DataError(
             f"no column of {wishes.table} names the pictures",
@@ -138,22 +131,29 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
         train = _train_from_folders(data, pictures, findings)
     test = _test(data, pictures, train, tables.get(sample or ""), findings)
     submission, metric = _submission(data, train, tables.get(sample or ""), wishes, findings)
-    competition = Competition(
-        slug=slug,
-        metric=metric,
-        train=train,
-        test=test,
-        sample_submission=sample,
-        submission=submission,
-        folds=wishes.folds,
-    )
+    try:
+        competition = Competition(
+            slug=slug,
+            metric=metric,
+            train=train,
+            test=test,
+            sample_submission=sample,
+            submission=submission,
+            folds=wishes.folds,
+        )
+    except ValidationError as error:
+        raise DataError(
+            f"the competition does not hold:\n{explain(error, Competition)}",
+            expected="the settings described in pipeline/competition.py",
+            next_step="check the slug and the options",
+        ) from None
     return competition, findings
 
 
 def _sample(tables: dict[str, pd.DataFrame], findings: list[Finding]) -> str | None:
     names = [name for name in tables if "sample" in Path(name).name.lower()]
     if len(names) > 1:
-        raise _two_readings("sample submission", names, "remove one of them")
+        raise two_readings("sample submission", names, "remove one of them")
     if not names:
         findings.append(Finding("sample_submission", "none", "no CSV has `sample` in its name"))
         return None
@@ -162,62 +162,14 @@ def _sample(tables: dict[str, pd.DataFrame], findings: list[Finding]) -> str | N
     return names[0]
 
 
-def _keyed_tables(
-    data: Path, pictures: list[Path], tables: dict[str, pd.DataFrame], sample: str | None, wishes: Wishes
-) -> list[_Keyed]:
-    """The tables with a column of pictures and at least one more column that could be the label."""
-    if wishes.table and wishes.table not in tables:
-        raise DataError(
-            f"there is no table {wishes.table!r} in {data}",
-            expected="one of " + (name_some(tables) or "no CSV at all"),
-            next_step="check --table",
-        )
-    candidates = []
-    to_predict = set(tables[sample].iloc[:, 0]) if sample else set()
-    for name, table in tables.items():
-        if name == sample or (wishes.table and name != wishes.table) or len(table.columns) < 2:
-            continue
-        keyed = _keyed(name, table, data, pictures, wishes)
-        # A table of the pictures to predict has their ids, but is not what to learn from.
-        if keyed and not set(table[keyed.id_column]) <= to_predict:
-            candidates.append(keyed)
-    return candidates
-
-
-def _keyed(name: str, table: pd.DataFrame, data: Path, pictures: list[Path], wishes: Wishes) -> _Keyed | None:
-    """The column that names most pictures, and how: by path from some folder, by file name, by stem."""
-    columns = list(table.columns)
-    if wishes.id_column in columns:
-        columns = [str(wishes.id_column)]
-    best: tuple[float, int, _Keyed] | None = None
-    matches: tuple[Match, ...] = ("path", "name", "stem")
-    for column in columns:
-        values = set(table[column])
-        for rank, match in enumerate(matches):
-            # Paths are told from the top of the data, or from any of its folders.
-            tops = [data, *_folders(data, pictures)] if match == "path" else [data]
-            for top in tops:
-                inside = [path for path in pictures if path.is_relative_to(top)]
-                named = {key_of(path, top, match): path for path in inside}
-                share = len(values & set(named)) / max(1, len(values))
-                if share < _ENOUGH or (best and (share, -rank) <= best[:2]):
-                    continue
-                hits = [path for key, path in named.items() if key in values]
-                folder = top if match == "path" else _common(hits)
-                # Other pictures of the same name outside the common folder do not count.
-                files = {key_of(path, folder, match): path for path in inside if path.is_relative_to(folder)}
-                best = (share, -rank, _Keyed(name, table, column, match, folder, files))
-    return best[2] if best else None
-
-
-def _one_table(keyed: Sequence[_Keyed], wishes: Wishes) -> _Keyed:
+def _one_table(keyed: Sequence[KeyedTable]) -> KeyedTable:
     if len(keyed) > 1:
-        raise _two_readings("train table", [entry.name for entry in keyed], "choose one with --table")
+        raise two_readings("train table", [entry.name for entry in keyed], "choose one with --table")
     return keyed[0]
 
 
 def _train_from_table(
-    data: Path, keyed: _Keyed, sample: pd.DataFrame | None, wishes: Wishes, findings: list[Finding]
+    data: Path, keyed: KeyedTable, sample: pd.DataFrame | None, wishes: Wishes, findings: list[Finding]
 ) -> TrainData:
     name, table = keyed.name, keyed.table
     found = len(set(table[keyed.id_column]) & set(keyed.files))
@@ -250,7 +202,7 @@ def _train_from_table(
     )
 
 
-def _label_column(keyed: _Keyed, sample: pd.DataFrame | None, wishes: Wishes) -> tuple[str, str]:
+def _label_column(keyed: KeyedTable, sample: pd.DataFrame | None, wishes: Wishes) -> tuple[str, str]:
     columns = [column for column in keyed.table.columns if column != keyed.id_column]
     if wishes.label_column:
         if wishes.label_column not in columns:
@@ -267,7 +219,7 @@ def _label_column(keyed: _Keyed, sample: pd.DataFrame | None, wishes: Wishes) ->
     by_name = [column for column in columns if column.lower().replace(" ", "_") in _LABEL_NAMES]
     if len(by_name) == 1:
         return by_name[0], "its name"
-    raise _two_readings("label", by_name or columns, "choose one with --label-column")
+    raise two_readings("label", by_name or columns, "choose one with --label-column")
 
 
 def _split(table: pd.DataFrame, taken: set[str]) -> Split | None:
@@ -276,10 +228,7 @@ def _split(table: pd.DataFrame, taken: set[str]) -> Split | None:
         if column in taken:
             continue
         parts = {
-            part: value
-            for value in set(table[column])
-            for part, names in _SPLIT_NAMES.items()
-            if value.lower() in names
+            part: value for value in set(table[column]) for part, names in PART_NAMES.items() if value.lower() in names
         }
         if len(parts) == table[column].nunique() and {"train", "held_out"} <= set(parts):
             return Split(column=column, train=parts["train"], held_out=parts["held_out"], test=parts.get("test"))
@@ -291,11 +240,11 @@ def _train_from_folders(data: Path, pictures: list[Path], findings: list[Finding
     parts = _part_folders(data)
     train = parts.get("train")
     if len(train or []) > 1:
-        raise _two_readings("train folder", [path.name for path in train or []], "rename one of them")
+        raise two_readings("train folder", [path.name for path in train or []], "rename one of them")
     if train:
         held_out = parts.get("held_out", [])
         if len(held_out) > 1:
-            raise _two_readings("validation folder", [path.name for path in held_out], "rename one of them")
+            raise two_readings("validation folder", [path.name for path in held_out], "rename one of them")
         _require_classes(train[0], pictures)
         findings.append(Finding("train.pictures", train[0].name, "a folder a class, and no table names the pictures"))
         if held_out:
@@ -329,7 +278,7 @@ def _test(
         return TestData(pictures=train.pictures, match=train.match)
     folders = _part_folders(data).get("test", [])
     if len(folders) > 1:
-        raise _two_readings("test folder", [path.name for path in folders], "rename one of them")
+        raise two_readings("test folder", [path.name for path in folders], "rename one of them")
     if not folders or folders[0].name == train.pictures:
         findings.append(Finding("test", "none", "no sample submission and no folder named test"))
         return None
@@ -342,12 +291,11 @@ def _test_from_sample(
 ) -> TestData:
     """The folder whose pictures the sample submission names."""
     ids = set(sample.iloc[:, 0])
-    folders = [folder for folder in _folders(data, pictures) if folder != data / train.pictures] or [data]
-    matches: tuple[Match, ...] = ("path", "name", "stem")
+    folders = [folder for folder in _folders(data, pictures) if folder != data / train.pictures]
     found: list[tuple[float, Path, Match]] = []
     for folder in [*folders, data]:
         inside = [path for path in pictures if path.is_relative_to(folder)]
-        for match in matches:
+        for match in MATCHES:
             share = len(ids & {key_of(path, folder, match) for path in inside}) / max(1, len(ids))
             if share > 0:
                 found.append((share, folder, match))
@@ -362,7 +310,7 @@ def _test_from_sample(
     equal = [path for other, path, _ in found if other == share and len(path.parts) == len(folder.parts)]
     if len(equal) > 1:
         names = [path.relative_to(data).as_posix() for path in equal]
-        raise _two_readings("folder of test pictures", names, "remove or rename one of them")
+        raise two_readings("folder of test pictures", names, "remove or rename one of them")
     name = folder.relative_to(data).as_posix()
     reason = f"holds {share:.0%} of the sample submission's ids, matched by {match}"
     findings.append(Finding("test.pictures", name, reason))
@@ -387,8 +335,8 @@ def _part_folders(data: Path) -> dict[str, list[Path]]:
     """Folders at the top of the data named like a part, by part."""
     parts: dict[str, list[Path]] = {}
     for folder in sorted(path for path in data.iterdir() if path.is_dir()):
-        for part, names in _SPLIT_NAMES.items():
-            if folder.name.lower() in names:
+        for part in PART_NAMES:
+            if is_part(folder, part):
                 parts.setdefault(part, []).append(folder)
     return parts
 
@@ -397,15 +345,3 @@ def _folders(data: Path, pictures: Iterable[Path]) -> list[Path]:
     """Every folder below `data` with pictures in it or below it."""
     found = {parent for path in pictures for parent in path.parents if data in parent.parents}
     return sorted(found)
-
-
-def _common(paths: Sequence[Path]) -> Path:
-    return Path(os.path.commonpath([path.parent for path in paths]))
-
-
-def _two_readings(what: str, names: Sequence[str], next_step: str) -> DataError:
-    return DataError(
-        f"two readings are possible: the {what} may be " + " or ".join(repr(name) for name in names),
-        expected="data that can be read in one way",
-        next_step=next_step,
-    )

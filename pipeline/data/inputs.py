@@ -125,7 +125,9 @@ def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, 
         tf.TensorSpec((size, source.classes), tf.float32),
         tf.TensorSpec((size,), tf.float32),
     )
-    dataset = tf.data.Dataset.from_generator(lambda: source.batches(pool, epochs=epochs), output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(
+        lambda: relay.watch(source.batches(pool, epochs=epochs)), output_signature=signature
+    )
     return dataset.prefetch(_PREFETCH)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path, lock
-from pipeline.data.decode import POLICY, decode, resize
+from pipeline.data.decode import POLICY, decode, resize, unreadable
 
 log = logging.getLogger(__name__)
 _SPARE_DISK = 2**30  # bytes left free on the disk
@@ -139,6 +139,9 @@ def _make_room(folder: Path, need: int, limit: int) -> bool:
 def _key(paths: Sequence[str], size: tuple[int, int]) -> str:
     digest = hashlib.sha256(f"{POLICY} {size} {sys.byteorder}".encode())
     for path in paths:
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise unreadable(Path(path), error) from None
         digest.update(f"\n{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

@@ -6,10 +6,13 @@ by both sides, not through a pipe. Workers import neither TensorFlow nor Keras.
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -51,6 +54,10 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")  # forking a process that runs TensorFlow can hang
         self._connections: list[Connection] = []
         self._processes = []
+        # What the workers owe the stream in progress, in order: worker, slot, pictures.
+        self._waiting: deque[tuple[int, int, int]] = deque()
+        self._stream = 0  # the number of that stream: a newer one takes the workers over
+        self._lock = threading.Lock()  # tf.data consumes a stream in threads of its own
         for _ in range(workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
@@ -65,6 +72,9 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._lock:  # a stream that has not ended does so now, at its next step
+            self._stream += 1
+            self._waiting.clear()
         for connection in self._connections:
             connection.close()  # a worker that finds its pipe closed ends
         for process in self._processes:
@@ -78,6 +88,9 @@ class WorkerPool:
     ) -> Iterator[NDArray[np.uint8]]:
         """The batches of `tasks`, in order; each is uint8 of shape (len(task.rows), height, width, 3).
 
+        A new stream takes the workers from one that has not ended, which then raises `RuntimeError`; so does
+        the end of the pool.
+
         Raises:
             KitError: As raised in a worker, or: a worker has died.
         """
@@ -87,37 +100,57 @@ class WorkerPool:
                 yield make_batch(pictures, augmenter, task)
             return
         shape = (_AHEAD, batch_size, *pictures.size, 3)
-        with tempfile.TemporaryDirectory(prefix="kit-", dir=_slot_folder(shape)) as folder:
+        with self._lock, tempfile.TemporaryDirectory(prefix="kit-", dir=_slot_folder(shape)) as folder:
+            self._stream += 1
+            stream = self._stream
+            self._settle()
             slots = []
             for number, connection in enumerate(self._connections):
                 file = Path(folder) / f"{number}.u8"
                 slots.append(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
                 _send(connection, (pictures, augment, file, shape))
-            for connection in self._connections:
-                _receive(connection)
+            faults = [fault for connection in self._connections if (fault := _answer(connection))]
+            if faults:
+                raise faults[0]
         # The files are unlinked and live on in the maps: nothing is left behind, however this process ends.
-        yield from self._in_order(tasks, slots)
+        yield from self._in_order(stream, tasks, slots)
 
-    def _in_order(self, tasks: Iterable[Task], slots: list[Any]) -> Iterator[NDArray[np.uint8]]:
-        waiting: deque[tuple[int, int, int]] = deque()  # worker, slot, pictures
+    def _in_order(self, stream: int, tasks: Iterable[Task], slots: list[Any]) -> Iterator[NDArray[np.uint8]]:
         try:
             for step, task in enumerate(tasks):
-                if len(waiting) == _AHEAD * len(self._connections):
-                    yield self._collect(waiting, slots)
+                if step >= _AHEAD * len(self._connections):
+                    yield self._collect(stream, slots)
                 worker = step % len(self._connections)
                 slot = step // len(self._connections) % _AHEAD
-                _send(self._connections[worker], (task, slot))
-                waiting.append((worker, slot, len(task.rows)))
-            while waiting:
-                yield self._collect(waiting, slots)
+                with self._lock:
+                    self._require(stream)
+                    _send(self._connections[worker], (task, slot))
+                    self._waiting.append((worker, slot, len(task.rows)))
+            while self._waiting:
+                yield self._collect(stream, slots)
         finally:
-            while waiting:  # left early: take the answers, so that the next use does not read them
-                _receive(self._connections[waiting.popleft()[0]])
+            with self._lock:
+                if stream == self._stream:
+                    self._settle()
 
-    def _collect(self, waiting: deque[tuple[int, int, int]], slots: list[Any]) -> NDArray[np.uint8]:
-        worker, slot, count = waiting.popleft()
-        _receive(self._connections[worker])
-        return np.array(slots[worker][slot, :count])  # a copy: the slot is written again
+    def _collect(self, stream: int, slots: list[Any]) -> NDArray[np.uint8]:
+        with self._lock:
+            self._require(stream)
+            worker, slot, count = self._waiting.popleft()
+            fault = _answer(self._connections[worker])
+            if fault:
+                raise fault
+            return np.array(slots[worker][slot, :count])  # a copy: the slot is written again
+
+    def _require(self, stream: int) -> None:
+        if stream != self._stream:
+            raise RuntimeError("the workers have gone to a newer stream of batches, or ended")
+
+    def _settle(self) -> None:
+        """Take the answers to a stream that was left early, so that the next one does not read them."""
+        while self._waiting:
+            with suppress(KitError):
+                _answer(self._connections[self._waiting.popleft()[0]])
 
 
 def _send(connection: Connection, message: object) -> None:
@@ -127,13 +160,13 @@ def _send(connection: Connection, message: object) -> None:
         raise _died() from None
 
 
-def _receive(connection: Connection) -> None:
+def _answer(connection: Connection) -> BaseException | None:
+    """What went wrong in the worker's last task, if anything did; raises if the worker has died."""
     try:
-        answer = connection.recv()
+        answer: BaseException | None = connection.recv()
     except (EOFError, ConnectionResetError):
         raise _died() from None
-    if answer is not None:
-        raise answer
+    return answer
 
 
 def _died() -> KitError:
@@ -174,4 +207,13 @@ def _work(connection: Connection) -> None:
         except KeyboardInterrupt:
             return
         except Exception as error:
-            connection.send(error)
+            connection.send(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or one with its text, where it does not survive the way between processes."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

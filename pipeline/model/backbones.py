@@ -11,14 +11,14 @@ Importing this module does not import Keras.
 """
 
 import difflib
-import functools
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import RecipeError
+from pipeline.model.layers import preprocessing_layer, tiny_network
 from pipeline.model.weights import (
     EFFICIENTNET_DIGESTS,
     PublishedFile,
@@ -200,7 +200,7 @@ def _densenet(depth: int, digest: str) -> Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "tiny": Backbone("here", "tiny", TF, TINY_BLOCKS, smallest=16),
+    "tiny": Backbone("here", "tiny", TF, TINY_BLOCKS, smallest=8),
     "efficientnet-b0": _efficientnet(0),
     "efficientnet-b1": _efficientnet(1),
     "efficientnet-b2": _efficientnet(2),
@@ -349,7 +349,7 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
     import keras
 
     if backbone.source == "here":
-        return _tiny(prepared)
+        return tiny_network(prepared)
     free = {"include_top": False, "weights": None, "input_shape": (None, None, 3)}
     constructor = getattr(keras.applications, backbone.network)
     if not backbone.network.startswith("EfficientNetB"):
@@ -403,62 +403,3 @@ def _load(backbone: Backbone, model: "keras.Model", path: Path, name: str) -> No
     for layer in model.layers:
         if layer.weights:
             layer.set_weights(whole.get_layer(layer.name).get_weights())
-
-
-def _tiny(pictures: Any) -> Any:
-    """Five blocks of convolution, BatchNorm and ReLU, four of which halve the map: 191 thousand weights.
-
-    For runs from random weights on a CPU: He initialisation, and a BatchNorm whose moving statistics settle
-    within the few hundred steps that such a run takes (momentum 0.9; Keras' 0.99 needs thousands).
-    """
-    import keras
-
-    features = pictures
-    for number, (channels, stride) in enumerate([(16, 2), (32, 2), (64, 2), (96, 2), (128, 1)], start=1):
-        features = keras.layers.Conv2D(
-            channels,
-            3,
-            strides=stride,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=f"block{number}_conv",
-        )(features)
-        features = keras.layers.BatchNormalization(momentum=0.9, name=f"block{number}_bn")(features)
-        features = keras.layers.ReLU(name=f"block{number}_relu")(features)
-    return features
-
-
-@functools.cache
-def preprocessing_layer() -> Any:
-    """Make the class of the preprocessing layer: on first use, so that importing this needs no Keras."""
-    import keras
-
-    @keras.saving.register_keras_serializable(package="pipeline")
-    class PicturePreprocessing(keras.layers.Layer):
-        """(picture / divisor − mean) / std, after turning RGB to BGR where `bgr` says so; no weights.
-
-        Input [batch, height, width, 3] of any numeric dtype, RGB; output the same shape, float32.
-        """
-
-        def __init__(
-            self, *, divisor: float, mean: Sequence[float], std: Sequence[float], bgr: bool, **kwargs: Any
-        ) -> None:
-            super().__init__(**kwargs)
-            self.settings = {"divisor": divisor, "mean": list(mean), "std": list(std), "bgr": bgr}
-
-        def call(self, pictures: Any) -> Any:
-            pictures = keras.ops.cast(pictures, "float32")
-            if self.settings["bgr"]:
-                pictures = keras.ops.flip(pictures, axis=-1)
-            mean = keras.ops.convert_to_tensor(self.settings["mean"], "float32")
-            std = keras.ops.convert_to_tensor(self.settings["std"], "float32")
-            return (pictures / self.settings["divisor"] - mean) / std
-
-        def compute_output_shape(self, input_shape: Any) -> Any:
-            return input_shape
-
-        def get_config(self) -> dict[str, Any]:
-            return {**super().get_config(), **self.settings}
-
-    return PicturePreprocessing

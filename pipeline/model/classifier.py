@@ -5,10 +5,10 @@ Its backbone is the layer named `backbone`, so that `freezing.unfreeze(classifie
 finds it. Importing this module does not import Keras.
 """
 
-import functools
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.model.backbones import build_backbone
+from pipeline.model.layers import gem_layer
 from pipeline.recipe import Head
 
 if TYPE_CHECKING:
@@ -67,40 +67,3 @@ def _pooling(kind: Literal["avg", "max", "gem"]) -> Any:
     if kind == "max":
         return keras.layers.GlobalMaxPooling2D(name="pooling")
     return gem_layer()(dtype="float32", name="pooling")
-
-
-@functools.cache
-def gem_layer() -> Any:
-    """Make the class of the GeM layer: on first use, so that importing this needs no Keras."""
-    import keras
-
-    @keras.saving.register_keras_serializable(package="pipeline")
-    class GeM(keras.layers.Layer):
-        """Generalised-mean pooling: (mean over height and width of max(x, 1e-6) ** p) ** (1 / p).
-
-        p is learned, one for all channels, from 3; p = 1 is average pooling, p → ∞ max pooling. Radenović,
-        Tolias & Chum, “Fine-tuning CNN image retrieval with no human annotation”, TPAMI 2018.
-
-        Input [batch, height, width, channels]; output [batch, channels]. Meant for dtype float32: the
-        third power of a feature soon leaves float16's range.
-        """
-
-        def __init__(self, *, p: float = 3.0, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.initial_p = p
-
-        def build(self, input_shape: Any) -> None:
-            self.p = self.add_weight(shape=(), initializer=keras.initializers.Constant(self.initial_p), name="p")
-
-        def call(self, features: Any) -> Any:
-            clipped = keras.ops.maximum(features, 1e-6)
-            mean = keras.ops.mean(keras.ops.power(clipped, self.p), axis=(1, 2))
-            return keras.ops.power(mean, 1.0 / self.p)
-
-        def compute_output_shape(self, input_shape: Any) -> Any:
-            return (input_shape[0], input_shape[-1])
-
-        def get_config(self) -> dict[str, Any]:
-            return {**super().get_config(), "p": self.initial_p}
-
-    return GeM

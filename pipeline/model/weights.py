@@ -184,8 +184,8 @@ def holds_normalization(path: Path) -> bool:
 
     try:
         with h5py.File(path) as file:
-            group = file["model_weights"] if "model_weights" in file else file
+            group = file.get("model_weights", file)
             # Layer names are the groups' names; `layer_names`, the attribute, may be split into chunks.
-            return any(re.fullmatch(r"normalization(_\d+)?", name) and len(group[name]) > 0 for name in group.keys())
-    except OSError:
-        return False  # no HDF5 file: `load_weights` says so
+            return any(re.fullmatch(r"normalization(_\d+)?", name) and len(group[name]) > 0 for name in group)
+    except (OSError, KeyError, TypeError):
+        return False  # no HDF5 file of weights: `load_weights` says so

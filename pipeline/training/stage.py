@@ -77,6 +77,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             epochs=stage.epochs,
             steps_per_epoch=source.steps_per_epoch,
             callbacks=_callbacks(recipe, task, best),
+            shuffle=False,  # the batches come in the order of their epoch already
             verbose=0,
         )
     if best.probabilities is None:

@@ -251,12 +251,12 @@ def test_damage_anywhere_is_a_data_error_or_a_picture(tmp_path, suffix):
 def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    exif[0x010F] = "a camera's maker"
-    text, rational = b"\x0f\x01\x02\x00", b"\x0f\x01\x05\x00"
+    exif[0x011A] = 72.0  # a resolution
+    resolution, maker = b"\x01\x1a\x00\x05", b"\x01\x0f\x00\x05"
     block = exif.tobytes()
-    assert text in block
+    assert resolution in block
     stored = Image.fromarray(np.ascontiguousarray(STORED[6]))
-    path = save(tmp_path / "camera.png", stored, exif=block.replace(text, rational))
+    path = save(tmp_path / "camera.png", stored, exif=block.replace(resolution, maker))
 
     with pytest.raises((struct.error, AttributeError, TypeError)):  # or this test tests nothing
         ImageOps.exif_transpose(Image.open(path))

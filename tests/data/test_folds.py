@@ -1,0 +1,147 @@
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.data.folds import load_folds, make_folds
+from pipeline.data.index import train_index
+from pipeline.errors import DataError
+from tests.conftest import write_table
+
+
+def index_of(labels, *, groups=None, split="train"):
+    ids = [f"{number:04}" for number in range(len(labels))]
+    return pd.DataFrame({"id": ids, "path": "", "label": labels, "group": groups or "", "split": split})
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_every_row_is_held_out_once_and_the_classes_are_spread_evenly(folds):
+    labels = ["a"] * 23 + ["b"] * 5 + ["c"] * 11
+    index = index_of(labels)
+    made = make_folds(index, folds=folds, seed=0)
+
+    assert list(made.frame["id"]) == list(index["id"])
+    assert made.numbers == list(range(folds))
+    counts = pd.crosstab(index["label"], made.frame["fold"])
+    assert counts.shape == (3, folds)
+    assert ((counts.max(axis=1) - counts.min(axis=1)) <= 1).all()
+
+
+def test_the_seed_and_nothing_else_chooses_the_folds():
+    index = index_of(["a", "b"] * 20)
+    first = make_folds(index, folds=4, seed=1)
+    assert make_folds(index, folds=4, seed=1).sha256 == first.sha256
+    assert make_folds(index, folds=4, seed=2).sha256 != first.sha256
+
+
+def test_a_group_is_never_divided():
+    random = np.random.default_rng(0)
+    groups = [f"g{number}" for number in random.integers(0, 30, 200)]
+    labels = [str(int(group[1:]) % 3) for group in groups]
+    index = index_of(labels, groups=groups)
+    made = make_folds(index, folds=3, seed=0)
+
+    assert made.numbers == [0, 1, 2]
+    assert (made.frame.groupby(index["group"])["fold"].nunique() == 1).all()
+    counts = pd.crosstab(index["label"], made.frame["fold"])
+    assert (counts > 0).all().all()
+
+
+def test_rows_without_a_group_stand_alone():
+    """They are not one large group that must stay together."""
+    labels = ["a", "b"] * 20
+    groups = ["g1", "g1", "g2", "g2", *[""] * 36]
+    made = make_folds(index_of(labels, groups=groups), folds=4, seed=0)
+    alone = made.frame["fold"][4:]
+    assert alone.nunique() == 4
+    assert made.frame["fold"][:2].nunique() == made.frame["fold"][2:4].nunique() == 1
+
+
+def test_a_class_smaller_than_the_number_of_folds_is_named():
+    with pytest.raises(DataError, match=r"1 classes are smaller .*\(3\): 'b' has 2 pictures") as caught:
+        make_folds(index_of(["a"] * 9 + ["b"] * 2), folds=3, seed=0)
+    assert "at most 2 here" in caught.value.next_step
+
+
+def test_a_class_of_too_few_groups_is_named():
+    groups = [*"uvwxyz", *"kkkllk"]
+    with pytest.raises(DataError, match=r"'b' has 2 groups"):
+        make_folds(index_of(["a"] * 6 + ["b"] * 6, groups=groups), folds=3, seed=0)
+
+
+def test_a_predefined_split_is_fold_0():
+    split = ["train", "held_out", "train", "held_out"]
+    made = make_folds(index_of(["a", "a", "b", "b"], split=split), folds=5, seed=0)
+    assert list(made.frame["fold"]) == [-1, 0, -1, 0]
+    assert made.numbers == [0]
+
+
+def test_sha256_is_that_of_the_lines():
+    made = make_folds(index_of(["a", "b"], split=["train", "held_out"]), folds=5, seed=0)
+    assert made.sha256 == hashlib.sha256(b"0000,-1\n0001,0\n").hexdigest()
+
+
+def test_folds_are_made_once(tiny_competition):
+    index = train_index(tiny_competition)
+    made = load_folds(tiny_competition, index)
+    content = tiny_competition.folds_file.read_bytes()
+    assert content.startswith(b"id,fold\n000.jpg,")
+
+    again = load_folds(tiny_competition.model_copy(update={"fold_seed": 7, "folds": 3}), index)
+    assert again.sha256 == made.sha256
+    pd.testing.assert_frame_equal(again.frame, made.frame)
+    assert tiny_competition.folds_file.read_bytes() == content
+
+
+def test_the_order_of_the_rows_in_folds_csv_means_nothing(tiny_competition):
+    index = train_index(tiny_competition)
+    made = load_folds(tiny_competition, index)
+    header, *rows = tiny_competition.folds_file.read_text().splitlines()
+    write_table(tiny_competition.folds_file, header, *reversed(rows))
+    read = load_folds(tiny_competition, index)
+    pd.testing.assert_frame_equal(read.frame, made.frame)
+    assert read.sha256 == made.sha256
+
+
+def test_a_permuted_train_table_gives_the_same_folds(tiny_competition):
+    made = load_folds(tiny_competition, train_index(tiny_competition))
+    tiny_competition.folds_file.unlink()
+    table = tiny_competition.data / "train.csv"
+    pd.read_csv(table).sample(frac=1, random_state=1).to_csv(table, index=False)
+    assert load_folds(tiny_competition, train_index(tiny_competition)).sha256 == made.sha256
+
+
+def edit_first(row):
+    return lambda rows: [row, *rows[1:]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (lambda rows: rows[1:], r"1 missing ids \(000\.jpg\)"),
+        (lambda rows: [*rows, rows[0]], r"1 repeated ids \(000\.jpg\)"),
+        (lambda rows: [*rows, "x.jpg,0"], r"1 unknown ids \(x\.jpg\)"),
+        (edit_first("000.jpg,"), "1 bad folds"),
+        (edit_first("000.jpg,one"), r"1 bad folds \(one\)"),
+        (edit_first("000.jpg,1.0"), r"1 bad folds \(1\.0\)"),
+        (edit_first("000.jpg,-2"), r"1 bad folds \(-2\)"),
+        (edit_first("000.jpg,99999999999999999999"), "1 bad folds"),
+        (edit_first("y.jpg,0"), r"1 unknown ids \(y\.jpg\); 1 missing ids \(000\.jpg\)"),
+        (lambda rows: [row.split(",")[0] + ",-1" for row in rows], "no fold"),
+    ],
+)
+def test_an_edited_folds_csv_that_does_not_fit_is_refused(tiny_competition, edit, fault):
+    index = train_index(tiny_competition)
+    load_folds(tiny_competition, index)
+    header, *rows = tiny_competition.folds_file.read_text().splitlines()
+    write_table(tiny_competition.folds_file, header, *edit(rows))
+    with pytest.raises(DataError, match=fault):
+        load_folds(tiny_competition, index)
+
+
+def test_folds_that_cannot_be_made_leave_no_file(tiny_competition):
+    index = train_index(tiny_competition)
+    with pytest.raises(DataError, match="smaller than the number of folds"):
+        load_folds(tiny_competition.model_copy(update={"folds": 9}), index)
+    assert sorted(path.name for path in tiny_competition.folder.iterdir()) == ["competition.yaml", "data"]

@@ -1,0 +1,160 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.data.inputs import ErrorRelay, TrainingInput, prediction_dataset, training_dataset
+from pipeline.data.pictures import FilePictures
+from pipeline.data.workers import WorkerPool
+from pipeline.errors import DataError
+from tests.conftest import make_picture
+
+SIZE = (8, 10)
+COUNT = 11
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return FilePictures(
+        tuple(str(make_picture(tmp_path / f"{n}.png", colour=n % 3, seed=n, size=SIZE)) for n in range(COUNT)), SIZE
+    )
+
+
+@pytest.fixture
+def source(pictures):
+    return TrainingInput(
+        pictures=pictures,
+        ids=[f"{n}.png" for n in range(COUNT)],
+        labels=np.arange(COUNT, dtype=np.int64) % 3,
+        classes=3,
+        rows=np.array([1, 2, 3, 5, 6, 8, 10]),
+        batch_size=3,
+        augment="none",
+        seed=0,
+        fold=0,
+        stage=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with WorkerPool(0) as pool:
+        yield pool
+
+
+def row_of(picture, pictures):
+    """Which row a picture that was not augmented is of."""
+    everything = pictures.take(np.arange(COUNT))
+    (row,) = np.flatnonzero((everything == picture).all(axis=(1, 2, 3)))
+    return int(row)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 6, 7, 8, 20])
+def test_every_row_comes_once_an_epoch_whatever_the_remainder(source, pool, batch_size):
+    source = replace(source, batch_size=batch_size)
+    batches = list(source.batches(pool, epochs=range(2)))
+    steps = -(-7 // batch_size)
+    assert source.steps_per_epoch == steps
+    assert len(batches) == 2 * steps
+    for epoch in range(2):
+        seen, filler = Counter(), 0
+        for pictures, targets, weights in batches[epoch * steps : (epoch + 1) * steps]:
+            assert pictures.shape == (batch_size, *SIZE, 3)
+            assert targets.shape == (batch_size, 3)
+            assert set(weights) <= {0, 1}
+            for picture, target, weight in zip(pictures, targets, weights, strict=True):
+                row = row_of(picture, source.pictures)
+                assert target.tolist() == np.eye(3)[row % 3].tolist()
+                seen[row] += int(weight)
+                filler += weight == 0
+                assert row in source.rows
+        assert seen == Counter({int(row): 1 for row in source.rows})
+        assert filler == steps * batch_size - 7
+
+
+def test_the_order_differs_by_epoch_and_by_everything_that_seeds_it(source):
+    orders = {tuple(source.epoch_rows(epoch)) for epoch in range(4)}
+    orders |= {tuple(replace(source, **{key: 1}).epoch_rows(0)) for key in ("seed", "fold", "stage")}
+    assert len(orders) == 7
+    assert {tuple(sorted(order)) for order in orders} == {tuple(source.rows)}
+    assert np.array_equal(source.epoch_rows(3), source.epoch_rows(3))
+
+
+def test_going_on_from_an_epoch_gives_what_would_have_come(source, pool):
+    source = replace(source, augment="heavy")
+    whole = list(source.batches(pool, epochs=range(3)))
+    rest = list(source.batches(pool, epochs=range(2, 3)))
+    assert_same(whole[2 * source.steps_per_epoch :], rest)
+
+
+def test_the_same_picture_is_augmented_anew_in_each_epoch(source, pool):
+    source = replace(source, augment="heavy", rows=np.array([4]), batch_size=1)
+    versions = {pictures.tobytes() for pictures, _, _ in source.batches(pool, epochs=range(5))}
+    assert len(versions) == 5
+
+
+def test_the_number_of_workers_changes_nothing(source, pool):
+    source = replace(source, augment="heavy")
+    with WorkerPool(2) as two:
+        assert_same(list(source.batches(two, epochs=range(3))), list(source.batches(pool, epochs=range(3))))
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_training_dataset_is_the_batches(source, pool):
+    dataset = training_dataset(source, pool, epochs=range(2))
+    got = [tuple(part.numpy() for part in batch) for batch in dataset]
+    assert_same(got, list(source.batches(pool, epochs=range(2))))
+    pictures, targets, weights = dataset.element_spec
+    assert pictures.shape == (3, *SIZE, 3)
+    assert (pictures.dtype.name, targets.dtype.name, weights.dtype.name) == ("uint8", "float32", "float32")
+
+
+def test_training_may_stop_early_and_the_next_stage_uses_the_pool(source):
+    source = replace(source, augment="heavy")
+    with WorkerPool(2) as pool:
+        expected = list(source.batches(pool, epochs=range(2)))
+        unfinished = iter(training_dataset(source, pool, epochs=range(50)))
+        next(unfinished)
+        got = [tuple(part.numpy() for part in batch) for batch in training_dataset(source, pool, epochs=range(2))]
+        assert_same(got, expected)
+        del unfinished
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 11])
+@pytest.mark.parametrize("batch_size", [3, 4])
+def test_prediction_keeps_the_order_and_loses_no_row(pictures, rows, batch_size):
+    order = np.random.default_rng(rows).permutation(COUNT)[:rows]
+    dataset = prediction_dataset(pictures, order, batch_size=batch_size, view=lambda batch: batch[:, :, ::-1])
+    batches = [batch.numpy() for batch in dataset]
+    assert {batch.shape for batch in batches} == {(batch_size, *SIZE, 3)}
+    assert len(batches) == -(-rows // batch_size)
+    assert np.array_equal(np.concatenate(batches)[:rows], pictures.take(order)[:, :, ::-1])
+
+
+def test_prediction_of_no_rows(pictures):
+    dataset = prediction_dataset(pictures, np.array([], dtype=np.int64), batch_size=2, view=lambda batch: batch)
+    assert list(dataset) == []
+
+
+@pytest.mark.parametrize("what", ["training", "prediction"])
+def test_an_unreadable_picture_is_named_through_tf_data(source, pool, tmp_path, what):
+    (tmp_path / "5.png").write_bytes(b"")
+    relay = ErrorRelay()
+    if what == "training":
+        dataset = training_dataset(source, pool, epochs=range(1), relay=relay)
+    else:
+        view = {"view": lambda batch: batch}
+        dataset = prediction_dataset(source.pictures, source.rows, batch_size=2, relay=relay, **view)
+    with pytest.raises(DataError, match=r"5\.png is empty"), relay:
+        list(dataset)
+
+
+def test_the_relay_leaves_other_errors_alone():
+    with pytest.raises(ZeroDivisionError), ErrorRelay():
+        raise ZeroDivisionError

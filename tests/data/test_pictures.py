@@ -1,0 +1,161 @@
+import multiprocessing
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data import pictures as module
+from pipeline.data.decode import decode, resize
+from pipeline.data.pictures import FilePictures, KeptPictures, open_pictures
+from pipeline.errors import DataError
+from tests.conftest import make_picture
+
+SIZE = (16, 24)
+BYTES = 16 * 24 * 3
+PLENTY = 10**9
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [str(make_picture(tmp_path / "in" / f"{n}.jpg", colour=n % 3, seed=n)) for n in range(6)]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def kept(cache):
+    return sorted(path.name for path in cache.glob("*.u8"))
+
+
+def everything(pictures):
+    return pictures.take(np.arange(len(pictures)))
+
+
+def open_kept(paths, cache, *, size=SIZE, limit=PLENTY):
+    return open_pictures(paths, size=size, folder=cache, limit_bytes=limit)
+
+
+def test_kept_pixels_are_the_decoded_and_resized_ones(paths, cache):
+    pictures = open_kept(paths, cache)
+    assert isinstance(pictures, KeptPictures)
+    assert len(pictures) == 6
+    rows = np.array([4, 0, 4])
+    expected = np.stack([resize(decode(Path(paths[row])), SIZE) for row in rows])
+    assert np.array_equal(pictures.take(rows), expected)
+    assert pictures.take(rows).dtype == np.uint8
+
+
+def test_what_is_taken_is_a_copy(paths, cache):
+    pictures = open_kept(paths, cache)
+    before = everything(pictures)
+    everything(pictures)[:] = 0
+    batch = pictures.take(np.array([0, 1]))
+    batch += 1
+    assert np.array_equal(everything(pictures), before)
+
+
+def test_nothing_is_decoded_twice(paths, cache):
+    first = everything(open_kept(paths, cache))
+    for path in paths:  # same size and time, but no picture any more
+        status = os.stat(path)
+        Path(path).write_bytes(b"\0" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert np.array_equal(everything(open_kept(paths, cache)), first)
+    with pytest.raises(DataError):
+        open_kept(paths, cache, size=(8, 8))
+
+
+def test_a_changed_picture_makes_a_new_file(paths, cache):
+    before = everything(open_kept(paths, cache))
+    make_picture(Path(paths[2]), colour=5, seed=77)
+    after = everything(open_kept(paths, cache))
+    assert (before != after).any(axis=(1, 2, 3)).tolist() == [False, False, True, False, False, False]
+    assert len(kept(cache)) == 2
+
+
+def test_another_size_order_or_policy_is_another_file(paths, cache, monkeypatch):
+    open_kept(paths, cache)
+    reverse = open_kept(paths[::-1], cache)
+    assert np.array_equal(everything(reverse)[::-1], everything(open_kept(paths, cache)))
+    open_kept(paths, cache, size=(24, 16))
+    assert len(kept(cache)) == 3
+    monkeypatch.setattr(module, "POLICY", module.POLICY + 1)
+    open_kept(paths, cache)
+    assert len(kept(cache)) == 4
+
+
+def test_what_does_not_fit_is_decoded_from_the_files(paths, cache, caplog):
+    pictures = open_kept(paths, cache, limit=6 * BYTES - 1)
+    assert isinstance(pictures, FilePictures)
+    assert "decoded anew in every epoch" in caplog.text
+    assert kept(cache) == []
+    fits = open_kept(paths, cache, limit=6 * BYTES)
+    assert isinstance(fits, KeptPictures)
+    assert np.array_equal(everything(pictures), everything(fits))
+    assert pictures.size == fits.size == SIZE
+    assert len(pictures) == 6
+
+
+def test_the_least_recently_used_goes_first(paths, cache):
+    limit = 2 * 6 * BYTES
+    first, second = open_kept(paths, cache, limit=limit), open_kept(paths[::-1], cache, limit=limit)
+    os.utime(first.file, (1, 1))
+    os.utime(second.file, (2, 2))
+    open_kept(paths, cache, limit=limit)  # used again: now the second is the older
+    third = open_kept([*paths[1:], paths[0]], cache, limit=limit)
+    assert kept(cache) == sorted([first.file.name, third.file.name])
+
+
+def test_a_file_that_goes_is_still_read_by_who_has_it_open(paths, cache):
+    first = open_kept(paths, cache, limit=6 * BYTES)
+    before = everything(first)
+    open_kept(paths[::-1], cache, limit=6 * BYTES)
+    assert not first.file.exists()
+    assert np.array_equal(everything(first), before)
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_an_unreadable_picture_is_named_and_leaves_nothing_behind(paths, cache, fault):
+    if fault == "damaged":
+        Path(paths[3]).write_bytes(b"not a picture")
+    else:
+        Path(paths[3]).unlink()
+    with pytest.raises(DataError, match=r"3\.jpg"):
+        open_kept(paths, cache)
+    assert [path.name for path in cache.glob("*") if path.name != "lock"] == []
+
+
+def test_pickling_carries_no_pixels(paths, cache):
+    pictures = open_kept(paths, cache)
+    before = everything(pictures)  # the map is open
+    content = pickle.dumps(pictures)
+    assert len(content) < 600
+    assert np.array_equal(everything(pickle.loads(content)), before)
+
+
+def _open_and_sum(paths, cache, start, queue):
+    time.sleep(max(0.0, start - time.time()))
+    pictures = open_pictures(paths, size=SIZE, folder=cache, limit_bytes=PLENTY)
+    queue.put((pictures.file.stat().st_ino, int(pictures.take(np.arange(len(pictures))).sum())))
+
+
+def test_two_processes_at_once_make_one_file(paths, cache, tmp_path):
+    many = paths * 40
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    start = time.time() + 1.5
+    processes = [context.Process(target=_open_and_sum, args=(many, cache, start, queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(timeout=30)
+    assert len(kept(cache)) == 1
+    expected = sum(int(resize(decode(Path(path)), SIZE).sum()) for path in paths) * 40
+    assert {total for _, total in results} == {expected}
+    assert len({inode for inode, _ in results}) == 1

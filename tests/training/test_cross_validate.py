@@ -1,0 +1,347 @@
+"""An experiment: every row predicted by a model that never saw it, numbers that can be worked out again, and
+the same result however the run went."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline.artifacts import Workspace, read_json, write_json
+from pipeline.competition import load_competition
+from pipeline.data.folds import load_folds
+from pipeline.data.index import train_index
+from pipeline.errors import DataError, KitError, RecipeError
+from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions, write_predictions
+from pipeline.training.cross_validate import learning_curves, summarise
+from pipeline.training.engines import local_process
+from pipeline.training.fold import FoldTask, Machine
+from tests.conftest import make_picture, write_competition, write_table
+from tests.training.conftest import RECIPE, Run, recipe_of, stage
+
+CLASSES = ["blue", "green", "red"]
+
+
+def never(task: FoldTask) -> None:
+    raise AssertionError(f"fold {task.fold} is trained again")
+
+
+def truth(run: Run) -> pd.Series:
+    return pd.read_csv(run.competition.data / "train.csv", dtype=str).set_index("id")["label"]
+
+
+def hits(run: Run, frame: pd.DataFrame) -> np.ndarray:
+    """Whether each row of predictions is right, worked out from the files alone."""
+    chosen = frame[CLASSES].idxmax(axis=1)
+    return (chosen.to_numpy() == truth(run).loc[frame["id"]].to_numpy()).astype(float)
+
+
+def same_results(one: Path, other: Path) -> None:
+    for name in ("oof.parquet", "oof_tta.parquet", "test.parquet", "test_tta.parquet"):
+        pd.testing.assert_frame_equal(read_predictions(one / name), read_predictions(other / name), check_exact=True)
+
+
+def test_every_row_has_an_oof_prediction_from_its_fold(finished: Run) -> None:
+    oof = read_predictions(finished.oof / "oof.parquet")
+    folds = pd.read_csv(finished.competition.folds_file, dtype={"id": str})
+    assert list(oof.columns) == ["id", "fold", *CLASSES]
+    assert list(oof["id"]) == sorted(truth(finished).index)
+    pd.testing.assert_frame_equal(oof[["id", "fold"]], folds.sort_values("id").reset_index(drop=True))
+    assert oof[CLASSES].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    for fold in (0, 1):
+        of_fold = read_predictions(finished.task(fold).folder / "oof.parquet")
+        expected = oof[oof["fold"] == fold].reset_index(drop=True)
+        pd.testing.assert_frame_equal(of_fold, expected, check_exact=True)
+
+
+@pytest.mark.parametrize("suffix", ["", "_tta"])
+def test_test_predictions_are_the_mean_of_the_fold_models(finished: Run, suffix: str) -> None:
+    merged = read_predictions(finished.oof / f"test{suffix}.parquet").set_index("id")
+    parts = [read_predictions(finished.task(fold).folder / f"test{suffix}.parquet").set_index("id") for fold in (0, 1)]
+    sample = pd.read_csv(finished.competition.data / "sample_submission.csv")["id"]
+    assert sorted(merged.index) == sorted(sample)
+    mean = (parts[0].loc[sample].astype(float) + parts[1].loc[sample].astype(float)) / 2
+    np.testing.assert_allclose(merged.loc[sample], mean, atol=1e-7)
+    assert np.abs(parts[0].loc[sample] - parts[1].loc[sample]).to_numpy().max() > 1e-4
+
+
+def test_the_manifest_holds_what_the_contract_names(finished: Run) -> None:
+    manifest = read_json(finished.oof / MANIFEST)
+    folds = load_folds(finished.competition, train_index(finished.competition))
+    assert manifest["competition"] == "tiny"
+    assert manifest["experiment"] == "two-stages"
+    assert manifest["metric"] == "accuracy"
+    assert manifest["classes"] == CLASSES
+    assert manifest["oof_rows"] == 24
+    assert manifest["recipe"] == RECIPE.model_dump(mode="json")
+    assert manifest["fingerprint"] == RECIPE.fingerprint()
+    text = "".join(f"{row.id},{row.fold}\n" for row in folds.frame.itertuples())
+    assert manifest["folds_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert {"python", "tensorflow", "keras", "numpy"} <= set(manifest["versions"])
+    assert "git_commit" in manifest
+    assert set(manifest["floors"]) == {"random classifier", "majority class"}
+    assert manifest["floors"]["majority class"]["score"] == pytest.approx(1 / 3)
+    assert [entry["name"] for entry in manifest["stages"]] == ["warm", "still"]
+    for number, entry in enumerate(manifest["stages"]):
+        results = [read_json(finished.task(fold).stage_folder(number) / "stage.json") for fold in (0, 1)]
+        assert entry["size"] == [32, 32]
+        assert entry["seconds"] == pytest.approx(sum(result["training_seconds"] for result in results))
+        pictures = sum(result["pictures_trained"] for result in results)
+        assert entry["images_per_second"] == pytest.approx(pictures / entry["seconds"])
+
+
+def test_the_scores_can_be_worked_out_from_the_files(finished: Run) -> None:
+    manifest = read_json(finished.oof / MANIFEST)
+    for name, prefix in (("oof.parquet", ""), ("oof_tta.parquet", "tta_")):
+        oof = read_predictions(finished.oof / name)
+        right = hits(finished, oof)
+        p = right.mean()
+        assert manifest[f"{prefix}score"] == pytest.approx(p)
+        assert manifest[f"{prefix}score_se"] == pytest.approx(np.sqrt(p * (1 - p) / len(right)))
+        by_fold = {str(fold): right[oof["fold"] == fold].mean() for fold in (0, 1)}
+        assert manifest[f"{prefix}fold_scores"] == pytest.approx(by_fold)
+    assert manifest["tta_gain"] == pytest.approx(manifest["tta_score"] - manifest["score"])
+    for number, entry in enumerate(manifest["stages"]):
+        parts = [read_predictions(finished.task(fold).stage_folder(number) / "oof.parquet") for fold in (0, 1)]
+        assert entry["score"] == pytest.approx(hits(finished, pd.concat(parts)).mean())
+
+
+def with_oof(run: Run, *, plain: float, tta: float) -> None:
+    """Overwrite the folds' predictions by ones that are right with these shares, plain and with TTA."""
+    for fold in (0, 1):
+        for name, share in (("oof.parquet", plain), ("oof_tta.parquet", tta)):
+            path = run.task(fold).folder / name
+            frame = read_predictions(path)
+            numbers = truth(run).loc[frame["id"]].map(CLASSES.index).to_numpy()
+            right = np.arange(len(frame)) < round(share * len(frame))
+            chosen = np.where(right, numbers, (numbers + 1) % 3)
+            frame[CLASSES] = np.eye(3, dtype=np.float32)[chosen] * 0.9 + np.float32(1 / 30)
+            write_predictions(path, frame)
+
+
+@pytest.mark.parametrize(
+    ("use", "plain", "tta", "used"),
+    [("auto", 0.5, 0.75, True), ("auto", 0.75, 0.5, False), ("auto", 0.5, 0.5, False), ("always", 0.75, 0.5, True)],
+)
+def test_tta_is_used_where_it_helps_or_is_asked_for(
+    copied: Run, use: str, plain: float, tta: float, used: bool
+) -> None:
+    with_oof(copied, plain=plain, tta=tta)
+    recipe = recipe_of(*RECIPE.model_dump()["stages"], tta={"views": ["flip"], "use": use})
+    run = Run(copied.competition, copied.workspace, recipe)
+    frames, manifest = summarise([run.task(0), run.task(1)], run.data)
+    assert manifest["score"] == pytest.approx(plain)
+    assert manifest["tta_score"] == pytest.approx(tta)
+    assert manifest["tta_gain"] == pytest.approx(tta - plain)
+    assert manifest["tta_used"] is used
+    for name, frame in frames.items():
+        write_predictions(copied.oof / name, frame)
+    write_json(copied.oof / MANIFEST, manifest)
+    stored = read_experiment(copied.workspace, "tiny", "two-stages")
+    assert stored.score == pytest.approx(tta if used else plain)
+    assert hits(copied, stored.oof).mean() == pytest.approx(stored.score)
+
+
+def test_an_experiment_that_is_done_is_not_done_again(copied: Run) -> None:
+    before = read_json(copied.oof / MANIFEST)
+    assert copied.train(engine=never).manifest == before
+    (copied.oof / MANIFEST).unlink()
+    again = copied.train(engine=never).manifest
+    again["created"] = before["created"]
+    assert again["git_commit"] == before["git_commit"]
+    assert again == before
+
+
+def test_a_missing_fold_alone_is_trained(copied: Run) -> None:
+    shutil.rmtree(copied.task(0).folder)
+    shutil.rmtree(copied.oof)
+    progress = copied.train(folds=[1], engine=never)
+    assert progress.manifest is None
+    assert progress.missing == (0,)
+    assert not copied.oof.exists()
+    trained: list[int] = []
+    progress = copied.train(engine=lambda task: trained.append(task.fold))
+    assert trained == [0]
+    assert progress.missing == (0,)
+
+
+def test_another_recipe_under_the_same_name_is_refused(copied: Run) -> None:
+    stages = RECIPE.model_dump()["stages"]
+    other = Run(copied.competition, copied.workspace, recipe_of(*stages, tta={"views": ["flip"]}, seed=1))
+    with pytest.raises(KitError, match=r"other recipe[\s\S]*--suffix"):
+        other.train(engine=never)
+    shutil.rmtree(copied.workspace.root / "runs")
+    with pytest.raises(KitError, match="other recipe"):
+        other.train(engine=never)
+
+
+def test_a_name_or_a_description_does_not_make_another_recipe(copied: Run) -> None:
+    changed = RECIPE.model_copy(update={"description": "the same, explained"})
+    assert Run(copied.competition, copied.workspace, changed).train(engine=never).manifest is not None
+
+
+def test_other_folds_are_refused(copied: Run) -> None:
+    file = copied.competition.folds_file
+    table = pd.read_csv(file)
+    table["fold"] = 1 - table["fold"]
+    table.to_csv(file, index=False)
+    with pytest.raises(KitError, match="other folds"):
+        copied.train(engine=never)
+
+
+def test_a_recipe_or_fold_that_does_not_hold_is_refused_before_training(begin: Callable[..., Run]) -> None:
+    run = begin()
+    with pytest.raises(DataError, match=r"tiny has no fold 2[\s\S]*from 0 to 1"):
+        run.train(folds=[2], engine=never)
+    for change in (
+        {"tta": {"views": ["flop"]}},
+        {"backbone": "tyni"},
+        {"stages": [stage("x", augment="mild")]},
+        {"stages": [stage("x", size=[8, 8])]},
+    ):
+        settings: dict[str, Any] = {"stages": [stage("x")], **change}
+        wrong = Run(run.competition, run.workspace, recipe_of(*settings.pop("stages"), **settings))
+        with pytest.raises(RecipeError):
+            wrong.train(engine=never)
+    assert not run.workspace.run("tiny", "two-stages").exists()
+
+
+def test_learning_curves_put_a_stage_at_the_same_step_in_every_fold(tmp_path: Path) -> None:
+    for fold, lengths in ((0, (3, 2)), (1, (2, 2)), (10, (1, 1))):
+        for number, length in enumerate(lengths):
+            rows = [f"{epoch},0.5,{fold}" for epoch in range(length)]
+            write_table(tmp_path / f"fold-{fold}" / f"stage-{number}-s{number}" / "log.csv", "epoch,loss,x", *rows)
+    curves = learning_curves(tmp_path, ["s0", "s1"])
+    steps = {key: list(part["step"]) for key, part in curves.groupby(["fold", "stage"])}
+    assert steps == {
+        (0, "s0"): [1, 2, 3],
+        (0, "s1"): [4, 5],
+        (1, "s0"): [1, 2],
+        (1, "s1"): [4, 5],
+        (10, "s0"): [1],
+        (10, "s1"): [4],
+    }
+    assert (curves["x"] == curves["fold"]).all()
+
+
+def test_with_a_split_of_its_own_and_no_test_set(tmp_path: Path) -> None:
+    """Only the rows that the data holds out have OOF predictions, and there is nothing to submit."""
+    data = tmp_path / "competitions" / "split" / "data"
+    rows = []
+    for number in range(15):
+        make_picture(data / "pictures" / f"{number}.png", colour=number % 3, seed=number)
+        rows.append(f"{number}.png,{CLASSES[number % 3]},{'valid' if number >= 9 else 'train'}")
+    write_table(data / "train.csv", "id,label,part", *rows)
+    columns = {"id_column": "id", "label_column": "label", "split": {"column": "part"}}
+    competition = write_competition(
+        tmp_path, "split", train={"pictures": "pictures", "table": "train.csv", **columns}, metric="log_loss"
+    )
+    run = Run(competition, Workspace(tmp_path), recipe_of(stage("one")))
+    manifest = run.train().manifest
+    stored = read_experiment(run.workspace, "split", "two-stages")
+    assert list(stored.oof["id"]) == sorted(f"{number}.png" for number in range(9, 15))
+    assert set(stored.oof["fold"]) == {0}
+    assert manifest["oof_rows"] == 6
+    assert set(manifest["fold_scores"]) == {"0"}
+    assert len(stored.test) == 0
+    assert not list(run.oof.glob("test*"))
+    assert manifest["tta_score"] is None
+    assert manifest["tta_used"] is False
+    chosen = [stored.oof.set_index("id").loc[f"{number}.png", CLASSES[number % 3]].item() for number in range(9, 15)]
+    assert manifest["score"] == pytest.approx(-np.log(chosen).mean(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_worker_processes_and_the_order_of_the_table_change_nothing(finished: Run, begin: Callable[..., Run]) -> None:
+    run = begin()
+    table = run.competition.data / "train.csv"
+    header, *rows = table.read_text("utf-8").splitlines()
+    table.write_text("\n".join([header, *rows[::-1][5:], *rows[::-1][:5]]) + "\n", "utf-8")
+    run.train(engine=local_process, machine=Machine(workers=2))
+    assert run.competition.folds_file.read_bytes() == finished.competition.folds_file.read_bytes()
+    same_results(run.oof, finished.oof)
+    before, after = (read_json(folder / MANIFEST) for folder in (finished.oof, run.oof))
+    for key in ("score", "score_se", "fold_scores", "tta_score", "tta_gain", "floors", "fingerprint", "folds_sha256"):
+        assert before[key] == after[key], key
+
+
+@pytest.mark.slow
+def test_another_seed_gives_other_predictions(finished: Run, begin: Callable[..., Run]) -> None:
+    run = begin(*RECIPE.model_dump()["stages"], tta={"views": ["flip"]}, seed=1)
+    run.train(folds=[0])
+    frames = [read_predictions(each.task(0).folder / "oof.parquet") for each in (finished, run)]
+    assert np.abs(frames[0][CLASSES] - frames[1][CLASSES]).to_numpy().max() > 1e-3
+
+
+def kit_train(run: Run, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start `kit train` in a session of its own, so that a kill takes the fold's process along."""
+    root = run.workspace.root
+    content = run.recipe.model_dump(mode="json", exclude_none=True)
+    (root / "two-stages.yaml").write_text(yaml.safe_dump(content), "utf-8")
+    kit = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    command = [*kit, "train", "two-stages.yaml", "tiny", *options]
+    return subprocess.Popen(command, cwd=root, start_new_session=True, env={**os.environ, **environment})
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the process ended before"
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_ends_as_one_that_was_not(finished: Run, begin: Callable[..., Run]) -> None:
+    run = begin()
+    first = run.task(0)
+    with kit_train(run, "--workers", "0") as process:
+        wait_for((first.stage_folder(0) / "stage.json").is_file, seconds=120, process=process)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not first.done
+    assert not (first.stage_folder(1) / "stage.json").exists()
+    kept = (first.stage_folder(0) / "stage.json").stat().st_mtime_ns
+    with kit_train(run, "--workers", "1") as process:
+        assert process.wait() == 0
+    assert (first.stage_folder(0) / "stage.json").stat().st_mtime_ns == kept
+    same_results(run.oof, finished.oof)
+
+
+@pytest.mark.slow
+def test_shuffled_labels_score_at_chance(tmp_path: Path) -> None:
+    """A network that sees what it is scored on, by whatever way, does better than chance on such labels."""
+    count = 120
+    data = tmp_path / "competitions" / "noise" / "data"
+    labels = np.random.default_rng(0).permutation(np.arange(count) % 3)
+    rows = []
+    for number, label in enumerate(labels):
+        make_picture(data / "train" / f"{number}.png", colour=number % 3, seed=number)
+        rows.append(f"{number}.png,{CLASSES[label]}")
+    write_table(data / "train.csv", "id,label", *rows)
+    columns = {"id_column": "id", "label_column": "label"}
+    write_competition(tmp_path, "noise", folds=2, train={"pictures": "train", "table": "train.csv", **columns})
+    recipe = recipe_of(stage("one", epochs=6, batch_size=20, augment="none"))
+    manifest = Run(load_competition("noise", root=tmp_path), Workspace(tmp_path), recipe).train().manifest
+    assert abs(manifest["score"] - 1 / 3) < 3 * np.sqrt(1 / 3 * 2 / 3 / count)
+
+
+@pytest.mark.slow
+@pytest.mark.jax
+def test_jax_trains_too(begin: Callable[..., Run]) -> None:
+    pytest.importorskip("jax", reason="needs JAX: pip install 'kaggle-image-kit[jax]'")
+    run = begin()
+    with kit_train(run, "--workers", "0", KERAS_BACKEND="jax") as process:
+        assert process.wait() == 0
+    manifest = read_json(run.oof / MANIFEST)
+    assert manifest["oof_rows"] == 24
+    assert manifest["score"] > 0.6

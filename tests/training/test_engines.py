@@ -1,0 +1,74 @@
+"""A fold in a process of its own: what goes wrong there is told here."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BusyError, DataError, KitError
+from pipeline.training.engines import local_process
+from tests.training.conftest import Run, stage
+
+
+@pytest.mark.slow
+def test_an_error_in_the_process_arrives_as_it_was_raised(begin: Callable[..., Run]) -> None:
+    run = begin(stage("one"))
+    picture = Path(run.data.train["path"].iloc[3])
+    picture.write_bytes(b"no picture")
+    with pytest.raises(DataError) as caught:
+        local_process(run.task(0))
+    assert type(caught.value) is DataError
+    assert str(picture) in caught.value.problem
+    assert "picture file" in caught.value.expected
+    assert "quarantine.csv" in caught.value.next_step
+    assert multiprocessing.active_children() == []
+
+
+def when_the_child_is_there(action: Callable[[int], None]) -> threading.Thread:
+    def wait() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        action(children[0].pid or 0)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_a_process_that_is_killed_is_an_error_that_says_so(begin: Callable[..., Run]) -> None:
+    task = begin(stage("one")).task(1)
+    killer = when_the_child_is_there(lambda pid: os.kill(pid, signal.SIGKILL))
+    with pytest.raises(KitError, match=r"process of fold 1 ended with code -9[\s\S]*memory"):
+        local_process(task)
+    killer.join()
+    assert not task.done
+
+
+def test_an_interrupt_ends_the_process_of_the_fold_too(begin: Callable[..., Run]) -> None:
+    """Sent to this process alone, as `kill -INT` does; Ctrl+C in a terminal reaches both."""
+    task = begin(stage("one")).task(0)
+    killer = when_the_child_is_there(lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        local_process(task)
+    killer.join()
+    assert multiprocessing.active_children() == []
+    assert not task.done
+
+
+@pytest.mark.slow
+def test_errors_keep_their_class_and_the_log_comes_through(finished: Run, copied: Run) -> None:
+    from pipeline.artifacts import lock
+
+    task = copied.task(0)
+    (task.folder / "fold.json").unlink()
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    with lock(task.folder / "lock", what="the test"), pytest.raises(BusyError, match=str(os.getpid())):
+        local_process(task)
+    local_process(task)
+    assert task.done

@@ -1,0 +1,102 @@
+"""Learning rates at the steps where they are known by hand, and the optimizers' settings."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.recipe import Stage
+from pipeline.training.schedule import learning_rate, make_optimizer, plateau_callback
+
+PEAK = 0.02
+
+
+def stage(**settings: Any) -> Stage:
+    content = {"name": "s", "unfreeze": 1, "epochs": 4, "learning_rate": PEAK, **settings}
+    return Stage.model_validate(content)
+
+
+def rates(settings: Any, *steps: int) -> list[float]:
+    schedule = learning_rate(stage(schedule=settings), steps_per_epoch=5)
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant() -> None:
+    assert learning_rate(stage(), steps_per_epoch=5) == PEAK
+
+
+def test_cosine_falls_from_the_peak_to_zero() -> None:
+    assert rates("cosine", 0, 5, 10, 20) == pytest.approx(
+        [PEAK, PEAK * (1 + math.cos(math.pi / 4)) / 2, PEAK / 2, 0], abs=1e-8
+    )
+
+
+def test_cosine_with_warm_up_climbs_first() -> None:
+    found = rates({"kind": "cosine", "warmup_epochs": 1}, 0, 2, 5, 12, 20)
+    middle = PEAK * (1 + math.cos(math.pi * (12 - 5) / 15)) / 2
+    assert found == pytest.approx([0, PEAK * 2 / 5, PEAK, middle, 0], abs=1e-8)
+
+
+def test_warm_up_may_be_part_of_an_epoch() -> None:
+    found = rates({"kind": "cosine", "warmup_epochs": 0.4}, 0, 1, 2, 20)
+    assert found == pytest.approx([0, PEAK / 2, PEAK, 0], abs=1e-8)
+
+
+def test_exponential_falls_continuously() -> None:
+    found = rates({"kind": "exponential", "decay_rate": 0.5, "decay_steps": 10}, 0, 5, 10, 20)
+    assert found == pytest.approx([PEAK, PEAK * math.sqrt(0.5), PEAK / 2, PEAK / 4])
+
+
+def monitored(settings: Any, values: list[float], *, mode: str) -> list[float]:
+    """The rate after each epoch of a real model whose monitored value takes these values."""
+    [callback] = plateau_callback(stage(schedule=settings), monitor="val_x", mode=mode)
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    callback.set_model(model)
+    callback.on_train_begin()
+    found = []
+    for epoch, value in enumerate(values):
+        callback.on_epoch_end(epoch, {"val_x": value})
+        found.append(float(np.asarray(model.optimizer.learning_rate.numpy())))
+    return found
+
+
+def test_plateau_lowers_the_rate_after_its_patience() -> None:
+    settings = {"kind": "plateau", "factor": 0.5, "patience": 2}
+    losses = [3.0, 2.0, 2.0, 2.0, 1.0, 1.5, 1.5]
+    assert monitored(settings, losses, mode="min") == pytest.approx([1, 1, 1, 0.5, 0.5, 0.5, 0.25])
+    assert monitored(settings, [-loss for loss in losses], mode="max") == pytest.approx([1, 1, 1, 0.5, 0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "exponential"])
+def test_only_a_plateau_needs_a_callback(kind: str) -> None:
+    assert plateau_callback(stage(schedule=kind), monitor="val_loss", mode="min") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "option", "value"),
+    [
+        ("adam", keras.optimizers.Adam, "weight_decay", None),
+        ({"kind": "adamw", "weight_decay": 0.03}, keras.optimizers.AdamW, "weight_decay", 0.03),
+        ({"kind": "sgd", "momentum": 0.7}, keras.optimizers.SGD, "momentum", 0.7),
+    ],
+)
+def test_optimizer_has_its_settings_and_the_stages_rate(settings: Any, kind: type, option: str, value: object) -> None:
+    optimizer = make_optimizer(stage(optimizer=settings), steps_per_epoch=5, precision="float32")
+    assert type(optimizer) is kind
+    assert getattr(optimizer, option) == value
+    assert float(optimizer.learning_rate) == pytest.approx(PEAK)
+
+
+def test_the_loss_is_scaled_with_float16_alone() -> None:
+    for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
+        optimizer = make_optimizer(stage(optimizer="sgd"), steps_per_epoch=5, precision=precision)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        assert scaled == (precision == "mixed_float16")
+
+
+def test_each_stage_has_an_optimizer_of_its_own() -> None:
+    one, other = (make_optimizer(stage(), steps_per_epoch=5, precision="float32") for _ in range(2))
+    assert one is not other

@@ -1,0 +1,109 @@
+"""A stage: ends on its best weights, and the next one begins there."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.artifacts import read_json
+from pipeline.errors import KitError
+from pipeline.predictions.store import probabilities_of, read_predictions
+from pipeline.training.stage import LOG, OOF, WEIGHTS, images_per_second, load_network, stage_done, stage_seed
+from pipeline.training.validation import predict
+from tests.training.conftest import Run, stage
+
+FOLDS = (0, 1)
+
+
+def stored(run: Run, fold: int, number: int) -> np.ndarray:
+    """A stage's held-out predictions, in the order of the fold's rows."""
+    data = run.data
+    ids = list(data.train["id"].iloc[data.rows_of(fold)])
+    return probabilities_of(read_predictions(run.task(fold).stage_folder(number) / OOF), ids, data.classes)
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_the_stored_weights_give_the_stored_predictions(finished: Run, fold: int) -> None:
+    data, task = finished.data, finished.task(fold)
+    network = load_network(finished.recipe, classes=len(data.classes), weights=task.weights)
+    pictures = task.machine.open(
+        list(data.train["path"]), (32, 32), finished.workspace.cache(finished.competition.slug)
+    )
+    found = predict(network, pictures, data.rows_of(fold), batch_size=5)
+    np.testing.assert_allclose(found, stored(finished, fold, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_a_stage_begins_on_the_best_weights_of_the_one_before(finished: Run, fold: int) -> None:
+    """The second stage's rate is too small to change anything: it predicts what the first did at its best."""
+    np.testing.assert_allclose(stored(finished, fold, 1), stored(finished, fold, 0), atol=1e-6)
+
+
+def test_the_best_epoch_is_not_the_last_in_this_experiment(finished: Run) -> None:
+    """Without this the test above would not tell the best weights from the last."""
+    results = [stage_done(finished.task(fold).stage_folder(0)) or {} for fold in FOLDS]
+    assert any(result["best_epoch"] < result["epochs"] - 1 for result in results)
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_the_result_is_that_of_the_best_epoch_in_the_log(finished: Run, fold: int) -> None:
+    folder = finished.task(fold).stage_folder(0)
+    log, result = pd.read_csv(folder / LOG), read_json(folder / "stage.json")
+    assert len(log) == result["epochs"] == 6
+    assert result["best_epoch"] == int(log["val_score"].argmax())
+    assert result["score"] == pytest.approx(log["val_score"].max())
+    assert result["loss"] == pytest.approx(log["val_loss"][result["best_epoch"]])
+    assert result["pictures_trained"] == 12 * 6
+    assert result["training_seconds"] == pytest.approx(log["seconds"].sum())
+    labels = finished.data.labels[finished.data.rows_of(fold)]
+    assert (stored(finished, fold, 0).argmax(axis=1) == labels).mean() == pytest.approx(result["score"])
+
+
+def test_the_network_has_learned_the_colours(finished: Run) -> None:
+    assert min(read_json(finished.task(fold).stage_folder(0) / "stage.json")["score"] for fold in FOLDS) >= 0.75
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_early_stopping_ends_a_stage_that_does_not_improve(finished: Run, fold: int) -> None:
+    result = stage_done(finished.task(fold).stage_folder(1)) or {}
+    assert result["epochs"] == 2  # the first, and `patience: 1` more, of 6
+    assert result["best_epoch"] == 0
+
+
+def test_unfreezing_is_reported(finished: Run) -> None:
+    first, second = (stage_done(finished.task(0).stage_folder(number)) or {} for number in (0, 1))
+    assert first["unfrozen"] == first["blocks"] == second["blocks"] > 1
+    assert second["unfrozen"] == 0
+    assert first["trainable_parameters"] > second["trainable_parameters"] == 0
+
+
+def test_a_loss_that_is_not_a_number_is_an_error_that_says_what_to_do(begin: Callable[..., Run]) -> None:
+    run = begin(stage("wild", learning_rate=1e30, augment="none", optimizer="sgd", epochs=2))
+    with pytest.raises(KitError, match=r"fold 0, stage wild: the loss is not a number[\s\S]*learning_rate"):
+        run.train(folds=[0])
+    folder = run.task(0).stage_folder(0)
+    assert stage_done(folder) is None
+    assert not (folder / WEIGHTS).exists()
+    assert not run.task(0).done
+
+
+def test_weights_that_do_not_fit_are_an_error(finished: Run, copied: Run) -> None:
+    weights = copied.task(0).weights
+    with pytest.raises(KitError, match="cannot be loaded"):
+        load_network(finished.recipe, classes=7, weights=weights)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(KitError, match=r"cannot be loaded[\s\S]*train it again"):
+        load_network(finished.recipe, classes=3, weights=weights)
+
+
+def test_every_stage_of_every_fold_has_a_seed_of_its_own() -> None:
+    keys = [(seed, fold, number) for seed in (0, 1, 11) for fold in (0, 1, 11) for number in (0, 1, 11)]
+    assert len({stage_seed(*key) for key in keys}) == len(keys)
+    assert all(0 <= stage_seed(*key) < 2**32 for key in keys)
+
+
+def test_images_per_second_are_pictures_over_seconds_of_all_folds() -> None:
+    results = [{"training_seconds": 2.0, "pictures_trained": 100}, {"training_seconds": 3.0, "pictures_trained": 50}]
+    assert images_per_second(results) == pytest.approx(30)
+    assert images_per_second([]) == 0

@@ -1,0 +1,121 @@
+"""Predicting keeps rows and their order; the best epoch, and no other, is kept."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import softmax
+
+from pipeline.data.pictures import FilePictures
+from pipeline.predictions.metrics import METRICS
+from pipeline.training.validation import Best, HeldOut, predict, validation_callback
+
+SIZE = (4, 6)
+
+
+def pictures(folder: Path, count: int) -> tuple[FilePictures, NDArray[np.uint8]]:
+    """Pictures whose left and right halves have colours of their own, and those colours: (count, 2, 3)."""
+    colours = np.random.default_rng(0).integers(0, 256, (count, 2, 3), dtype=np.uint8)
+    paths = []
+    for number, halves in enumerate(colours):
+        path = folder / f"{number}.png"
+        Image.fromarray(np.broadcast_to(np.repeat(halves, 3, axis=0), (*SIZE, 3)).copy()).save(path)
+        paths.append(str(path))
+    return FilePictures(tuple(paths), SIZE), colours
+
+
+@pytest.fixture(scope="module")
+def left_half() -> Any:
+    """A network whose logits are the mean colour of a picture's left half, in hundreds."""
+    inputs = keras.Input((*SIZE, 3))
+    cropped = keras.layers.Cropping2D(((0, 0), (0, 3)))(keras.layers.Rescaling(0.01)(inputs))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(cropped))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 50])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5, 6], [6, 2, 4], [5]])
+def test_row_i_is_the_prediction_of_row_i(tmp_path: Path, left_half: Any, batch_size: int, rows: list[int]) -> None:
+    source, colours = pictures(tmp_path, 7)
+    found = predict(left_half, source, np.array(rows), batch_size=batch_size)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, softmax(colours[rows, 0] / 100.0, axis=1), atol=1e-6)
+
+
+def test_a_view_is_what_the_network_sees(tmp_path: Path, left_half: Any) -> None:
+    source, colours = pictures(tmp_path, 5)
+    found = predict(left_half, source, np.arange(5), batch_size=2, view_name="flip")
+    np.testing.assert_allclose(found, softmax(colours[:, 1] / 100.0, axis=1), atol=1e-6)
+
+
+class Epochs:
+    """A network that is a table of logits by picture, set anew for each epoch, and its validation callback."""
+
+    def __init__(self, folder: Path, monitor: str, *, metric: str = "accuracy") -> None:
+        source, _ = pictures(folder, 2)
+        inputs = keras.Input((*SIZE, 3))
+        pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(inputs))
+        self.network = keras.Model(inputs, keras.layers.Dense(2)(pooled))
+        self.weights = folder / "best.weights.h5"
+        self.best = Best()
+        held_out = HeldOut(source, np.arange(2), np.array([0, 0]), batch_size=2, metric=METRICS[metric])
+        self.callback = validation_callback(held_out, self.best, monitor=monitor, weights=self.weights)
+        self.callback.set_model(self.network)
+        self.epoch = 0
+
+    def end(self, bias: float) -> dict[str, float]:
+        """End an epoch in which both pictures get class 0 with the logits (bias, 0)."""
+        self.network.set_weights([np.zeros((3, 2)), np.array([bias, 0.0])])
+        logs = {"loss": 1.0}
+        self.callback.on_epoch_begin(self.epoch)
+        self.callback.on_epoch_end(self.epoch, logs)
+        self.epoch += 1
+        return logs
+
+    def stored_bias(self) -> float:
+        self.network.load_weights(self.weights)
+        return float(self.network.get_weights()[1][0])
+
+
+def test_loss_and_score_by_hand(tmp_path: Path) -> None:
+    logs = Epochs(tmp_path, "loss", metric="log_loss").end(1.0)
+    expected = math.log(1 + math.exp(-1))
+    assert logs["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["val_score"] == pytest.approx(expected, rel=1e-5)
+    assert logs["val_accuracy"] == 1
+    assert logs["seconds"] > 0
+
+
+@pytest.mark.parametrize(("monitor", "metric"), [("loss", "accuracy"), ("score", "log_loss")])
+def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path, monitor: str, metric: str) -> None:
+    epochs = Epochs(tmp_path, monitor, metric=metric)
+    for bias in (0.5, 2.0, -1.0, 1.0):
+        epochs.end(bias)
+    assert epochs.best.epoch == 1
+    assert epochs.stored_bias() == 2.0
+    assert epochs.best.probabilities is not None
+    np.testing.assert_allclose(epochs.best.probabilities[:, 0], 1 / (1 + math.exp(-2)), rtol=1e-6)
+    assert epochs.best.logs["val_loss"] == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
+
+
+def test_a_greater_score_is_better_and_of_equal_ones_the_first_is_kept(tmp_path: Path) -> None:
+    epochs = Epochs(tmp_path, "score")
+    for bias in (-1.0, 1.0, 3.0):
+        epochs.end(bias)
+    assert epochs.best.epoch == 1
+    assert epochs.stored_bias() == 1.0
+
+
+def test_an_epoch_that_is_not_finite_is_never_the_best(tmp_path: Path) -> None:
+    epochs = Epochs(tmp_path, "loss")
+    assert math.isnan(epochs.end(math.nan)["val_loss"])
+    assert epochs.best.probabilities is None
+    assert not epochs.weights.exists()
+    epochs.end(-2.0)
+    epochs.end(math.nan)
+    assert epochs.best.epoch == 1
+    assert epochs.stored_bias() == -2.0
