@@ -229,9 +229,9 @@ def predict(
     from pipeline.training.device import import_tensorflow_quietly
     from pipeline.training.predict import predict_pictures
 
-    import_tensorflow_quietly()
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
+    import_tensorflow_quietly()
     found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
     rows = []
     for _, row in found.iterrows():

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def _is_branch(part: int | str) -> bool:
     )
 
 
+@cache
 def _all_keys(model: type[BaseModel]) -> set[str]:
     keys: set[str] = set()
 

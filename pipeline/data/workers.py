@@ -116,22 +116,17 @@ class WorkerPool:
         yield from self._in_order(stream, tasks, slots)
 
     def _in_order(self, stream: int, tasks: Iterable[Task], slots: list[Any]) -> Iterator[NDArray[np.uint8]]:
-        try:
-            for step, task in enumerate(tasks):
-                if step >= _AHEAD * len(self._connections):
-                    yield self._collect(stream, slots)
-                worker = step % len(self._connections)
-                slot = step // len(self._connections) % _AHEAD
-                with self._lock:
-                    self._require(stream)
-                    _send(self._connections[worker], (task, slot))
-                    self._waiting.append((worker, slot, len(task.rows)))
-            while self._waiting:
+        for step, task in enumerate(tasks):
+            if step >= _AHEAD * len(self._connections):
                 yield self._collect(stream, slots)
-        finally:
+            worker = step % len(self._connections)
+            slot = step // len(self._connections) % _AHEAD
             with self._lock:
-                if stream == self._stream:
-                    self._settle()
+                self._require(stream)
+                _send(self._connections[worker], (task, slot))
+                self._waiting.append((worker, slot, len(task.rows)))
+        while self._waiting:
+            yield self._collect(stream, slots)
 
     def _collect(self, stream: int, slots: list[Any]) -> NDArray[np.uint8]:
         with self._lock:

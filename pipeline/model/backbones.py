@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import RecipeError
 from pipeline.model.layers import preprocessing_layer, tiny_network
-from pipeline.model.weights import (
-    EFFICIENTNET_DIGESTS,
-    PublishedFile,
-    holds_normalization,
-    load_weights,
-    obtain,
-)
+from pipeline.model.weights import EFFICIENTNET_DIGESTS, PublishedFile, holds_normalization, load_weights, obtain
 
 if TYPE_CHECKING:
     import keras

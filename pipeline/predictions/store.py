@@ -23,7 +23,7 @@ from pipeline.artifacts import Workspace, atomic_path, read_json, write_json
 from pipeline.errors import DataError
 
 MANIFEST = "manifest.json"
-_KEYS = ("id", "fold")
+KEYS = ("id", "fold")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def write_predictions(path: Path, frame: pd.DataFrame) -> None:
         DataError: An id is missing or repeated, or a prediction is not a number.
     """
     repeated = frame["id"][frame["id"].duplicated()]
-    values = frame.drop(columns=[key for key in _KEYS if key in frame]).to_numpy()
+    values = frame.drop(columns=[key for key in KEYS if key in frame]).to_numpy()
     broken = frame["id"][~np.isfinite(values).all(axis=1)]
     if len(repeated) or len(broken):
         raise DataError(

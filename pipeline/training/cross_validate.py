@@ -25,6 +25,7 @@ from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import check_backbone
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
 from pipeline.predictions.store import (
+    KEYS,
     MANIFEST,
     finish_experiment,
     prediction_frame,
@@ -100,7 +101,15 @@ def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
 
     Raises:
         RecipeError: The backbone, its weights, a size, a view or a transform does not hold.
+        DataError: A class has the name of a column that stands beside the classes'.
     """
+    taken = sorted({*KEYS, "picture"} & set(data.classes))
+    if taken:
+        raise DataError(
+            f"a class is called {taken[0]!r}",
+            expected="other names than those of the columns in tables of predictions: id, fold, picture",
+            next_step="rename the class in the training data",
+        )
     sizes = [stage.resolve_size(data.mean_size) for stage in recipe.stages]
     check_backbone(recipe.backbone, weights=recipe.weights, sizes=sizes)
     check_views(recipe.tta.views)

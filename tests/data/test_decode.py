@@ -4,6 +4,7 @@ import struct
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -134,10 +135,10 @@ def _la(values: np.ndarray) -> Image.Image:
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_scaled_to_eight(tmp_path, suffix):
-    values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
+    values = np.array([[0, 257, 32768, 51400, 65535]], dtype=np.uint16)
     path = save(tmp_path / f"deep.{suffix}", Image.fromarray(values))
-    # 65535 / 257 = 255; 32768 / 257 = 127.5…
-    assert decode(path)[0, :, 0].tolist() == [0, 1, 128, 255]
+    # 65535 / 257 = 255; 51400 / 257 = 200; 32768 / 257 = 127.5…
+    assert decode(path)[0, :, 0].tolist() == [0, 1, 128, 200, 255]
     assert_size_agrees(path)
 
 
@@ -240,11 +241,10 @@ def test_damage_anywhere_is_a_data_error_or_a_picture(tmp_path, suffix):
         damaged[random.integers(0, end, 3)] = random.integers(0, 256, 3)
         path.write_bytes(damaged[: random.integers(1, len(damaged) + 1)].tobytes())
         for read in (decode, picture_size):
-            try:
+            with suppress(DataError):  # and nothing else
                 read(path)
-            except DataError as error:
-                failures += 1
-                assert str(path) in error.problem
+                continue
+            failures += 1
     assert failures > 50
 
 

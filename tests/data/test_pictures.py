@@ -1,7 +1,6 @@
 import multiprocessing
 import os
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
@@ -138,24 +137,26 @@ def test_pickling_carries_no_pixels(paths, cache):
     assert np.array_equal(everything(pickle.loads(content)), before)
 
 
-def _open_and_sum(paths, cache, start, queue):
-    time.sleep(max(0.0, start - time.time()))
-    pictures = open_pictures(paths, size=SIZE, folder=cache, limit_bytes=PLENTY)
-    queue.put((pictures.file.stat().st_ino, int(pictures.take(np.arange(len(pictures))).sum())))
+def _open_and_sum(paths, cache, together, queue):
+    together.wait(60)
+    try:
+        pictures = open_pictures(paths, size=SIZE, folder=cache, limit_bytes=PLENTY)
+        queue.put((pictures.file.stat().st_ino, int(pictures.take(np.arange(len(pictures))).sum())))
+    except Exception as error:
+        queue.put((0, repr(error)))
 
 
-def test_two_processes_at_once_make_one_file(paths, cache, tmp_path):
-    many = paths * 40
+def test_two_processes_at_once_make_one_file(paths, cache):
+    many = paths * 60
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    start = time.time() + 1.5
-    processes = [context.Process(target=_open_and_sum, args=(many, cache, start, queue)) for _ in range(2)]
+    queue, together = context.Queue(), context.Barrier(2)
+    processes = [context.Process(target=_open_and_sum, args=(many, cache, together, queue)) for _ in range(2)]
     for process in processes:
         process.start()
     results = [queue.get(timeout=60) for _ in processes]
     for process in processes:
         process.join(timeout=30)
-    assert len(kept(cache)) == 1
-    expected = sum(int(resize(decode(Path(path)), SIZE).sum()) for path in paths) * 40
-    assert {total for _, total in results} == {expected}
+    expected = sum(int(resize(decode(Path(path)), SIZE).sum()) for path in paths) * 60
+    assert [total for _, total in results] == [expected] * 2
     assert len({inode for inode, _ in results}) == 1
+    assert len(kept(cache)) == 1

@@ -138,6 +138,15 @@ def test_centred_views_keep_the_centre(name: str) -> None:
     assert middle == pytest.approx(49.5, abs=0.5)
 
 
+@pytest.mark.parametrize("name", ["zoom_in", "zoom_out", "crop_centre"])
+def test_centred_views_treat_left_and_right_alike(name: str) -> None:
+    """Off by half a pixel, noise would differ by tens of levels."""
+    batch = noise(size=(64, 96))
+    mirrored = view(name)(view("flip")(batch))
+    difference = view("flip")(view(name)(batch)).astype(int) - mirrored
+    assert np.abs(difference).max() <= 2
+
+
 def test_an_unknown_view_is_refused_with_a_suggestion() -> None:
     with pytest.raises(RecipeError, match=r"no TTA view 'crop_center'[\s\S]*did you mean 'crop_centre'\?"):
         check_views(["flip", "crop_center"])

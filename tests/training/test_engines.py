@@ -1,6 +1,5 @@
 """A fold in a process of its own: what goes wrong there is told here."""
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BusyError, DataError, KitError
+from pipeline.errors import DataError, KitError
 from pipeline.training.engines import local_process
 from tests.training.conftest import Run, stage
 
@@ -59,16 +58,3 @@ def test_an_interrupt_ends_the_process_of_the_fold_too(begin: Callable[..., Run]
     killer.join()
     assert multiprocessing.active_children() == []
     assert not task.done
-
-
-@pytest.mark.slow
-def test_errors_keep_their_class_and_the_log_comes_through(finished: Run, copied: Run) -> None:
-    from pipeline.artifacts import lock
-
-    task = copied.task(0)
-    (task.folder / "fold.json").unlink()
-    logging.getLogger("pipeline").setLevel(logging.INFO)
-    with lock(task.folder / "lock", what="the test"), pytest.raises(BusyError, match=str(os.getpid())):
-        local_process(task)
-    local_process(task)
-    assert task.done

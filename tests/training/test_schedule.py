@@ -100,3 +100,17 @@ def test_the_loss_is_scaled_with_float16_alone() -> None:
 def test_each_stage_has_an_optimizer_of_its_own() -> None:
     one, other = (make_optimizer(stage(), steps_per_epoch=5, precision="float32") for _ in range(2))
     assert one is not other
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(("clip", "expected"), [(None, [-3, -4]), (10, [-3, -4]), (1, [-0.6, -0.8])])
+def test_gradients_are_clipped_together(precision: str, clip: float | None, expected: list[float]) -> None:
+    """Two variables with the gradients 3 and 4: their norm is 5."""
+    settings = stage(optimizer={"kind": "sgd", "momentum": 0}, learning_rate=1.0, clip_norm=clip)
+    optimizer = make_optimizer(settings, steps_per_epoch=5, precision=precision)
+    variables = [keras.Variable(0.0), keras.Variable(0.0)]
+    optimizer.build(variables)
+    scale = float(optimizer.scale_loss(1.0))
+    assert (scale > 1) == (precision == "mixed_float16")
+    optimizer.apply([keras.ops.convert_to_tensor(scale * gradient) for gradient in (3.0, 4.0)], variables)
+    assert [float(variable.numpy()) for variable in variables] == pytest.approx(expected)

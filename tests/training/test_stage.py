@@ -88,6 +88,8 @@ def test_a_loss_that_is_not_a_number_is_an_error_that_says_what_to_do(begin: Cal
     assert not run.task(0).done
 
 
+# Keras warns of what it skips before it raises.
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
 def test_weights_that_do_not_fit_are_an_error(finished: Run, copied: Run) -> None:
     weights = copied.task(0).weights
     with pytest.raises(KitError, match="cannot be loaded"):

@@ -1,0 +1,136 @@
+import multiprocessing
+import os
+import signal
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts import Workspace, atomic_folder, atomic_path, lock, read_json, write_json, write_text
+from pipeline.errors import BusyError
+
+
+def listing(folder):
+    return sorted(os.listdir(folder))
+
+
+class Broken(Exception):
+    pass
+
+
+def test_atomic_path_takes_the_place_at_the_end(tmp_path):
+    path = tmp_path / "new" / "deeper" / "result.weights.h5"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.endswith("result.weights.h5")
+        temporary.write_text("content")
+        assert not path.exists()
+    assert path.read_text() == "content"
+    assert listing(path.parent) == ["result.weights.h5"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_atomic_path_leaves_the_old_file_after_an_error(tmp_path):
+    path = tmp_path / "result.csv"
+    path.write_text("old")
+    with suppress(Broken), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise Broken
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["result.csv"]
+
+
+def test_atomic_folder(tmp_path):
+    with atomic_folder(tmp_path / "made") as draft:
+        (draft / "a").write_text("1")
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made" / "a").read_text() == "1"
+    with suppress(Broken), atomic_folder(tmp_path / "other") as draft:
+        (draft / "a").write_text("1")
+        raise Broken
+    assert listing(tmp_path) == ["made"]
+
+
+def test_text_and_json_read_back(tmp_path):
+    write_text(tmp_path / "t.txt", "Größe 画像\n")
+    assert (tmp_path / "t.txt").read_text("utf-8") == "Größe 画像\n"
+    content = {"ä": [1, 2.5, None, True], "b": {"c": "画"}}
+    write_json(tmp_path / "t.json", content)
+    assert read_json(tmp_path / "t.json") == content
+    assert "画" in (tmp_path / "t.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_what_json_has_no_word_for_is_refused(tmp_path, value):
+    path = tmp_path / "t.json"
+    write_json(path, {"score": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, {"score": value})
+    assert read_json(path) == {"score": 1}
+    assert listing(tmp_path) == ["t.json"]
+
+
+def _hold(path, ready, release):
+    with lock(path, what="the fold"):
+        ready.set()
+        release.wait(60)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "in" / "lock", ready, release))
+    process.start()
+    assert ready.wait(30)
+    yield process, release
+    release.set()
+    process.join(30)
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, holder):
+    process, release = holder
+    path = tmp_path / "in" / "lock"
+    for _ in range(2):  # being refused does not loosen it
+        with pytest.raises(BusyError, match=rf"the fold is in use by another process \(pid {process.pid}\)"):
+            with lock(path, what="the fold"):
+                pass
+    release.set()
+    with lock(path, what="the fold", wait=True):
+        assert Path(path).read_text() == str(os.getpid())
+    with lock(path, what="the fold"):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path, holder):
+    process, _ = holder
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    start = time.monotonic()
+    with lock(tmp_path / "in" / "lock", what="the fold", wait=True):
+        pass
+    assert time.monotonic() - start < 5
+
+
+def test_an_error_inside_lets_go(tmp_path):
+    with pytest.raises(Broken), lock(tmp_path / "lock", what="x"):
+        raise Broken
+    with lock(tmp_path / "lock", what="x"):
+        with pytest.raises(BusyError, match=str(os.getpid())), lock(tmp_path / "lock", what="x"):
+            pass
+
+
+def test_no_two_artifacts_share_a_place(tmp_path):
+    space = Workspace(tmp_path)
+    places = [
+        space.run("c", "e"),
+        space.fold("c", "e", 1),
+        space.fold("c", "e", 11),
+        space.cache("c"),
+        space.oof("c", "e"),
+        space.submissions("c"),
+    ]
+    assert len(set(places)) == len(places)
+    assert space.fold("c", "e", 1) == tmp_path / "runs" / "c" / "e" / "fold-1"

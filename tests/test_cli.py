@@ -1,0 +1,326 @@
+"""The command line: what it prints, what it refuses, and the whole story from a data set to a submission."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from pipeline.artifacts import Workspace
+from pipeline.cli import app
+from pipeline.competition import Competition
+from pipeline.predictions.store import finish_experiment, prediction_frame
+
+KIT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+HEAVY = ("tensorflow", "keras", "kaggle", "pandas", "numpy", "sklearn", "matplotlib", "cv2", "albumentations")
+RECIPE = {
+    "name": "colours",
+    "backbone": "tiny",
+    "weights": "none",
+    "stages": [
+        {
+            "name": "only",
+            "unfreeze": 1,
+            "size": [32, 32],
+            "epochs": 5,
+            "batch_size": 6,
+            "learning_rate": 0.01,
+            "batch_norm": "trained",
+        }
+    ],
+    "tta": {"views": ["flip"]},
+}
+
+
+def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command and sub-command with the words that call it."""
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+
+
+def kit(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def refused(*words: str) -> str:
+    """The message on stderr of a call that must fail as a user's error does."""
+    result = kit(*words)
+    assert result.exit_code not in (0, None), result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    for part in ("error: ", "\n  expected: ", "\n  next: "):
+        assert part in result.stderr
+    assert "Traceback" not in result.output
+    return str(result.stderr)
+
+
+@pytest.fixture
+def workspace(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny competition and a recipe, in the folder where the commands run."""
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def experiment(workspace: Path, tiny_competition: Competition) -> pd.DataFrame:
+    """A finished experiment `made` without training; its test predictions, by id."""
+    labels = pd.read_csv(tiny_competition.data / "train.csv", dtype=str)
+    classes = ["blue", "green", "red"]
+    truth = labels["label"].map(classes.index).to_numpy()
+    oof = prediction_frame(list(labels["id"]), np.eye(3)[truth] * 0.9 + 1 / 30, classes, fold=np.arange(24) % 2)
+    test = prediction_frame([f"t{number}.jpg" for number in range(6)], np.eye(3)[[0, 1, 2, 2, 1, 0]], classes)
+    floors = {"random classifier": {"score": 0.3, "score_se": 0.1}}
+    manifest = {
+        "competition": "tiny",
+        "experiment": "made",
+        "metric": "accuracy",
+        "greater_is_better": True,
+        "score": 1.0,
+        "score_se": 0.0,
+        "tta_score": None,
+        "tta_used": False,
+        "classes": classes,
+        "floors": floors,
+        "stages": [{"seconds": 2.0}],
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    finish_experiment(Workspace(workspace).oof("tiny", "made"), {"oof.parquet": oof, "test.parquet": test}, manifest)
+    return test.set_index("id")
+
+
+def submissions(workspace: Path) -> list[Path]:
+    return sorted((workspace / "submissions").rglob("*.csv"))
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    result = kit(*path, "--help")
+    assert result.exit_code == 0
+    assert f"Example: kit {' '.join(path)}".rstrip() in " ".join(result.output.replace("│", " ").split())
+
+
+def test_there_are_the_commands_that_the_story_needs() -> None:
+    story = {("init",), ("folds",), ("train",), ("predict",), ("oof", "list"), ("submission", "make")}
+    assert story | {("demo",), ("submission", "check")} <= set(ALL)
+
+
+@pytest.mark.parametrize("program", ["app(['--help'])", "app(['train', '--help'])", ""])
+def test_help_and_import_load_nothing_heavy(program: str) -> None:
+    code = f"""
+import sys
+import pipeline
+from pipeline.cli import app
+try:
+    {program or "pass"}
+except SystemExit:
+    pass
+print("\\nLOADED", *sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.rpartition("LOADED")[2].split()
+    assert "typer" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_unknown_competition(workspace: Path) -> None:
+    message = refused("train", "colours.yaml", "tinny")
+    assert "no competition 'tinny'" in message
+    assert "did you mean 'tiny'?" in message
+    assert "tinny" in refused("folds", "tinny")
+    assert "tinny" in refused("submission", "check", "x.csv", "--competition", "tinny")
+
+
+def test_unknown_recipe(workspace: Path) -> None:
+    assert "did you mean 'demo'?" in refused("train", "dema", "tiny")
+    assert "absent.yaml" in refused("train", "absent.yaml", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("nonsense", "nonsense"),
+        ("stages.7.epochs=1", "stages has no entry '7'"),
+        ("stages.0.epochs=many", "stages.0.epochs"),
+        ("stages.0.epochs=0", "stages.0.epochs"),
+        ("stages.0.epoch=3", "did you mean 'epochs'?"),
+        ("backbone=tyni", "tyni"),
+        ("tta.views=[flop]", "flop"),
+        ("name=Ä", "name"),
+    ],
+)
+def test_bad_setting(workspace: Path, setting: str, named: str) -> None:
+    assert named in refused("train", "colours.yaml", "tiny", "--set", setting)
+    assert not (workspace / "runs" / "tiny" / "colours").exists()
+    assert not (workspace / "oof").exists()
+
+
+def test_unknown_fold(workspace: Path) -> None:
+    assert "tiny has no fold 5" in refused("train", "colours.yaml", "tiny", "--fold", "5")
+
+
+def test_missing_data(workspace: Path, tiny_competition: Competition) -> None:
+    assert "nowhere" in refused("init", "new", "--data", "nowhere")
+    assert not (workspace / "competitions" / "new" / "competition.yaml").exists()
+    shutil.rmtree(tiny_competition.data)
+    assert str(Path("competitions/tiny/data")) in refused("train", "colours.yaml", "tiny")
+
+
+def test_bad_name_or_metric_of_a_new_competition(workspace: Path) -> None:
+    assert "'New One'" in refused("init", "New One", "--data", "competitions/tiny/data")
+    assert "'auc'" in refused("init", "new", "--data", "competitions/tiny/data", "--metric", "auc")
+
+
+@pytest.mark.parametrize(
+    "words", [["submission", "make", "made2"], ["predict", "made2", "x.jpg"], ["submission", "make", ""]]
+)
+def test_unknown_experiment(experiment: pd.DataFrame, words: list[str]) -> None:
+    assert f"no finished experiment {words[-1] if words[0] == 'submission' else words[1]!r}" in refused(*words)
+
+
+def test_a_csv_with_faults(workspace: Path, experiment: pd.DataFrame) -> None:
+    lines = ["id,label", "t0.jpg,blue", "t1.jpg,purple", "t2.jpg,red", "t2.jpg,red", "t4.jpg,red", "t5.jpg,"]
+    (workspace / "mine.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    message = refused("submission", "check", "mine.csv")
+    for named in ("t2.jpg", "t3.jpg", "t1.jpg ('purple')", "no label: t5.jpg"):
+        assert named in message
+    assert "absent.csv" in refused("submission", "check", "absent.csv")
+
+
+def test_usage_errors_have_an_exit_code_and_no_traceback(workspace: Path) -> None:
+    for words in (["train"], ["train", "colours.yaml", "tiny", "--workers", "-1"], ["frobnicate"]):
+        result = kit(*words)
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+
+
+def test_folds_are_made_once_and_printed_in_each_format(workspace: Path, tiny_competition: Competition) -> None:
+    found = json.loads(kit("folds", "tiny", "--format", "json").stdout)
+    assert found == [{"class": name, "fold 0": 4, "fold 1": 4} for name in ("blue", "green", "red")]
+    before = tiny_competition.folds_file.read_bytes()
+    table = list(csv.DictReader(io.StringIO(kit("folds", "tiny", "--format", "csv").stdout)))
+    assert table == [{key: str(value) for key, value in row.items()} for row in found]
+    text = kit("folds", "tiny").stdout
+    assert text.splitlines()[0].split() == ["class", "fold", "0", "fold", "1"]
+    assert "sha256" in text
+    assert tiny_competition.folds_file.read_bytes() == before
+
+
+def test_the_leaderboard_in_each_format(experiment: pd.DataFrame) -> None:
+    rows = json.loads(kit("oof", "list", "--format", "json").stdout)
+    assert [(row["experiment"], row["score"]) for row in rows] == [("made", 1.0), ("(random classifier)", 0.3)]
+    table = list(csv.DictReader(io.StringIO(kit("oof", "list", "--format", "csv").stdout)))
+    assert [row["experiment"] for row in table] == [row["experiment"] for row in rows]
+    assert [float(row["score"]) for row in table] == [1.0, 0.3]
+    assert "1.0000" in kit("oof", "list").stdout
+
+
+def test_an_empty_leaderboard_parses_too(workspace: Path) -> None:
+    assert json.loads(kit("oof", "list", "--format", "json").stdout) == []
+    assert "kit train" in kit("oof", "list").stdout
+
+
+def test_a_submission_is_made_of_the_predictions_and_holds(workspace: Path, experiment: pd.DataFrame) -> None:
+    result = kit("submission", "make", "made")
+    assert result.exit_code == 0, result.output
+    [path] = submissions(workspace)
+    assert path.parent.name == "tiny"
+    assert path.name.endswith("-made-1.0000.csv")
+    written = pd.read_csv(path).set_index("id")["label"]
+    assert dict(written) == dict(experiment.idxmax(axis=1))
+    check = kit("submission", "check", str(path))
+    assert check.exit_code == 0
+    assert "holds" in check.stdout
+    assert "(6 rows)" in check.stdout
+
+
+def test_init_describes_the_data_and_says_what_comes_next(workspace: Path) -> None:
+    result = kit("init", "again", "--data", "competitions/tiny/data", "--folds", "3")
+    assert result.exit_code == 0, result.output
+    described = yaml.safe_load((workspace / "competitions" / "again" / "competition.yaml").read_text("utf-8"))
+    assert described["train"]["label_column"] == "label"
+    assert described["folds"] == 3
+    assert "24 training pictures in 3 classes" in result.stdout
+    assert "kit train" in result.stdout
+
+
+def run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*KIT, *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_whole_story(workspace: Path, tiny_competition: Competition) -> None:
+    trained = run(["train", "colours.yaml", "tiny", "--workers", "0", "--suffix", "first"], workspace)
+    assert trained.returncode == 0, trained.stderr
+    assert "OOF by fold" in trained.stdout
+    assert "random classifier" in trained.stdout
+    assert "Traceback" not in trained.stderr
+    manifest = json.loads((workspace / "oof" / "tiny" / "colours-first" / "manifest.json").read_text("utf-8"))
+    assert (workspace / "oof" / "tiny" / "colours-first" / "learning_curves.png").stat().st_size > 1000
+
+    rows = json.loads(kit("oof", "list", "--format", "json").stdout)
+    assert {row["experiment"]: row["score"] for row in rows}["colours-first"] == manifest["score"]
+
+    assert kit("submission", "make", "colours-first").exit_code == 0
+    [path] = submissions(workspace)
+    assert kit("submission", "check", str(path), "--competition", "tiny").exit_code == 0
+    answer = pd.read_csv(path, dtype=str)
+    assert list(answer["id"]) == [f"t{number}.jpg" for number in range(6)]
+
+    picture = tiny_competition.data / "test" / "t1.jpg"
+    predicted = run(["predict", "colours-first", str(picture), "--format", "json", "--top", "2"], workspace)
+    assert predicted.returncode == 0, predicted.stderr
+    first, second = json.loads(predicted.stdout)
+    assert first["class"] == answer.set_index("id").loc["t1.jpg", "label"]
+    assert [first["rank"], second["rank"]] == [1, 2]
+    assert first["probability"] >= second["probability"]
+
+    again = run(["train", "colours.yaml", "tiny", "--suffix", "first", "--submission"], workspace)
+    assert again.returncode == 0, again.stderr
+    assert "is done already" in again.stdout
+    assert len(submissions(workspace)) == 2 or answer.equals(pd.read_csv(submissions(workspace)[0], dtype=str))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["Ctrl+C", "kill -INT"])
+def test_an_interrupted_run_goes_on_afterwards(workspace: Path, whole_group: bool) -> None:
+    words = ["train", "colours.yaml", "tiny", "--workers", "1"]
+    marker = workspace / "runs" / "tiny" / "colours" / "fold-0" / "fold.json"
+    with subprocess.Popen(
+        [*KIT, *words], cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        end = time.monotonic() + 120
+        while not marker.exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the second fold
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    kept = marker.stat().st_mtime_ns
+    again = run(words, workspace)
+    assert again.returncode == 0, again.stderr
+    assert "fold 0 is done already" in again.stdout
+    assert marker.stat().st_mtime_ns == kept
+    assert (workspace / "oof" / "tiny" / "colours" / "manifest.json").is_file()
