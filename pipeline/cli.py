@@ -129,7 +129,7 @@ def init(
         for key, reason in sorted(audit.faults.items())[:10]:
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
-    print(f"next: kit train RECIPE {slug}    (recipes: {', '.join(_recipe_names())})")
+    print(f"next: kit train RECIPE {slug}    (shipped recipes: {', '.join(_recipe_names())})")
 
 
 @app.command()
@@ -203,12 +203,12 @@ def train(
     print()
     print(result_text(progress.manifest))
     print(f"\npredictions: {picture.parent}    learning curves: {picture}")
-    if not submission:
-        print(f"next: kit submission make {experiment} --competition {competition}")
-    elif described.sample_submission:
+    if described.sample_submission is None:
+        print(f"no submission to make: {competition} has no sample submission")
+    elif submission:
         submission_make(experiment, competition=competition)
     else:
-        print(f"no submission: {competition} has no sample submission")
+        print(f"next: kit submission make {experiment} --competition {competition}")
 
 
 @app.command()

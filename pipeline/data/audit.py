@@ -64,7 +64,7 @@ def audit(competition: Competition) -> Audit:
     unused = [path for path in found.without_row if str(competition.data / path) not in to_predict]
     if unused:
         what = f"no row in {competition.train.table}"
-        notes.append(f"{len(unused)} pictures have {what} and are not used: {name_some(unused)}")
+        notes.append(f"pictures with {what}, not used ({len(unused)}): {name_some(unused)}")
     return Audit(
         pictures=len(used),
         classes=class_names(used["label"]),
@@ -112,10 +112,10 @@ def _identical_notes(rows: pd.DataFrame, digests: dict[str, str]) -> Iterable[st
     one_label = [group for group in repeated if len({label for _, label in group}) == 1]
     if two_labels:
         named = name_some(" = ".join(f"{key} ({label})" for key, label in group) for group in two_labels)
-        yield f"{len(two_labels)} identical pictures stand under different labels: {named}"
+        yield f"identical pictures under different labels ({len(two_labels)}): {named}"
     if one_label:
         named = name_some(" = ".join(key for key, _ in group) for group in one_label)
-        yield f"{len(one_label)} pictures are there more than once and may end up in different folds: {named}"
+        yield f"identical pictures, which may end up in different folds ({len(one_label)}): {named}"
 
 
 def _shared_with_test(rows: pd.DataFrame, test: pd.DataFrame, digests: dict[str, str]) -> Iterable[str]:
@@ -123,4 +123,4 @@ def _shared_with_test(rows: pd.DataFrame, test: pd.DataFrame, digests: dict[str,
     pairs = zip(test["id"], test["path"], strict=True)
     shared = [f"{key} = {train[digests[path]]}" for key, path in pairs if digests[path] in train]
     if shared:
-        yield f"{len(shared)} test pictures are also in train: {name_some(shared)}"
+        yield f"test pictures that are also in train ({len(shared)}): {name_some(shared)}"

@@ -64,7 +64,7 @@ def test_mean_size_is_that_of_the_pictures_that_can_be_used(tiny_competition):
 def test_identical_pictures_under_two_labels(tiny_competition):
     copy_train(tiny_competition, "000.jpg", "001.jpg")  # a blue one in the place of a green one
     assert audit(tiny_competition).notes == [
-        "1 identical pictures stand under different labels: 000.jpg (blue) = 001.jpg (green)"
+        "identical pictures under different labels (1): 000.jpg (blue) = 001.jpg (green)"
     ]
 
 
@@ -72,19 +72,19 @@ def test_identical_pictures_under_one_label(tiny_competition):
     copy_train(tiny_competition, "000.jpg", "003.jpg")
     copy_train(tiny_competition, "000.jpg", "006.jpg")
     (note,) = audit(tiny_competition).notes
-    assert note.startswith("1 pictures are there more than once")
+    assert note.startswith("identical pictures, which may end up in different folds (1): ")
     assert note.endswith("000.jpg = 003.jpg = 006.jpg")
 
 
 def test_train_pictures_that_are_in_test(tiny_competition):
     shutil.copy(tiny_competition.data / "train" / "004.jpg", tiny_competition.data / "test" / "t2.jpg")
-    assert audit(tiny_competition).notes == ["1 test pictures are also in train: t2.jpg = 004.jpg"]
+    assert audit(tiny_competition).notes == ["test pictures that are also in train (1): t2.jpg = 004.jpg"]
 
 
 def test_pictures_without_a_row_are_noted(tiny_competition):
     make_picture(tiny_competition.data / "train" / "extra.jpg", seed=99)
     (note,) = audit(tiny_competition).notes
-    assert note == "1 pictures have no row in train.csv and are not used: train/extra.jpg"
+    assert note == "pictures with no row in train.csv, not used (1): train/extra.jpg"
 
 
 def test_an_unreadable_test_picture_is_an_error_that_names_it(tiny_competition):
