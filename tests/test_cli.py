@@ -11,15 +11,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import click
 import numpy as np
 import pandas as pd
 import pytest
 import typer
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from pipeline.artifacts import Workspace
 from pipeline.cli import app
@@ -47,7 +46,7 @@ RECIPE = {
 }
 
 
-def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command and sub-command with the words that call it."""
     yield path, group
     for name, command in getattr(group, "commands", {}).items():
