@@ -1,7 +1,7 @@
 """Where every file the kit writes lies, and how it is written: whole or not at all.
 
-    runs/<slug>/<experiment>/fold-<n>/stage-<n>-<name>/   checkpoints and logs: can be made again
-    runs/<slug>/cache/                                    decoded pictures: can be made again
+    runs/<slug>/<experiment>/fold-<n>/stage-<n>/          checkpoints and logs: can be made again
+    runs/<slug>/_decoded/                                 decoded pictures: can be made again
     oof/<slug>/<experiment>/                              predictions and manifest: the lasting result
     submissions/<slug>/                                   CSV files
 
@@ -35,7 +35,8 @@ class Workspace:
         return self.run(slug, experiment) / f"fold-{fold}"
 
     def cache(self, slug: str) -> Path:
-        return self.root / "runs" / slug / "cache"
+        # No experiment can have this name.
+        return self.root / "runs" / slug / "_decoded"
 
     def oof(self, slug: str, experiment: str) -> Path:
         return self.root / "oof" / slug / experiment

@@ -1,8 +1,7 @@
 """The command `kit`: parse, one call, print. The only file that prints or exits."""
 
-import logging
 import re
-import sys
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -80,13 +79,16 @@ def demo(
     from pipeline.demo.competition import write_demo
 
     folder = competition_folder("demo", root=ROOT)
-    if if_missing and (folder / "competition.yaml").is_file() and (folder / "data").is_dir():
+    described, rendered = (folder / "competition.yaml").is_file(), (folder / "data").is_dir()
+    if if_missing and described and rendered:
         print(f"the demo competition is there: {folder}")
         return
-    summary = write_demo(folder, seed=seed)
-    print(f"rendered {summary.train} training and {summary.test} test pictures of {len(summary.classes)} cards")
-    print(f"look at them: {folder / 'preview.png'}")
-    if not (folder / "competition.yaml").is_file():
+    # A set-up that was interrupted between rendering and describing goes on from there.
+    if described or not rendered:
+        summary = write_demo(folder, seed=seed)
+        print(f"rendered {summary.train} training and {summary.test} test pictures of {len(summary.classes)} cards")
+        print(f"look at them: {folder / 'preview.png'}")
+    if not described:
         init("demo", data=folder / "data")
 
 
@@ -183,9 +185,12 @@ def train(
     from pipeline.report.plots import plot_learning_curves
     from pipeline.report.tables import result_text
     from pipeline.training.cross_validate import cross_validate, learning_curves
+    from pipeline.training.engines import log_to_stdout
     from pipeline.training.fold import Machine
 
-    _log_to_stdout()
+    log_to_stdout()
+    # A polite end is an interrupt: the fold's process must not go on alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
@@ -196,7 +201,8 @@ def train(
     )
     curves = learning_curves(workspace.run(competition, experiment), [stage.name for stage in settings.stages])
     picture = workspace.oof(competition, experiment) / "learning_curves.png"
-    plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
+    if len(curves):
+        plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
         return
@@ -251,10 +257,13 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     Example: kit oof list --format csv
     """
     from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
     from pipeline.predictions.store import list_experiments, read_manifest
     from pipeline.report.tables import leaderboard_rows
 
     workspace = Workspace(ROOT)
+    if competition:
+        load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
     manifests = [read_manifest(workspace, *key) for key in list_experiments(workspace, competition)]
     if not manifests and format is Format.table:
         print("no finished experiment yet; make one: kit train demo demo")
@@ -346,15 +355,6 @@ def _recipe_names() -> list[str]:
     from pipeline.recipe import shipped_recipes
 
     return list(shipped_recipes())
-
-
-def _log_to_stdout() -> None:
-    logger = logging.getLogger("pipeline")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
 
 
 def main() -> None:

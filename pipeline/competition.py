@@ -115,7 +115,7 @@ def competition_folder(slug: str, *, root: Path) -> Path:
 
 def list_competitions(root: Path) -> list[str]:
     """Slugs of the competitions in this workspace, sorted."""
-    return sorted(file.parent.name for file in root.glob("competitions/*/competition.yaml"))
+    return sorted(file.parent.name for file in root.glob("competitions/[!.]*/competition.yaml"))
 
 
 def load_competition(slug: str, *, root: Path) -> Competition:

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pipeline.errors import RecipeError
 from pipeline.settings import Settings, explain, parse_mapping, parse_yaml, read_mapping
 
+NAME = r"[a-z0-9][a-z0-9._-]*"  # of a recipe and of an experiment
 SIZE_MULTIPLE = 32  # every backbone halves its input five times
 
 
@@ -173,7 +174,7 @@ class Recipe(Settings):
         precision: What the network computes in; its logits are float32 always.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=f"^{NAME}$")
     description: str = ""
     backbone: str
     weights: str = "imagenet"

@@ -6,7 +6,13 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup_kit dev
 
-echo "ruff";        ruff check . && ruff format --check .
-echo "mypy";        mypy
-echo "import-linter"; lint-imports
-echo "pytest";      pytest "$@"
+# One command a line: `set -e` does not see a failure on the left of `&&`.
+echo "== ruff"
+ruff check .
+ruff format --check .
+echo "== mypy"
+mypy
+echo "== import-linter"
+lint-imports
+echo "== pytest"
+pytest "$@"

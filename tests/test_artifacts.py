@@ -72,21 +72,22 @@ def test_what_json_has_no_word_for_is_refused(tmp_path, value):
     assert listing(tmp_path) == ["t.json"]
 
 
-def _hold(path, ready, release):
+def _hold(path, release):
     with lock(path, what="the fold"):
-        ready.set()
-        release.wait(60)
+        release.send("held")
+        release.recv()
 
 
 @pytest.fixture
 def holder(tmp_path):
     context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path / "in" / "lock", ready, release))
+    # A pipe, not an Event: to set an Event on which a killed process waited hangs.
+    release, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(tmp_path / "in" / "lock", theirs))
     process.start()
-    assert ready.wait(30)
+    assert release.recv() == "held"
     yield process, release
-    release.set()
+    process.kill()
     process.join(30)
 
 
@@ -97,7 +98,7 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, holder)
         with pytest.raises(BusyError, match=rf"the fold is in use by another process \(pid {process.pid}\)"):
             with lock(path, what="the fold"):
                 pass
-    release.set()
+    release.send("go")
     with lock(path, what="the fold", wait=True):
         assert Path(path).read_text() == str(os.getpid())
     with lock(path, what="the fold"):

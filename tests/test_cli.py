@@ -323,3 +323,23 @@ def test_an_interrupted_run_goes_on_afterwards(workspace: Path) -> None:
     assert "fold 0 is done already" in again.stdout
     assert marker.stat().st_mtime_ns == kept
     assert (workspace / "oof" / "tiny" / "colours" / "manifest.json").is_file()
+
+
+def test_a_demo_that_was_rendered_but_not_described_is_described(
+    tmp_path: Path, tiny_competition: Competition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo = tmp_path / "competitions" / "demo"
+    demo.mkdir()
+    tiny_competition.data.rename(demo / "data")
+    result = kit("demo", "--if-missing")
+    assert result.exit_code == 0, result.output
+    assert (demo / "competition.yaml").is_file()
+    assert "is there" in kit("demo", "--if-missing").output
+
+
+def test_listing_a_competition_that_does_not_exist_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = kit("oof", "list", "--competition", "nope")
+    assert result.exit_code == 1
+    assert "there is no competition 'nope'" in result.stderr

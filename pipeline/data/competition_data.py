@@ -1,6 +1,8 @@
 """Everything training reads of a competition before the first picture: rows, classes, folds, sizes."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.competition import Competition
 from pipeline.data.folds import Folds, load_folds
-from pipeline.data.index import class_names, mean_size, test_index, train_index
+from pipeline.data.index import class_names, mean_size, name_some, read_table, test_index, train_index
+from pipeline.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class CompetitionData:
     folds: Folds
     mean_size: tuple[float, float]
 
+    @property
+    def sha256(self) -> str:
+        """Hash of what is learned from and predicted: ids, labels and file sizes of train, ids of test."""
+        digest = hashlib.sha256()
+        for row in self.train.itertuples():
+            digest.update(f"{row.id}\n{row.label}\n{Path(str(row.path)).stat().st_size}\n".encode())
+        digest.update("\n".join(self.test["id"]).encode())
+        return digest.hexdigest()
+
     def rows_of(self, fold: int) -> NDArray[np.int64]:
         """The rows held out in `fold`."""
         return np.flatnonzero((self.folds.frame["fold"] == fold).to_numpy())
@@ -47,6 +59,8 @@ def load_data(competition: Competition) -> CompetitionData:
     """
     train, test = train_index(competition), test_index(competition)
     classes = class_names(train["label"])
+    _require_metric_fits(competition, classes)
+    _require_sample_fits(competition, classes)
     number = {name: position for position, name in enumerate(classes)}
     return CompetitionData(
         train=train,
@@ -56,3 +70,26 @@ def load_data(competition: Competition) -> CompetitionData:
         folds=load_folds(competition, train),
         mean_size=mean_size(train["path"]),
     )
+
+
+def _require_metric_fits(competition: Competition, classes: list[str]) -> None:
+    if competition.metric == "quadratic_kappa" and not all(name.lstrip("-").isdecimal() for name in classes):
+        raise DataError(
+            f"quadratic_kappa needs classes with an order; these are {name_some(classes)}",
+            expected="classes that are whole numbers, such as grades 0, 1, 2",
+            next_step="number the labels in the train table, or choose another metric in competition.yaml",
+        )
+
+
+def _require_sample_fits(competition: Competition, classes: list[str]) -> None:
+    """Before hours of training, not after them."""
+    if competition.sample_submission is None:
+        return
+    columns = list(read_table(competition.data / competition.sample_submission).columns[1:])
+    wide = competition.submission == "probabilities"
+    if (wide and set(columns) != set(classes)) or (not wide and len(columns) != 1):
+        raise DataError(
+            f"{competition.sample_submission} has the columns {name_some(columns)} after the id",
+            expected=f"one column a class: {name_some(classes)}" if wide else "one column, for the predicted class",
+            next_step="check `submission` and train.label_column in competition.yaml",
+        )

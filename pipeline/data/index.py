@@ -47,9 +47,9 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
         DataError: There is no such file, it cannot be read, or a column is missing.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist", expected="a CSV file", next_step="check competition.yaml")
+        raise DataError(f"{path} does not exist", expected="a CSV file", next_step="check the path")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:
         raise DataError(
             f"{path} cannot be read: {error}", expected="a CSV file in UTF-8", next_step="mend the file"
@@ -138,6 +138,13 @@ def train_index(competition: Competition) -> pd.DataFrame:
     """
     found = scan(competition)
     quarantine = read_quarantine(competition)
+    strange = sorted(set(quarantine) - set(found.rows["id"]))
+    if strange:
+        raise DataError(
+            f"{competition.quarantine_file} names {len(strange)} ids that are not in the data: {name_some(strange)}",
+            expected="ids of training rows",
+            next_step="correct or remove those rows",
+        )
     faults = {key: why for key, why in found.faults.items() if key not in quarantine}
     if faults:
         raise DataError(

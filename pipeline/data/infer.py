@@ -97,6 +97,7 @@ def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tu
 def _settle(draft: Path, folder: Path) -> None:
     """Move the draft into place; data that lies in the folder already stays where it is."""
     folder.mkdir(exist_ok=True)
+    (folder / "quarantine.csv").unlink(missing_ok=True)  # of an earlier description: the data may have been mended
     for file in sorted(draft.iterdir(), key=lambda path: path.name == "competition.yaml"):
         if file.name == "data" and (folder / "data").is_dir() and not (folder / "data").is_symlink():
             continue
@@ -251,6 +252,14 @@ def _train_from_folders(data: Path, pictures: list[Path], findings: list[Finding
             reason = "its name: one predefined fold"
             findings.append(Finding("train.held_out_pictures", held_out[0].name, reason))
         return TrainData(pictures=train[0].name, held_out_pictures=held_out[0].name if held_out else None, match="path")
+    if parts:
+        part, folder = next((part, folders[0].name) for part, folders in parts.items())
+        what = "to predict" if part == "test" else "held out for validation"
+        raise DataError(
+            f"two readings are possible: the folder {folder!r} may be a class, or the pictures {what}",
+            expected="a folder named train beside it, or no folder of that name",
+            next_step="move the class folders into a folder train, or rename the class",
+        )
     _require_classes(data, pictures)
     findings.append(Finding("train.pictures", ".", "a folder a class, and no table names the pictures"))
     return TrainData(pictures=".", match="path")

@@ -4,17 +4,19 @@ A file holds all pictures of an index at one size. It is named by what it was ma
 decoding policy makes a new one; it appears whole or not at all; the least recently used go when room is short.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import sys
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +60,11 @@ class FilePictures:
 
 @dataclass(frozen=True)
 class KeptPictures:
-    """Reads from a file of raw uint8, `count` pictures one after the other."""
+    """Reads from a file of raw uint8, `count` pictures one after the other.
+
+    While it lives it holds a shared lock on the file, which keeps the file from being removed to make room; so
+    workers, which open the file by its name, find it.
+    """
 
     file: Path
     count: int
@@ -69,7 +75,15 @@ class KeptPictures:
 
     @cached_property
     def _array(self) -> NDArray[np.uint8]:
+        descriptor = os.open(self.file, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         return np.memmap(self.file, dtype=np.uint8, mode="r", shape=(self.count, *self.size, 3))
+
+    def hold(self) -> Self:
+        """Open the file now, before anybody else can remove it."""
+        _ = self._array
+        return self
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         return np.asarray(self._array[rows])
@@ -102,7 +116,7 @@ def open_pictures(
                 return FilePictures(tuple(paths), size)
             _decode_all(paths, size, file)
         os.utime(file)
-    return KeptPictures(file, len(paths), size)
+        return KeptPictures(file, len(paths), size).hold()
 
 
 def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path) -> None:
@@ -126,14 +140,24 @@ def _make_room(folder: Path, need: int, limit: int) -> bool:
     free = shutil.disk_usage(folder).free - _SPARE_DISK
     kept = sorted(folder.glob("*.u8"), key=lambda path: path.stat().st_mtime)
     total = sum(path.stat().st_size for path in kept)
-    if need > limit or need > free + total:
-        return False
-    while kept and (total + need > limit or need > free):
-        oldest = kept.pop(0)
-        total -= oldest.stat().st_size
-        free += oldest.stat().st_size
-        oldest.unlink()  # a run that has it open keeps reading it
-    return True
+    for oldest in kept:
+        if total + need <= limit and need <= free:
+            return True
+        size = oldest.stat().st_size
+        if _remove_unused(oldest):
+            total -= size
+            free += size
+    return total + need <= limit and need <= free
+
+
+def _remove_unused(file: Path) -> bool:
+    with file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # somebody reads it
+        file.unlink()
+        return True
 
 
 def _key(paths: Sequence[str], size: tuple[int, int]) -> str:

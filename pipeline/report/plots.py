@@ -57,7 +57,7 @@ def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
     mean = curves.groupby("step")["loss"].mean()
     axis.plot(mean.index, mean, color=_FAINT, linewidth=1.2, linestyle="--", label="training (mean)")
     axis.plot([], [], color=_INK, linewidth=1.4, label="validation, a line a fold")
-    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    axis.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.94))
 
 
 def _mark_stages(axis: Any, curves: pd.DataFrame) -> None:

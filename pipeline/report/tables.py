@@ -58,7 +58,7 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
         for name, floor in of_slug[0]["floors"].items():
             head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
             entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **nothing})
-        rows += sorted(entries, key=lambda row: row["score"], reverse=of_slug[0]["greater_is_better"])
+        rows += sorted(entries, key=_score_used, reverse=of_slug[0]["greater_is_better"])
     return rows
 
 
@@ -83,6 +83,10 @@ def _result_rows(manifest: Row) -> list[Row]:
     if manifest["tta_score"] is not None:
         rows.append(row("OOF with TTA", manifest, prefix="tta_"))
     return rows
+
+
+def _score_used(row: Row) -> float:
+    return float(row["with TTA"] if row["TTA used"] == "yes" else row["score"])
 
 
 def _seconds(manifest: Row) -> int:

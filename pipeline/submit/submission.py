@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,8 @@ import pandas as pd
 
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
+from pipeline.data.index import name_some, read_table
 from pipeline.errors import SubmissionError
-
-_NAMED = 5  # offenders named a fault
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def read_sample(competition: Competition) -> pd.DataFrame:
             expected="sample_submission in competition.yaml: the CSV that shows what a submission looks like",
             next_step="add it; without one there is nothing to submit to",
         )
-    return _read(competition.data / competition.sample_submission)
+    return read_table(competition.data / competition.sample_submission)
 
 
 def make_submission(competition: Competition, predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -52,7 +51,7 @@ def make_submission(competition: Competition, predictions: pd.DataFrame, classes
     missing = sorted(set(sample[key]) - set(predictions["id"]))
     if missing:
         raise SubmissionError(
-            f"{len(missing)} ids of the sample submission have no prediction: {_some(missing)}",
+            f"{len(missing)} ids of the sample submission have no prediction: {name_some(missing)}",
             expected="a prediction for each",
             next_step="were the test pictures changed after training? train again",
         )
@@ -64,8 +63,8 @@ def make_submission(competition: Competition, predictions: pd.DataFrame, classes
     strange = [column for column in sample.columns[1:] if column not in classes]
     if strange:
         raise SubmissionError(
-            f"the sample submission has columns that are no class: {_some(strange)}",
-            expected=f"the classes {_some(classes)}",
+            f"the sample submission has columns that are no class: {name_some(strange)}",
+            expected=f"the classes {name_some(classes)}",
             next_step="check label_column and `submission` in competition.yaml",
         )
     values = ordered[list(sample.columns[1:])].to_numpy(dtype=np.float64)
@@ -91,8 +90,9 @@ def write_submission(
         SubmissionError: It does not hold against the sample; nothing is written.
     """
     frame = make_submission(competition, predictions, classes)
-    name = f"{now:%Y%m%d-%H%M%S}-{experiment}-{score:.4f}.csv"
-    path = workspace.submissions(competition.slug) / name
+    folder = workspace.submissions(competition.slug)
+    while (path := folder / f"{now:%Y%m%d-%H%M%S}-{experiment}-{score:.4f}.csv").exists():
+        now += timedelta(seconds=1)  # a submission is never overwritten
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False)
         require(check_submission(competition, temporary, classes=classes), path)
@@ -116,9 +116,9 @@ def check_submission(competition: Competition, path: Path, *, classes: Sequence[
         classes: The labels that may be predicted.
 
     Raises:
-        SubmissionError: The file cannot be read as a CSV.
+        DataError: The file cannot be read as a CSV.
     """
-    sample, given = read_sample(competition), _read(path)
+    sample, given = read_sample(competition), read_table(path)
     if list(given.columns) != list(sample.columns):
         fault = f"columns are {list(given.columns)}, expected {list(sample.columns)} in this order"
         return Check(len(given), (fault,))
@@ -128,7 +128,7 @@ def check_submission(competition: Competition, path: Path, *, classes: Sequence[
     if competition.submission == "class":
         faults += _label_faults(given[key], values.iloc[:, 0], classes)
     else:
-        faults += _probability_faults(given[key], values)
+        faults += _probability_faults(given[key], values, competition.metric)
     return Check(len(given), tuple(faults))
 
 
@@ -138,7 +138,7 @@ def _id_faults(given: pd.Series, expected: pd.Series) -> list[str]:
     missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
     for found, what in ((repeated, "repeated"), (missing, "missing"), (unknown, "unknown")):
         if found:
-            faults.append(f"{len(found)} ids are {what}: {_some(found)}")
+            faults.append(f"{len(found)} ids are {what}: {name_some(found)}")
     if not faults and list(given) != list(expected):
         first = next(row for row, (a, b) in enumerate(zip(given, expected, strict=True)) if a != b)
         faults.append(
@@ -152,37 +152,23 @@ def _label_faults(ids: pd.Series, labels: pd.Series, classes: Sequence[str]) -> 
     faults = []
     empty = labels.str.strip().str.lower().isin({"", "nan"}) & ~labels.isin(list(classes))
     if empty.any():
-        faults.append(f"{int(empty.sum())} rows have no label: {_some(ids[empty])}")
+        faults.append(f"{int(empty.sum())} rows have no label: {name_some(ids[empty])}")
     unknown = ~labels.isin(list(classes)) & ~empty
     if unknown.any():
         pairs = [f"{key} ({label!r})" for key, label in zip(ids[unknown], labels[unknown], strict=True)]
-        faults.append(f"{len(pairs)} labels are unknown: {_some(pairs)}; known are {_some(classes)}")
+        faults.append(f"{len(pairs)} labels are unknown: {name_some(pairs)}; known are {name_some(classes)}")
     return faults
 
 
-def _probability_faults(ids: pd.Series, values: pd.DataFrame) -> list[str]:
+def _probability_faults(ids: pd.Series, values: pd.DataFrame, metric: str) -> list[str]:
     numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     finite = np.isfinite(numbers).all(axis=1)
     outside = finite & ((numbers < 0) | (numbers > 1)).any(axis=1)
-    uneven = finite & ~outside & (np.abs(numbers.sum(axis=1) - 1) > 1e-3)
+    # Log loss is of a distribution; other metrics take any numbers in range.
+    uneven = (metric == "log_loss") & finite & ~outside & (np.abs(numbers.sum(axis=1) - 1) > 1e-3)
     found = (
         (~finite, "have an empty, NaN or non-numeric probability"),
         (outside, "have a probability outside 0..1"),
         (uneven, "have probabilities that do not sum to 1"),
     )
-    return [f"{int(rows.sum())} rows {what}: {_some(ids[rows])}" for rows, what in found if rows.any()]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise SubmissionError(
-            f"{path} cannot be read: {error}", expected="a CSV file in UTF-8", next_step="check the path"
-        ) from None
-
-
-def _some(items: object) -> str:
-    listed = [str(item) for item in items]  # type: ignore[attr-defined]
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
+    return [f"{int(rows.sum())} rows {what}: {name_some(ids[rows])}" for rows, what in found if rows.any()]

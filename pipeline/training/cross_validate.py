@@ -7,6 +7,7 @@ oof/<slug>/<experiment>/               predictions, learning curves, manifest (s
 import importlib.metadata
 import logging
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import Workspace, read_json, write_json, write_text
+from pipeline.artifacts import Workspace, lock, read_json, write_json, write_text
 from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
@@ -33,7 +34,7 @@ from pipeline.predictions.store import (
     read_predictions,
 )
 from pipeline.predictions.tta import check_views
-from pipeline.recipe import Recipe
+from pipeline.recipe import NAME, Recipe
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
 from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
@@ -69,6 +70,12 @@ def cross_validate(
     Raises:
         KitError: The recipe does not fit the competition, or the experiment was begun with other settings.
     """
+    if not re.fullmatch(NAME, experiment):
+        raise KitError(
+            f"{experiment!r} cannot be an experiment's name",
+            expected="small letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+            next_step="choose another --suffix",
+        )
     data = load_data(competition)
     check_recipe(recipe, data)
     numbers = data.folds.numbers
@@ -79,21 +86,28 @@ def cross_validate(
             expected=f"a fold from {numbers[0]} to {numbers[-1]}",
             next_step="`kit folds " + competition.slug + "` shows them",
         )
-    tasks = {fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine()) for fold in numbers}
+    tasks = {
+        fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine(), data.sha256)
+        for fold in numbers
+    }
     _claim_run(tasks[numbers[0]], data)
+    trained = False
     for fold in numbers if folds is None else folds:
         if tasks[fold].done:
             log.info("fold %d is done already", fold)
         else:
             engine(tasks[fold])
+            trained = True
     missing = tuple(fold for fold in numbers if not tasks[fold].done)
     if missing:
         return Progress(None, missing)
     folder = workspace.oof(competition.slug, experiment)
-    if not (folder / MANIFEST).is_file():
-        frames, manifest = summarise(list(tasks.values()), data)
-        finish_experiment(folder, frames, manifest)
-    return Progress(read_json(folder / MANIFEST), ())
+    finishing = workspace.run(competition.slug, experiment) / "finish.lock"
+    with lock(finishing, what=f"the result of {experiment}", wait=True):
+        if trained or not (folder / MANIFEST).is_file():
+            frames, manifest = summarise(list(tasks.values()), data)
+            finish_experiment(folder, frames, manifest)
+        return Progress(read_json(folder / MANIFEST), ())
 
 
 def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
@@ -121,6 +135,7 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
     """Write what this run is, or check that it is what was begun or finished here under its name."""
     identity = {
         "fingerprint": task.recipe.fingerprint(),
+        "data_sha256": data.sha256,
         "folds_sha256": data.folds.sha256,
         "classes": data.classes,
         "metric": task.competition.metric,
@@ -129,9 +144,9 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
     finished = task.workspace.oof(task.competition.slug, task.experiment)
     for file in (run / "run.json", finished / MANIFEST):
         begun = read_json(file) if file.is_file() else identity
-        changed = [key for key, value in identity.items() if begun[key] != value]
+        changed = [key for key, value in identity.items() if begun.get(key) != value]
         if changed:
-            what = {"fingerprint": "recipe", "folds_sha256": "folds"}
+            what = {"fingerprint": "recipe", "data_sha256": "pictures or labels", "folds_sha256": "folds"}
             raise KitError(
                 f"{file.parent} holds an experiment with other {', '.join(what.get(key, key) for key in changed)}",
                 expected="the settings and data it was begun with",
@@ -177,13 +192,14 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "metric": metric.name,
         "greater_is_better": metric.greater_is_better,
         **plain,
-        **_tta_effect(frames, ids, data, tasks[0], scored),
+        **_tta_effect(frames, ids, labels, data.classes, tasks[0], scored),
         "oof_rows": len(ids),
         "floors": _floor_scores(tasks[0], labels, len(data.classes)),
         "stages": [_stage_summary(tasks, number, scored) for number in range(len(recipe.stages))],
         "classes": data.classes,
         "recipe": recipe.model_dump(mode="json"),
         "fingerprint": recipe.fingerprint(),
+        "data_sha256": data.sha256,
         "folds_sha256": data.folds.sha256,
         "versions": _versions(),
         "git_commit": _git_commit(tasks[0].workspace.root),
@@ -195,15 +211,18 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
 def learning_curves(tasks_folder: Path, stages: Sequence[str]) -> pd.DataFrame:
     """Every epoch of every fold: columns fold, stage, step (epochs counted over all stages), and the log's.
 
-    The first epoch of a stage stands at the same step in every fold, however early a fold stopped.
+    The first epoch of a stage stands at the same step in every fold, however early a fold stopped. Empty where
+    nothing has been trained yet.
     """
     frames = []
     for folder in sorted(tasks_folder.glob("fold-*")):
         for number, name in enumerate(stages):
-            file = folder / f"stage-{number}-{name}" / LOG
-            if file.is_file():
+            file = folder / f"stage-{number}" / LOG
+            if file.is_file() and file.stat().st_size:  # it is empty during the first epoch
                 frame = pd.read_csv(file)
                 frames.append(frame.assign(fold=int(folder.name.removeprefix("fold-")), number=number, stage=name))
+    if not frames:
+        return pd.DataFrame()
     curves = pd.concat(frames, ignore_index=True)
     lengths = curves.groupby("number")["epoch"].max() + 1
     offsets = lengths.cumsum() - lengths
@@ -216,7 +235,7 @@ def _stage_summary(tasks: Sequence[FoldTask], number: int, scored: Any) -> dict[
     results = [stage_done(folder) or {} for folder in folders]
     found = scored(_concatenated([folder / OOF for folder in folders]))
     return {
-        "name": results[0]["name"],
+        "name": tasks[0].recipe.stages[number].name,
         "size": results[0]["size"],
         "unfrozen": results[0]["unfrozen"],
         "blocks": results[0]["blocks"],
@@ -227,15 +246,14 @@ def _stage_summary(tasks: Sequence[FoldTask], number: int, scored: Any) -> dict[
 
 
 def _tta_effect(
-    frames: dict[str, pd.DataFrame], ids: list[str], data: CompetitionData, task: FoldTask, scored: Any
+    frames: dict[str, pd.DataFrame], ids: list[str], labels: Any, classes: list[str], task: FoldTask, scored: Any
 ) -> dict[str, Any]:
     """Score with TTA, its gain over the plain score, and whether it is used."""
     if "oof_tta.parquet" not in frames:
         nothing = dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se"))
         return {**nothing, "tta_used": False}
     averaged = scored(frames["oof_tta.parquet"])
-    labels = data.labels[np.searchsorted(data.train["id"].to_numpy(dtype=str), np.array(ids, dtype=str))]
-    before, after = (probabilities_of(frames[name], ids, data.classes) for name in ("oof.parquet", "oof_tta.parquet"))
+    before, after = (probabilities_of(frames[name], ids, classes) for name in ("oof.parquet", "oof_tta.parquet"))
     gain, error = paired_gain(METRICS[task.competition.metric], labels, before, after)
     return {
         **{f"tta_{key}": value for key, value in averaged.items()},

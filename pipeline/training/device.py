@@ -1,12 +1,12 @@
-"""What the network runs on, and what follows for compiling it."""
+"""The devices that TensorFlow may use, and its silence."""
 
 import os
 
 
 def import_tensorflow_quietly() -> None:
-    """Import TensorFlow without its start-up notices.
+    """Import TensorFlow without its start-up notices, and leave GPU memory to those who need it.
 
-    They come from its C++ code, some before any setting reaches it, so the stream itself is turned off
+    The notices come from its C++ code, some before any setting reaches it, so the stream itself is turned off
     meanwhile. An import that fails still raises.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -15,23 +15,14 @@ def import_tensorflow_quietly() -> None:
     try:
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # the first look for a GPU prints, too
+        gpus = tf.config.list_physical_devices("GPU")
+        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+            # There TensorFlow only feeds the network; by default it would take most of the GPU's memory.
+            tf.config.set_visible_devices([], "GPU")
+        else:
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
-
-
-def jit_compile() -> bool:
-    """Whether to compile with XLA: on an accelerator, and always under JAX, which has no other way.
-
-    On a CPU TensorFlow's oneDNN kernels are about ten times as fast as XLA's for these networks
-    (benchmarks/RESULTS.md), so Keras' own choice, which is XLA everywhere, is not taken.
-    """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))

@@ -41,23 +41,31 @@ def local_process(task: FoldTask) -> None:
     if error is not None:
         raise error
     if process.exitcode:
+        killed = "it was killed, mostly because memory ran out: take a smaller batch_size or size"
+        failed = "the traceback above says what failed"
         raise KitError(
             f"the process of fold {task.fold} ended with code {process.exitcode}",
             expected="a fold that ends by itself",
-            next_step="-9 means killed, mostly because memory ran out: take a smaller batch_size or size; "
+            next_step=f"{killed if process.exitcode < 0 else failed}; "
             "the same command goes on after the last finished stage",
         )
 
 
+def log_to_stdout(level: int = logging.INFO) -> None:
+    """Let the package's log lines appear on the standard output of this process."""
+    logger = logging.getLogger("pipeline")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(level)
+
+
 def _run(connection: Connection, task: FoldTask, level: int) -> None:
     import_tensorflow_quietly()
-    logger = logging.getLogger("pipeline")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level)
+    log_to_stdout(level)
     try:
-        with logging_redirect_tqdm([logger]):
+        with logging_redirect_tqdm([logging.getLogger("pipeline")]):
             train_fold(task)
         connection.send(None)
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.inputs import TrainingInput
 from pipeline.data.pictures import Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
+from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
@@ -53,6 +54,7 @@ class FoldTask:
     workspace: Workspace
     experiment: str
     machine: Machine
+    data_sha256: str
 
     @property
     def folder(self) -> Path:
@@ -63,7 +65,7 @@ class FoldTask:
         return (self.folder / DONE).is_file()
 
     def stage_folder(self, number: int) -> Path:
-        return self.folder / f"stage-{number}-{self.recipe.stages[number].name}"
+        return self.folder / f"stage-{number}"
 
     @property
     def weights(self) -> Path:
@@ -82,6 +84,12 @@ def train_fold(task: FoldTask) -> None:
         return
     with lock(task.folder / "lock", what=f"fold {task.fold} of {task.experiment}"):
         data = load_data(task.competition)
+        if data.sha256 != task.data_sha256:
+            raise DataError(
+                f"the data of {task.competition.slug} changed while {task.experiment} was starting",
+                expected="the same pictures and labels for every fold",
+                next_step="run the command again",
+            )
         with WorkerPool(task.machine.workers) as pool:
             for number in range(len(task.recipe.stages)):
                 _train_stage(task, data, number, pool)

@@ -31,7 +31,7 @@ def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, works
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)
     tasks = [
-        FoldTask(recipe, competition, int(fold), workspace, experiment, Machine())
+        FoldTask(recipe, competition, int(fold), workspace, experiment, Machine(), stored.manifest["data_sha256"])
         for fold in stored.manifest["fold_scores"]
     ]
     gone = [task.weights for task in tasks if not task.weights.is_file()]

@@ -33,10 +33,11 @@ def learning_rate(stage: Stage, *, steps_per_epoch: int) -> Any:
     if isinstance(schedule, Exponential):
         return keras.optimizers.schedules.ExponentialDecay(peak, schedule.decay_steps, schedule.decay_rate)
     if isinstance(schedule, Cosine):
-        warmup = round(schedule.warmup_epochs * steps_per_epoch)
+        steps = stage.epochs * steps_per_epoch
+        warmup = min(round(schedule.warmup_epochs * steps_per_epoch), steps - 1)
         return keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else peak,
-            decay_steps=stage.epochs * steps_per_epoch - warmup,
+            decay_steps=steps - warmup,
             warmup_target=peak if warmup else None,
             warmup_steps=warmup,
         )

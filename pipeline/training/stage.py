@@ -5,11 +5,13 @@ restart is the same as one that follows its predecessor.
 """
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.artifacts import read_json, write_json
@@ -20,10 +22,10 @@ from pipeline.model.classifier import build_classifier
 from pipeline.model.freezing import unfreeze
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import Recipe
-from pipeline.training.device import jit_compile
 from pipeline.training.schedule import make_optimizer, plateau_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
 
+log = logging.getLogger(__name__)
 DONE = "stage.json"
 WEIGHTS = "best.weights.h5"
 OOF = "oof.parquet"
@@ -55,7 +57,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     """Train one stage; `stage.json`, written last, says that it is done.
 
     Raises:
-        KitError: The loss is not a number in any epoch, or from some epoch on with no good one before.
+        KitError: The loss was never a number, so that there are no weights to keep.
     """
     import keras
 
@@ -66,9 +68,12 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
     network.compile(
         optimizer=make_optimizer(stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True,
+            label_smoothing=recipe.label_smoothing,
+            reduction="mean_with_sample_weight",  # the rows that fill up the last batch weigh nothing
+        ),
         weighted_metrics=["accuracy"],
-        jit_compile=jit_compile(),
     )
     best = Best()
     with ErrorRelay() as relay:
@@ -86,10 +91,15 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             expected="a loss that falls",
             next_step="lower the stage's learning_rate; with precision mixed_float16 try mixed_bfloat16 or float32",
         )
+    log_frame = pd.read_csv(task.folder / LOG)
+    diverged = not np.isfinite(log_frame["loss"].to_numpy()).all()
+    if diverged:
+        log.warning(
+            "fold %d, stage %s: the loss was not a number in epoch %d; the best weights before it are kept",
+            *(source.fold, stage.name, len(log_frame)),
+        )
     oof = prediction_frame(task.ids, best.probabilities, task.classes, fold=source.fold)
     write_predictions(task.folder / OOF, oof)
-    log = pd.read_csv(task.folder / LOG)
-    seconds = float(log["seconds"].sum())
     write_json(
         task.folder / DONE,
         {
@@ -98,12 +108,13 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "blocks": freezing.blocks,
             "unfrozen": freezing.unfrozen,
             "trainable_parameters": freezing.trainable_parameters,
-            "epochs": len(log),
+            "epochs": len(log_frame),
+            "diverged": diverged,
             "best_epoch": best.epoch,
             "score": best.logs["val_score"],
             "loss": best.logs["val_loss"],
-            "training_seconds": seconds,
-            "pictures_trained": len(source.rows) * len(log),
+            "training_seconds": float(log_frame["seconds"].sum()),
+            "pictures_trained": len(source.rows) * len(log_frame),
         },
     )
 

@@ -6,7 +6,6 @@ Validation goes through the same function as the final predictions, so what chos
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +67,18 @@ class Best:
     probabilities: NDArray[np.float32] | None = None
 
 
-@cache
-def _callback_class() -> Any:
-    import keras
-
-    return keras.callbacks.Callback
-
-
 def validation_callback(held_out: HeldOut, best: Best, *, monitor: str, weights: Path) -> Any:
     """Callback that puts val_loss, val_accuracy and val_score into an epoch's logs, for those after it to use,
     and keeps the weights of the best epoch in `weights`.
 
     Of equal epochs the first is kept. An epoch whose predictions are not finite is never the best.
     """
+    import keras
+
     metric, accuracy, log_loss = held_out.metric, METRICS["accuracy"], METRICS["log_loss"]
     sign = -1.0 if monitor == "score" and metric.greater_is_better else 1.0
 
-    class Validation(_callback_class()):  # type: ignore[misc]
+    class Validation(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.started = time.perf_counter()
 
@@ -100,7 +94,8 @@ def validation_callback(held_out: HeldOut, best: Best, *, monitor: str, weights:
             value = sign * logs[f"val_{monitor}"]
             if value < best.value:
                 with atomic_path(weights) as temporary:
-                    self.model.save_weights(temporary)
+                    # Without the optimizer, which would triple the file and is never read back.
+                    keras.Model(self.model.inputs, self.model.outputs).save_weights(temporary)
                 best.epoch, best.value, best.logs, best.probabilities = epoch, value, dict(logs), found
 
     return Validation()
@@ -109,7 +104,9 @@ def validation_callback(held_out: HeldOut, best: Best, *, monitor: str, weights:
 def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, metric: str) -> Any:
     """Callback with one tqdm bar for the stage."""
 
-    class Progress(_callback_class()):  # type: ignore[misc]
+    import keras
+
+    class Progress(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             self.bar = tqdm(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
+import pytest
 
 from pipeline.data.competition_data import load_data
+from pipeline.errors import DataError
 from tests.conftest import write_table
 
 
@@ -47,3 +49,33 @@ def test_the_order_of_the_table_changes_nothing(tiny_competition):
     pd.testing.assert_frame_equal(before.train, after.train)
     assert before.folds.sha256 == after.folds.sha256
     assert (before.labels == after.labels).all()
+
+
+def test_its_hash_is_of_ids_labels_and_files(tiny_competition):
+    before = load_data(tiny_competition).sha256
+    table = tiny_competition.data / "train.csv"
+    text = table.read_text()
+    lines = text.splitlines()
+    table.write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
+    assert load_data(tiny_competition).sha256 == before, "the order of the rows does not matter"
+    table.write_text(text.replace("000.jpg,blue", "000.jpg,red"))
+    tiny_competition.folds_file.unlink()
+    assert load_data(tiny_competition).sha256 != before
+
+
+def test_kappa_needs_classes_with_an_order(tiny_competition):
+    with pytest.raises(DataError, match="quadratic_kappa needs classes with an order; these are blue, green, red"):
+        load_data(tiny_competition.model_copy(update={"metric": "quadratic_kappa"}))
+
+
+@pytest.mark.parametrize(
+    ("submission", "columns"), [("probabilities", "blue,green"), ("probabilities", "a,b,c"), ("class", "label,more")]
+)
+def test_a_sample_submission_that_no_submission_can_match_is_refused_before_training(
+    tiny_competition, submission, columns
+):
+    ids = [f"t{number}.jpg" for number in range(6)]
+    values = ",0" * len(columns.split(","))
+    write_table(tiny_competition.data / "sample_submission.csv", f"id,{columns}", *(key + values for key in ids))
+    with pytest.raises(DataError, match=r"sample_submission.csv has the columns"):
+        load_data(tiny_competition.model_copy(update={"submission": submission}))

@@ -376,3 +376,31 @@ def test_cards(tmp_path, shared_data):
     (two_labels,) = [note for note in audited.notes if "different labels" in note]
     assert "four of clubs/127.jpg" in two_labels
     assert "four of spades/120.jpg" in two_labels
+
+
+@pytest.mark.parametrize("name", ["test", "valid"])
+def test_a_part_among_class_folders_may_be_a_class_too(tmp_path, name):
+    data = tmp_path / "data"
+    make_pictures(data, {"cat": 2, "dog": 2, name: 2})
+    with pytest.raises(DataError, match=f"two readings are possible: the folder '{name}' may be a class"):
+        init(data, tmp_path)
+
+
+def test_mended_data_described_anew_has_no_quarantine(tmp_path):
+    data = tmp_path / "data"
+    broken = make_pictures(data, {"cat": 3, "dog": 3})[0]
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    competition, _, audited = init(data, tmp_path)
+    assert len(audited.faults) == 1
+    broken.write_bytes(whole)
+    (competition.folder / "competition.yaml").unlink()
+    competition, _, audited = init(data, tmp_path)
+    assert not competition.quarantine_file.exists()
+    assert len(train_index(competition)) == 6
+
+
+def test_a_quarantined_id_that_is_not_there_is_named(tiny_competition):
+    write_table(tiny_competition.quarantine_file, "id,reason", "nobody.jpg,gone")
+    with pytest.raises(DataError, match=r"names 1 ids that are not in the data: nobody.jpg"):
+        train_index(tiny_competition)

@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import os
 import pickle
@@ -102,20 +103,25 @@ def test_what_does_not_fit_is_decoded_from_the_files(paths, cache, caplog):
 
 def test_the_least_recently_used_goes_first(paths, cache):
     limit = 2 * 6 * BYTES
-    first, second = open_kept(paths, cache, limit=limit), open_kept(paths[::-1], cache, limit=limit)
-    os.utime(first.file, (1, 1))
-    os.utime(second.file, (2, 2))
+    first, second = (open_kept(order, cache, limit=limit).file for order in (paths, paths[::-1]))
+    gc.collect()  # nobody has them open any more
+    os.utime(first, (1, 1))
+    os.utime(second, (2, 2))
     open_kept(paths, cache, limit=limit)  # used again: now the second is the older
-    third = open_kept([*paths[1:], paths[0]], cache, limit=limit)
-    assert kept(cache) == sorted([first.file.name, third.file.name])
+    third = open_kept([*paths[1:], paths[0]], cache, limit=limit).file
+    assert kept(cache) == sorted([first.name, third.name])
 
 
-def test_a_file_that_goes_is_still_read_by_who_has_it_open(paths, cache):
+def test_a_file_that_is_in_use_does_not_go(paths, cache):
     first = open_kept(paths, cache, limit=6 * BYTES)
-    before = everything(first)
-    open_kept(paths[::-1], cache, limit=6 * BYTES)
-    assert not first.file.exists()
-    assert np.array_equal(everything(first), before)
+    second = open_pictures(paths[::-1], size=SIZE, folder=cache, limit_bytes=6 * BYTES)
+    assert isinstance(second, FilePictures)
+    assert kept(cache) == [first.file.name]
+    assert np.array_equal(everything(pickle.loads(pickle.dumps(first))), everything(second)[::-1])
+    del first
+    gc.collect()
+    third = open_kept(paths[::-1], cache, limit=6 * BYTES)
+    assert kept(cache) == [third.file.name]
 
 
 @pytest.mark.parametrize("fault", ["damaged", "missing"])

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition, TrainData
-from pipeline.errors import SubmissionError
+from pipeline.errors import DataError, SubmissionError
 from pipeline.predictions.store import prediction_frame
 from pipeline.submit.submission import (
     check_submission,
@@ -53,7 +53,7 @@ def of_classes(tmp_path: Path) -> Competition:
 
 @pytest.fixture
 def of_probabilities(tmp_path: Path) -> Competition:
-    return competition(tmp_path / "cards", "probabilities")
+    return competition(tmp_path / "cards", "probabilities").model_copy(update={"metric": "log_loss"})
 
 
 def predictions(order: Sequence[int] = (2, 0, 3, 1)) -> pd.DataFrame:
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_csv_is_an_error(of_classes: Competition, content: byt
     path = of_classes.folder / "x.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SubmissionError, match=r"x\.csv"):
+    with pytest.raises(DataError, match=r"x\.csv"):
         require(check_submission(of_classes, path, classes=CLASSES), path)
 
 
@@ -227,3 +227,9 @@ def test_a_submission_that_does_not_hold_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match=r"non-numeric probability: a\.jpg"):
         write_submission(described, broken, CLASSES, experiment="demo", score=0.5, workspace=workspace, now=NOW)
     assert not list((tmp_path / "submissions").rglob("*.csv"))
+
+
+def test_only_log_loss_needs_probabilities_that_sum_to_one(of_probabilities: Competition) -> None:
+    ranked = of_probabilities.model_copy(update={"metric": "roc_auc"})
+    text = replaced(GOOD_PROBABILITIES, 2, "a.jpg,.3,.1,.5")
+    assert faults(ranked, ranked.folder / "x.csv", text) == ()

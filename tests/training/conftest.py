@@ -62,7 +62,15 @@ class Run:
         return self.workspace.oof(self.competition.slug, self.experiment)
 
     def task(self, fold: int) -> FoldTask:
-        return FoldTask(self.recipe, self.competition, fold, self.workspace, self.experiment, Machine(workers=0))
+        return FoldTask(
+            self.recipe,
+            self.competition,
+            fold,
+            self.workspace,
+            self.experiment,
+            Machine(workers=0),
+            load_data(self.competition).sha256,
+        )
 
     def train(self, **options: Any) -> Any:
         options = {"machine": Machine(workers=0), "engine": train_fold, **options}

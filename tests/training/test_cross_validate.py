@@ -229,7 +229,7 @@ def test_learning_curves_put_a_stage_at_the_same_step_in_every_fold(tmp_path: Pa
     for fold, lengths in ((0, (3, 2)), (1, (2, 2)), (10, (1, 1))):
         for number, length in enumerate(lengths):
             rows = [f"{epoch},0.5,{fold}" for epoch in range(length)]
-            write_table(tmp_path / f"fold-{fold}" / f"stage-{number}-s{number}" / "log.csv", "epoch,loss,x", *rows)
+            write_table(tmp_path / f"fold-{fold}" / f"stage-{number}" / "log.csv", "epoch,loss,x", *rows)
     curves = learning_curves(tmp_path, ["s0", "s1"])
     steps = {key: list(part["step"]) for key, part in curves.groupby(["fold", "stage"])}
     assert steps == {
@@ -354,3 +354,57 @@ def test_jax_trains_too(begin: Callable[..., Run]) -> None:
     oof = read_predictions(run.task(1).folder / "oof.parquet")
     assert len(oof) == 12
     assert hits(run, oof).mean() > 0.6
+
+
+def test_learning_curves_of_a_fold_in_its_first_epoch_are_left_out(tmp_path: Path) -> None:
+    assert len(learning_curves(tmp_path, ["s0"])) == 0
+    write_table(tmp_path / "fold-1" / "stage-0" / "log.csv", "epoch,loss", "0,0.5")
+    empty = tmp_path / "fold-0" / "stage-0" / "log.csv"
+    empty.parent.mkdir(parents=True)
+    empty.touch()
+    assert list(learning_curves(tmp_path, ["s0"])["fold"]) == [1]
+
+
+def test_changed_labels_are_refused_though_the_folds_are_the_same(begin: Callable[..., Run]) -> None:
+    run = begin(stage("one", epochs=1))
+    run.train(folds=[0])
+    table = run.competition.data / "train.csv"
+    text = table.read_text("utf-8").replace("green", "x").replace("blue", "green").replace("x", "blue")
+    table.write_text(text, "utf-8")
+    with pytest.raises(KitError, match="other pictures or labels"):
+        run.train(engine=never)
+
+
+def test_a_stage_may_be_renamed(begin: Callable[..., Run]) -> None:
+    run = begin(stage("one", epochs=1))
+    run.train(folds=[0])
+    manifest = Run(run.competition, run.workspace, recipe_of(stage("uno", epochs=1))).train().manifest
+    assert [entry["name"] for entry in manifest["stages"]] == ["uno"]
+
+
+def test_the_name_of_an_experiment_stays_inside_its_folder(begin: Callable[..., Run]) -> None:
+    run = begin(stage("one"))
+    with pytest.raises(KitError, match="cannot be an experiment's name"):
+        Run(run.competition, run.workspace, run.recipe, "../../elsewhere").train(engine=never)
+
+
+def test_decoded_pictures_of_train_and_test_need_not_fit_together(begin: Callable[..., Run]) -> None:
+    run = begin(stage("one", epochs=1, size=[32, 32]))
+    room = (24 + 3) * 32 * 32 * 3 / 1e9  # of 24 training and 6 test pictures
+    manifest = run.train(machine=Machine(workers=0, cache_gb=room)).manifest
+    assert manifest["oof_rows"] == 24
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains(begin: Callable[..., Run], precision: str) -> None:
+    run = begin(stage("one", epochs=2), stage("two", epochs=1), precision=precision)
+    assert run.train(folds=[0]).missing == (1,)
+
+
+def test_the_logged_loss_is_of_the_real_rows_alone(begin: Callable[..., Run]) -> None:
+    """12 rows in one batch of 48, three quarters of it filler: at a rate of nothing, the loss is ln 3 or so."""
+    run = begin(stage("one", epochs=1, batch_size=48, learning_rate=1e-12, augment="none"))
+    run.train(folds=[0])
+    log = pd.read_csv(run.task(0).stage_folder(0) / "log.csv")
+    assert 0.5 < log["loss"].iloc[0] < 3
+    assert log["loss"].iloc[0] > 0.5 * log["val_loss"].iloc[0]

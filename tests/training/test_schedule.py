@@ -114,3 +114,9 @@ def test_gradients_are_clipped_together(precision: str, clip: float | None, expe
     assert (scale > 1) == (precision == "mixed_float16")
     optimizer.apply([keras.ops.convert_to_tensor(scale * gradient) for gradient in (3.0, 4.0)], variables)
     assert [float(variable.numpy()) for variable in variables] == pytest.approx(expected)
+
+
+def test_warm_up_leaves_at_least_one_step_to_the_cosine() -> None:
+    one = Stage(name="one", unfreeze=1, epochs=1, learning_rate=0.1, schedule={"kind": "cosine", "warmup_epochs": 0.9})
+    assert float(learning_rate(one, steps_per_epoch=2)(0)) == 0
+    assert float(learning_rate(one, steps_per_epoch=1)(0)) == pytest.approx(0.1)
