@@ -6,6 +6,7 @@ oof/<slug>/<experiment>/               predictions, learning curves, manifest (s
 
 import importlib.metadata
 import logging
+import os
 import platform
 import re
 import subprocess
@@ -201,6 +202,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "fingerprint": recipe.fingerprint(),
         "data_sha256": data.sha256,
         "folds_sha256": data.folds.sha256,
+        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "versions": _versions(),
         "git_commit": _git_commit(tasks[0].workspace.root),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

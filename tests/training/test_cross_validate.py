@@ -88,6 +88,7 @@ def test_the_manifest_holds_what_the_contract_names(finished: Run) -> None:
     text = "".join(f"{row.id},{row.fold}\n" for row in folds.frame.itertuples())
     assert manifest["folds_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert {"python", "tensorflow", "keras", "numpy"} <= set(manifest["versions"])
+    assert manifest["backend"] == "tensorflow"
     assert "git_commit" in manifest
     assert set(manifest["floors"]) == {"random classifier", "majority class"}
     assert manifest["floors"]["majority class"]["score"] == pytest.approx(1 / 3)
