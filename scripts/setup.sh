@@ -23,14 +23,21 @@ setup_kit() {
     done
     echo "setting up .venv (TensorFlow is large: a few minutes, the first time only)"
     if command -v uv >/dev/null; then
-        [ -d .venv ] || uv venv --quiet --python "$python" .venv || return 1
-        VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --constraint constraints.txt --editable "$target" || return 1
+        install_with_uv "$target" || { echo "uv could not do it; trying pip"; install_with_pip "$target"; } || return 1
     else
-        [ -x .venv/bin/pip ] || "$python" -m venv .venv || return 1
-        .venv/bin/pip install --quiet --disable-pip-version-check \
-            --constraint constraints.txt --editable "$target" || return 1
+        install_with_pip "$target" || return 1
     fi
     echo "$wanted" > ".venv/kit-$extra"
     PATH="$PWD/.venv/bin:$PATH"
     echo "set up in ${SECONDS} s"
+}
+
+install_with_uv() {
+    [ -d .venv ] || uv venv --quiet --python "$python" .venv || return 1
+    VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --constraint constraints.txt --editable "$1"
+}
+
+install_with_pip() {
+    [ -x .venv/bin/pip ] || "$python" -m venv .venv || return 1
+    .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$1"
 }
