@@ -205,6 +205,8 @@ def train(
         plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
+        if submission:
+            print("no submission yet: it takes all folds")
         return
     print()
     print(result_text(progress.manifest))

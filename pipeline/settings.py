@@ -53,7 +53,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """One line a fault: where, what is wrong, what was received; a misspelt key gets a suggestion."""
     lines: dict[str, list[str]] = {}
     known = _all_keys(model)
-    for fault in error.errors():
+    faults = error.errors()
+    for fault in faults:
+        inside = any(
+            len(other["loc"]) > len(fault["loc"]) and other["loc"][: len(fault["loc"])] == fault["loc"]
+            for other in faults
+        )
+        if fault["type"] == "too_short" and inside:
+            continue  # pydantic counts the entries that hold; what does not hold has a line of its own
         place = [str(part) for part in fault["loc"][:-1] if not _is_branch(part)]
         if fault["loc"] and (fault["type"] == "extra_forbidden" or not _is_branch(fault["loc"][-1])):
             place.append(str(fault["loc"][-1]))

@@ -323,3 +323,11 @@ def test_whatever_stands_in_a_recipe_no_other_error_gets_out():
             outcomes[False] += 1
     assert outcomes[True] > 5
     assert outcomes[False] > 200
+
+
+def test_a_fault_inside_a_list_is_not_told_as_a_short_list_too():
+    stage = {"name": "a", "unfreeze": 1, "epochs": 1, "learning_rate": 0.1, "schedule": "cosinus"}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({"name": "x", "backbone": "tiny", "stages": [stage]}, source="x")
+    assert "stages.0.schedule: " in caught.value.problem
+    assert "at least 1 item" not in caught.value.problem

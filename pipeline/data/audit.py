@@ -82,7 +82,7 @@ def _read_all(paths: list[str]) -> tuple[dict[str, str], dict[str, tuple[int, in
         try:
             height, width = decode(Path(path)).shape[:2]
         except DataError as error:
-            return "", None, error.problem.removeprefix(f"{path} ")
+            return "", None, error.problem.removeprefix(f"{path} ").replace(path, Path(path).name)
         return hashlib.sha256(Path(path).read_bytes()).hexdigest(), (height, width), ""
 
     digests, sizes, unreadable = {}, {}, {}

@@ -70,7 +70,7 @@ def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tu
         )
     if not data.is_dir():
         raise DataError(
-            f"the folder {data} does not exist",
+            f"{data} is a file, not a folder" if data.is_file() else f"the folder {data} does not exist",
             expected="the folder of the competition's data, unpacked",
             next_step="check --data",
         )
@@ -85,7 +85,12 @@ def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tu
     shutil.rmtree(folder.parent / f".{slug}.new", ignore_errors=True)  # of a run that was killed
     with atomic_folder(folder.parent / f".{slug}.new") as draft:
         (draft / "data").symlink_to(data.resolve())
-        audited = audit(competition.model_copy(update={"folder": draft}))
+        try:
+            audited = audit(competition.model_copy(update={"folder": draft}))
+        except DataError as error:
+            # The user knows the data by its own path, not by that of the draft.
+            problem = error.problem.replace(str(draft / "data"), str(data))
+            raise DataError(problem, expected=error.expected, next_step=error.next_step) from None
         (draft / "competition.yaml").write_text(competition.to_yaml(), "utf-8")
         if audited.faults:
             faults = pd.DataFrame(sorted(audited.faults.items()), columns=["id", "reason"])

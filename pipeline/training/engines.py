@@ -33,7 +33,9 @@ def local_process(task: FoldTask) -> None:
     except EOFError:
         error = None
     except BaseException:
-        # The interrupt may have reached this process alone; the fold must not go on without it.
+        # An interrupt from the terminal reaches the fold's process, too, which then ends by itself. One that
+        # reached this process alone must not leave it behind.
+        process.join(timeout=5)
         process.terminate()
         raise
     finally:

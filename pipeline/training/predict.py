@@ -27,6 +27,13 @@ def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, works
     Raises:
         DataError: A picture cannot be read, or the weights of a fold are gone.
     """
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                f"{path} is a folder" if path.is_dir() else f"{path} does not exist",
+                expected="picture files",
+                next_step=f"name them: {path}/*.jpg" if path.is_dir() else "check the path",
+            )
     stored = read_experiment(workspace, slug, experiment)
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)

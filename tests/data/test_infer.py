@@ -404,3 +404,16 @@ def test_a_quarantined_id_that_is_not_there_is_named(tiny_competition):
     write_table(tiny_competition.quarantine_file, "id,reason", "nobody.jpg,gone")
     with pytest.raises(DataError, match=r"names 1 ids that are not in the data: nobody.jpg"):
         train_index(tiny_competition)
+
+
+def test_messages_name_the_data_as_the_user_does(tmp_path):
+    data = tmp_path / "data"
+    make_pictures(data, {"cat": 3, "dog": 3})[0].write_bytes(b"no picture")
+    competition, _, audited = init(data, tmp_path)
+    assert ".new" not in competition.quarantine_file.read_text()
+    assert list(audited.faults) == ["cat/000.jpg"]
+    (data / "empty").mkdir()
+    with pytest.raises(DataError) as caught:
+        init(data, tmp_path, slug="other")
+    assert str(data) in caught.value.problem
+    assert ".new" not in str(caught.value)

@@ -179,10 +179,10 @@ def test_a_missing_fold_alone_is_trained(copied: Run) -> None:
 def test_another_recipe_under_the_same_name_is_refused(copied: Run) -> None:
     stages = RECIPE.model_dump()["stages"]
     other = Run(copied.competition, copied.workspace, recipe_of(*stages, tta={"views": ["flip"]}, seed=1))
-    with pytest.raises(KitError, match=r"other recipe[\s\S]*--suffix"):
+    with pytest.raises(KitError, match=r"different settings or data: recipe[\s\S]*--suffix"):
         other.train(engine=never)
     shutil.rmtree(copied.workspace.root / "runs")
-    with pytest.raises(KitError, match="other recipe"):
+    with pytest.raises(KitError, match="different settings or data: recipe"):
         other.train(engine=never)
 
 
@@ -372,7 +372,7 @@ def test_changed_labels_are_refused_though_the_folds_are_the_same(begin: Callabl
     table = run.competition.data / "train.csv"
     text = table.read_text("utf-8").replace("green", "x").replace("blue", "green").replace("x", "blue")
     table.write_text(text, "utf-8")
-    with pytest.raises(KitError, match="other pictures or labels"):
+    with pytest.raises(KitError, match="different settings or data: pictures or labels"):
         run.train(engine=never)
 
 
