@@ -149,7 +149,8 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
         if changed:
             what = {"fingerprint": "recipe", "data_sha256": "pictures or labels", "folds_sha256": "folds"}
             raise KitError(
-                f"{file.parent} holds an experiment made with different settings or data: {', '.join(what.get(key, key) for key in changed)}",
+                f"{file.parent} holds an experiment made with different settings or data: "
+                + ", ".join(what.get(key, key) for key in changed),
                 expected="the settings and data it was begun with",
                 next_step="give this experiment a name of its own: --suffix NAME; or remove "
                 f"{run} and {finished} to start afresh",

@@ -196,7 +196,7 @@ def test_other_folds_are_refused(copied: Run) -> None:
     table = pd.read_csv(file)
     table["fold"] = 1 - table["fold"]
     table.to_csv(file, index=False)
-    with pytest.raises(KitError, match="other folds"):
+    with pytest.raises(KitError, match="different settings or data: folds"):
         copied.train(engine=never)
 
 
