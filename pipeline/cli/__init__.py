@@ -1,0 +1,43 @@
+"""The command `kit`: parse, one call, print. The only package that prints or exits.
+
+Each module holds some commands as plain functions; here is the list of them all.
+"""
+
+import typer
+
+from pipeline.cli.data import demo, folds, init
+from pipeline.cli.output import reports_errors
+from pipeline.cli.results import oof_list, submission_check, submission_make
+from pipeline.cli.train import predict, train
+
+# Everything but Typer is imported inside the commands: `kit --help` must not wait for pandas or TensorFlow.
+
+app = typer.Typer(
+    name="kit",
+    help="From an empty folder to a place on the leaderboard, honestly measured on the way.\n\n"
+    "Example: kit demo, then: kit train demo demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+oof_app = typer.Typer(help="Out-of-fold results of the experiments.\n\nExample: kit oof list", no_args_is_help=True)
+submission_app = typer.Typer(help="Submission files.\n\nExample: kit submission make demo", no_args_is_help=True)
+app.add_typer(oof_app, name="oof")
+app.add_typer(submission_app, name="submission")
+
+for group, name, command in (
+    (app, "demo", demo),
+    (app, "init", init),
+    (app, "folds", folds),
+    (app, "train", train),
+    (app, "predict", predict),
+    (oof_app, "list", oof_list),
+    (submission_app, "make", submission_make),
+    (submission_app, "check", submission_check),
+):
+    group.command(name)(reports_errors(command))
+
+
+def main() -> None:
+    """Entry point."""
+    app()

@@ -1,0 +1,116 @@
+"""Commands that make and describe competitions: demo, init, folds."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, Format, FormatOption, show
+from pipeline.errors import DataError
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed makes other pictures.")] = 0,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if it is there.")] = False,
+) -> None:
+    """Render the demo competition: photographs of playing cards, in competitions/demo.
+
+    Example: kit demo
+    """
+    from pipeline.competition import competition_folder
+    from pipeline.demo.competition import write_demo
+
+    folder = competition_folder("demo", root=ROOT)
+    described, rendered = (folder / "competition.yaml").is_file(), (folder / "data").is_dir()
+    if if_missing and described and rendered:
+        print(f"the demo competition is there: {folder}")
+        return
+    # A set-up that was interrupted between rendering and describing goes on from there.
+    if described or not rendered:
+        summary = write_demo(folder, seed=seed)
+        print(f"rendered {summary.train} training and {summary.test} test pictures of {len(summary.classes)} cards")
+        print(f"look at them: {folder / 'preview.png'}")
+    if not described:
+        init("demo", data=folder / "data")
+
+
+def init(
+    slug: Annotated[str, typer.Argument(help="A name for the competition, as in its address on Kaggle.")],
+    data: Annotated[Path, typer.Option(help="Folder of the competition's data, unpacked.")],
+    table: Annotated[str | None, typer.Option(help="The train table, where there are several.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Its column of picture names.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
+    group_column: Annotated[str | None, typer.Option(help="Rows of one group stay in one fold.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, log_loss, macro_f1, quadratic_kappa or roc_auc.")
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Number of folds.", min=2)] = 5,
+) -> None:
+    """Describe a competition from its data: infer what lies where, read every picture, report faults.
+
+    Example: kit init cars --data ~/Downloads/cars
+    """
+    from pipeline.data.infer import Wishes, init_competition
+    from pipeline.predictions.metrics import METRICS
+
+    if metric is not None and metric not in METRICS:
+        raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRICS), next_step="check --metric")
+    _check_slug(slug)
+    wishes = Wishes(table, id_column, label_column, group_column, metric, folds)  # type: ignore[arg-type]
+    competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
+    show([{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table)
+    height, width = audit.mean_size
+    print(
+        f"\n{audit.pictures} training pictures in {len(audit.classes)} classes, mean size {height:.0f}×{width:.0f}"
+        f" (height × width); {audit.test_pictures} to predict"
+    )
+    for note in audit.notes:
+        print(f"note: {note}")
+    if audit.faults:
+        print(f"{len(audit.faults)} rows cannot be trained on and are left out ({competition.quarantine_file}):")
+        for key, reason in sorted(audit.faults.items())[:10]:
+            print(f"  {key}: {reason}")
+    print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
+    print(f"next: kit train RECIPE {slug}    (shipped recipes: {', '.join(_recipe_names())})")
+
+
+def folds(competition: str, format: FormatOption = Format.table) -> None:
+    """Show how the pictures of each class are divided into folds; made at the first call, then kept.
+
+    Example: kit folds demo
+    """
+    from pipeline.competition import load_competition
+    from pipeline.data.folds import NEVER_HELD_OUT, load_folds
+    from pipeline.data.index import class_names, train_index
+
+    described = load_competition(competition, root=ROOT)
+    index = train_index(described)
+    made = load_folds(described, index)
+    names = {number: f"fold {number}" for number in made.numbers}
+    if NEVER_HELD_OUT in set(made.frame["fold"]):
+        names = {NEVER_HELD_OUT: "never held out", **names}
+    counts = Counter(zip(index["label"], made.frame["fold"], strict=True))
+    rows = [
+        {"class": label, **{name: counts[label, number] for number, name in names.items()}}
+        for label in class_names(index["label"])
+    ]
+    show(rows, format)
+    if format is Format.table:
+        print(f"\n{described.folds_file}, sha256 {made.sha256[:16]}…")
+
+
+def _check_slug(slug: str) -> None:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
+        raise DataError(
+            f"{slug!r} cannot be a competition's name",
+            expected="small letters, digits and dashes, as in its address on Kaggle",
+            next_step="choose another",
+        )
+
+
+def _recipe_names() -> list[str]:
+    from pipeline.recipe import shipped_recipes
+
+    return list(shipped_recipes())

@@ -1,0 +1,69 @@
+"""What every command shares: the workspace, errors turned into exit codes, lists printed."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from pipeline.errors import DataError, KitError
+
+
+class Format(StrEnum):
+    """How a list is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the list.")]
+CompetitionOption = Annotated[str | None, typer.Option("--competition", help="Slug, where it is not clear.")]
+ROOT = Path(".")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def reports_errors(command: Command) -> Command:
+    """Turn a user's error into a message and an exit code."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KitError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.secho(
+                "\ninterrupted: what is finished is kept; the same command goes on from there",
+                fg="red",
+                err=True,
+            )
+            raise typer.Exit(130) from None
+
+    return run  # type: ignore[return-value]
+
+
+def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
+    """Print rows that have the same keys."""
+    from pipeline.report.tables import format_rows
+
+    print(format_rows(rows, format.value))
+
+
+def competition_of(csv_file: Path) -> str:
+    """The competition a CSV belongs to: its folder's name in submissions/, or the only one there is."""
+    from pipeline.competition import list_competitions
+
+    known = list_competitions(ROOT)
+    if csv_file.parent.name in known:
+        return csv_file.parent.name
+    if len(known) == 1:
+        return known[0]
+    raise DataError(
+        f"it is not clear which competition {csv_file} is for",
+        expected="one of " + ", ".join(known) if known else "a competition made with `kit init`",
+        next_step="name it: --competition SLUG",
+    )

@@ -1,0 +1,73 @@
+"""Commands about finished experiments: oof list, submission make, submission check."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, show
+
+
+def oof_list(competition: CompetitionOption = None, format: FormatOption = Format.table) -> None:
+    """List the finished experiments with their OOF scores, best first, and the floor of chance.
+
+    Example: kit oof list --format csv
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.predictions.store import list_experiments, read_manifest
+    from pipeline.report.tables import leaderboard_rows
+
+    workspace = Workspace(ROOT)
+    if competition:
+        load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
+    manifests = [read_manifest(workspace, *key) for key in list_experiments(workspace, competition)]
+    if not manifests and format is Format.table:
+        print("no finished experiment yet; make one: kit train demo demo")
+        return
+    show(leaderboard_rows(manifests), format)
+
+
+def submission_make(experiment: str, competition: CompetitionOption = None) -> None:
+    """Write an experiment's test predictions as a submission, checked against the sample submission.
+
+    Example: kit submission make demo
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.predictions.store import find_experiment, read_experiment
+    from pipeline.submit.submission import write_submission
+
+    workspace = Workspace(ROOT)
+    slug, name = find_experiment(workspace, experiment, slug=competition)
+    stored = read_experiment(workspace, slug, name)
+    path = write_submission(
+        load_competition(slug, root=ROOT),
+        stored.test,
+        stored.classes,
+        experiment=name,
+        score=stored.score,
+        workspace=workspace,
+        now=datetime.now(),
+    )
+    print(f"wrote {path}: it holds against the sample submission ({len(stored.test)} rows)")
+
+
+def submission_check(
+    csv_file: Annotated[Path, typer.Argument(metavar="CSV")], competition: CompetitionOption = None
+) -> None:
+    """Hold a CSV against the competition's sample submission.
+
+    Example: kit submission check submissions/demo/mine.csv --competition demo
+    """
+    from pipeline.competition import load_competition
+    from pipeline.data.index import class_names, train_index
+    from pipeline.submit.submission import check_submission, require
+
+    slug = competition or competition_of(csv_file)
+    described = load_competition(slug, root=ROOT)
+    classes = class_names(train_index(described)["label"])
+    check = check_submission(described, csv_file, classes=classes)
+    require(check, csv_file)
+    print(f"{csv_file} holds against the sample submission of {slug} ({check.rows} rows)")

@@ -1,0 +1,96 @@
+"""Commands that train and predict."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.results import submission_make
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    fold: Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: stages.1.epochs=3; may be repeated.")
+    ] = None,
+    suffix: Annotated[str | None, typer.Option(help="Name the experiment RECIPE-SUFFIX.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Augmentation processes.", min=0)] = None,
+    cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
+    submission: Annotated[bool, typer.Option("--submission", help="Make a submission of it, too.")] = False,
+) -> None:
+    """Train every fold of a recipe on a competition; what is done already is not done again.
+
+    Example: kit train demo demo --set stages.1.epochs=3 --suffix short
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.recipe import load_recipe
+    from pipeline.report.plots import plot_learning_curves
+    from pipeline.report.tables import result_text
+    from pipeline.training.cross_validate import cross_validate, learning_curves
+    from pipeline.training.engines import log_to_stdout
+    from pipeline.training.fold import Machine
+
+    log_to_stdout()
+    # A polite end is an interrupt: the fold's process must not go on alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
+    described = load_competition(competition, root=ROOT)
+    experiment = f"{settings.name}-{suffix}" if suffix else settings.name
+    machine = Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
+    print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
+    progress = cross_validate(
+        settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
+    )
+    curves = learning_curves(workspace.run(competition, experiment), [stage.name for stage in settings.stages])
+    picture = workspace.oof(competition, experiment) / "learning_curves.png"
+    if len(curves):
+        plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
+    if progress.manifest is None:
+        print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
+        if submission:
+            print("no submission yet: it takes all folds")
+        return
+    print()
+    print(result_text(progress.manifest))
+    print(f"\npredictions: {picture.parent}    learning curves: {picture}")
+    if described.sample_submission is None:
+        print(f"no submission to make: {competition} has no sample submission")
+    elif submission:
+        submission_make(experiment, competition=competition)
+    else:
+        print(f"next: kit submission make {experiment} --competition {competition}")
+
+
+def predict(
+    experiment: str,
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    competition: CompetitionOption = None,
+    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
+    format: FormatOption = Format.table,
+) -> None:
+    """Predict pictures with the fold models of an experiment.
+
+    Example: kit predict demo my-card.jpg
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.predictions.store import find_experiment
+    from pipeline.training.device import import_tensorflow_quietly
+    from pipeline.training.predict import predict_pictures
+
+    workspace = Workspace(ROOT)
+    slug, name = find_experiment(workspace, experiment, slug=competition)
+    import_tensorflow_quietly()
+    found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
+    rows = []
+    for _, row in found.iterrows():
+        best = row.drop("picture").astype(float).sort_values(ascending=False, kind="stable").head(top)
+        rows += [
+            {"picture": row["picture"], "rank": rank, "class": label, "probability": round(float(value), 4)}
+            for rank, (label, value) in enumerate(best.items(), start=1)
+        ]
+    show(rows, format)
