@@ -1,7 +1,7 @@
 """Where every file the kit writes lies, and how it is written: whole or not at all.
 
     runs/<slug>/<experiment>/fold-<n>/stage-<n>/          checkpoints and logs: can be made again
-    runs/<slug>/_decoded/                                 decoded pictures: can be made again
+    runs/<slug>/_decoded/                                 decoded pictures: can be made again, may lie elsewhere
     oof/<slug>/<experiment>/                              predictions and manifest: the lasting result
     submissions/<slug>/                                   CSV files
 
@@ -24,9 +24,14 @@ from pipeline.errors import BusyError
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder that holds `competitions/`, `runs/`, `oof/` and `submissions/`."""
+    """The folder that holds `competitions/`, `runs/`, `oof/` and `submissions/`.
+
+    Attributes:
+        scratch: Where decoded pictures go instead of `runs/`, which may be a folder that is handed on whole.
+    """
 
     root: Path
+    scratch: Path | None = None
 
     def run(self, slug: str, experiment: str) -> Path:
         return self.root / "runs" / slug / experiment
@@ -36,7 +41,7 @@ class Workspace:
 
     def cache(self, slug: str) -> Path:
         # No experiment can have this name.
-        return self.root / "runs" / slug / "_decoded"
+        return (self.scratch or self.root / "runs") / slug / "_decoded"
 
     def oof(self, slug: str, experiment: str) -> Path:
         return self.root / "oof" / slug / experiment

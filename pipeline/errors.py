@@ -48,3 +48,7 @@ class SubmissionError(KitError):
 
 class BusyError(KitError):
     """Another process is working on the same files."""
+
+
+class OutOfTime(KitError):
+    """Training stopped because the time it was given is over; what is finished is kept."""

@@ -135,3 +135,14 @@ def test_no_two_artifacts_share_a_place(tmp_path):
     ]
     assert len(set(places)) == len(places)
     assert space.fold("c", "e", 1) == tmp_path / "runs" / "c" / "e" / "fold-1"
+
+
+def test_decoded_pictures_can_lie_elsewhere_and_nothing_else_does(tmp_path):
+    plain, apart = Workspace(tmp_path / "root"), Workspace(tmp_path / "root", scratch=tmp_path / "scratch")
+    assert apart.cache("c").is_relative_to(tmp_path / "scratch")
+    assert apart.cache("c") != apart.cache("d")
+    assert plain.cache("c").is_relative_to(tmp_path / "root" / "runs")
+    for place in ("run", "oof"):
+        assert getattr(apart, place)("c", "e") == getattr(plain, place)("c", "e")
+    assert apart.fold("c", "e", 0) == plain.fold("c", "e", 0)
+    assert apart.submissions("c") == plain.submissions("c")

@@ -70,6 +70,7 @@ def cross_validate(
 
     Raises:
         KitError: The recipe does not fit the competition, or the experiment was begun with other settings.
+        OutOfTime: The machine's time is over; the next call goes on after what is finished.
     """
     if not re.fullmatch(NAME, experiment):
         raise KitError(
@@ -242,6 +243,7 @@ def _stage_summary(tasks: Sequence[FoldTask], number: int, scored: Any) -> dict[
         "size": results[0]["size"],
         "unfrozen": results[0]["unfrozen"],
         "blocks": results[0]["blocks"],
+        "devices": max(result.get("devices", 1) for result in results),
         **found,
         "seconds": sum(result["training_seconds"] for result in results),
         "images_per_second": images_per_second(results),

@@ -1,6 +1,13 @@
-"""The devices that TensorFlow may use, and its silence."""
+"""The devices that TensorFlow may use, and its silence; a network on several GPUs.
+
+On several GPUs each has a copy of the network and takes an equal part of every batch (`MirroredStrategy`). Batch sizes
+stay what the recipe says, and so does the result but for rounding, and for BatchNorm that is trained: it sees the part.
+"""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
 
 
 def import_tensorflow_quietly() -> None:
@@ -26,3 +33,66 @@ def import_tensorflow_quietly() -> None:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
+
+
+def accelerators() -> list[str]:
+    """Names of the devices that a network is to be shared by: all GPUs that TensorFlow sees."""
+    import keras
+    import tensorflow as tf
+
+    if keras.backend.backend() != "tensorflow":
+        return []
+    return [device.name for device in tf.config.list_logical_devices("GPU")]
+
+
+def distribution() -> AbstractContextManager[Any]:
+    """Context in which a network is built and compiled for all of `accelerators()`; with fewer than two, nothing.
+
+    The network remembers it: fitting and predicting need not be inside.
+    """
+    strategy = _strategy()
+    scope: AbstractContextManager[Any] = nullcontext() if strategy is None else strategy.scope()
+    return scope
+
+
+def replicas() -> int:
+    """How many copies of the network are trained together; 1 without distribution."""
+    strategy = _strategy()
+    return 1 if strategy is None else int(strategy.num_replicas_in_sync)
+
+
+def divisible(batch_size: int) -> int:
+    """The batch size, raised to a multiple of the replicas: a replica without a row is an error in TensorFlow."""
+    return -(-batch_size // replicas()) * replicas()
+
+
+def for_training(dataset: Any, *, batch_size: int) -> Any:
+    """(pictures, targets, weights) of `training_dataset`, so that every replica's part counts for what it holds.
+
+    Keras gives each replica's mean the same weight, however few real rows are in its part of the last batch. So the
+    weights of a batch are scaled to a mean of 1: then the mean over all rows is the mean over the real ones.
+    A batch that does not divide by the replicas is filled up with rows of weight 0.
+    """
+    import tensorflow as tf
+
+    size = divisible(batch_size)
+
+    def prepare(pictures: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+        rows = tf.range(size) % batch_size
+        real = tf.cast(tf.range(size) < batch_size, weights.dtype) * tf.gather(weights, rows)
+        scaled = real * (size / tf.reduce_sum(real))
+        if size == batch_size:
+            return pictures, targets, scaled
+        return tf.gather(pictures, rows), tf.gather(targets, rows), scaled
+
+    return dataset.map(prepare)
+
+
+@cache  # a network works in the very strategy it was built in
+def _strategy() -> Any:
+    devices = accelerators()
+    if len(devices) < 2:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(devices)

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.recipe import Recipe
 from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, train_stage
+from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import HeldOut, mean_of, predict
 
 log = logging.getLogger(__name__)
@@ -35,10 +37,12 @@ class Machine:
     Attributes:
         workers: Augmentation processes; 0 augments in the training process itself.
         cache_gb: Room for decoded pictures on disk, in GB.
+        stop_at: Unix time in seconds by which training must have ended; None for no limit.
     """
 
     workers: int = min(8, os.cpu_count() or 1)
     cache_gb: float = 20.0
+    stop_at: float | None = None
 
     def open(self, paths: list[str], size: tuple[int, int], folder: Path) -> Pictures:
         return open_pictures(paths, size=size, folder=folder, limit_bytes=int(self.cache_gb * 1e9))
@@ -72,12 +76,24 @@ class FoldTask:
         """Weights of the finished fold."""
         return self.stage_folder(len(self.recipe.stages) - 1) / WEIGHTS
 
+    @property
+    def limit(self) -> TimeLimit:
+        """The time that training is given, with what is finished by now."""
+        run = self.workspace.run(self.competition.slug, self.experiment)
+        folds = sorted(int(file.parent.name.removeprefix("fold-")) for file in run.glob(f"fold-*/{DONE}"))
+        stages = [
+            stage.name for number, stage in enumerate(self.recipe.stages) if stage_done(self.stage_folder(number))
+        ]
+        kept = [f"fold {fold}" for fold in folds] + [f"stage {name} of fold {self.fold}" for name in stages]
+        return TimeLimit(self.machine.stop_at, ", ".join(kept) or "nothing yet")
+
 
 def train_fold(task: FoldTask) -> None:
     """Train a fold and store its predictions; stages that are done are not done again.
 
     Raises:
         BusyError: Another process is training this fold.
+        OutOfTime: The machine's time is over; what is finished is kept.
         KitError: As the data, the backbone and the stages do.
     """
     if task.done:
@@ -104,6 +120,8 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     folder = task.stage_folder(number)
     if stage_done(folder):
         return
+    limit = task.limit
+    limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)
     stage, started = task.recipe.stages[number], time.perf_counter()
     pictures = _train_pictures(task, data, number)
@@ -135,6 +153,7 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
             start=task.stage_folder(number - 1) / WEIGHTS if number else None,
             folder=folder,
             ids=list(data.train["id"].iloc[held_out]),
+            limit=limit,
         ),
         pool,
     )
@@ -159,6 +178,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     """Predict held-out and test rows from the fold's final weights, plain and averaged over the views."""
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
+    in_time = time_callback(task.limit, f"fold {task.fold}", epochs=0)
     network = load_network(task.recipe, classes=len(data.classes), weights=task.weights)
     pictures = _train_pictures(task, data, last)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
@@ -167,7 +187,9 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         test = task.machine.open(list(data.test["path"]), size, task.workspace.cache(task.competition.slug))
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
-        plain, averaged = predict_views(network, source, rows, batch_size=stage.batch_size, views=views)
+        plain, averaged = predict_views(
+            network, source, rows, batch_size=stage.batch_size, views=views, callbacks=[in_time]
+        )
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
         write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, plain, data.classes, fold=fold))
@@ -177,8 +199,17 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
 
 
 def predict_views(
-    network: Any, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int, views: tuple[str, ...]
+    network: Any,
+    pictures: Pictures,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    views: tuple[str, ...],
+    callbacks: Sequence[Any] = (),
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities of the plain pictures, and their mean with those of the views: (rows, classes) each."""
-    found = [predict(network, pictures, rows, batch_size=batch_size, view_name=name) for name in (PLAIN, *views)]
+    found = [
+        predict(network, pictures, rows, batch_size=batch_size, view_name=name, callbacks=callbacks)
+        for name in (PLAIN, *views)
+    ]
     return found[0], mean_of(found)

@@ -1,18 +1,19 @@
-"""Single pictures predicted by the fold models of a finished experiment, as the test pictures were."""
+"""Pictures predicted by the fold models of a finished experiment, as the test pictures were."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import load_competition
-from pipeline.data.pictures import FilePictures
+from pipeline.data.pictures import FilePictures, Pictures
 from pipeline.errors import DataError
 from pipeline.predictions.store import read_experiment
-from pipeline.recipe import parse_recipe
+from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import FoldTask, Machine, predict_views
 from pipeline.training.stage import load_network, stage_done
 from pipeline.training.validation import mean_of
@@ -51,16 +52,33 @@ def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, works
     result = stage_done(tasks[0].weights.parent) or {}
     height, width = result["size"]
     pictures = FilePictures(tuple(str(path) for path in paths), (height, width))
-    rows = np.arange(len(paths))
-    for row in rows:
-        pictures.take(rows[row : row + 1])  # an unreadable picture is named before the networks are loaded
-    found = []
-    for task in tqdm(tasks, desc="fold models", leave=False, disable=None):
-        network = load_network(recipe, classes=len(stored.classes), weights=task.weights)
-        plain, averaged = predict_views(
-            network, pictures, rows, batch_size=recipe.stages[-1].batch_size, views=recipe.tta.views
-        )
-        found.append(averaged if stored.manifest["tta_used"] else plain)
-    frame = pd.DataFrame(mean_of(found), columns=stored.classes)
+    for row in range(len(paths)):
+        pictures.take(np.array([row]))  # an unreadable picture is named before the networks are loaded
+    found = predict_folds(
+        recipe,
+        [task.weights for task in tasks],
+        pictures,
+        classes=len(stored.classes),
+        with_views=stored.manifest["tta_used"],
+    )
+    frame = pd.DataFrame(found, columns=stored.classes)
     frame.insert(0, "picture", [str(path) for path in paths])
     return frame
+
+
+def predict_folds(
+    recipe: Recipe, weights: Sequence[Path], pictures: Pictures, *, classes: int, with_views: bool
+) -> NDArray[np.float32]:
+    """Class probabilities of all pictures, the mean over the fold models: float32 of shape (pictures, classes).
+
+    Args:
+        weights: A file a fold.
+        with_views: Average over the recipe's views, too.
+    """
+    rows, found = np.arange(len(pictures)), []
+    for file in tqdm(weights, desc="fold models", leave=False, disable=None):
+        network = load_network(recipe, classes=classes, weights=file)
+        views = recipe.tta.views if with_views else ()
+        plain, averaged = predict_views(network, pictures, rows, batch_size=recipe.stages[-1].batch_size, views=views)
+        found.append(averaged if with_views else plain)
+    return mean_of(found)

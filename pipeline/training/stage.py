@@ -17,12 +17,14 @@ import pandas as pd
 from pipeline.artifacts import read_json, write_json
 from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.workers import WorkerPool
-from pipeline.errors import KitError
+from pipeline.errors import KitError, OutOfTime
 from pipeline.model.classifier import build_classifier
 from pipeline.model.freezing import unfreeze
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import Recipe
+from pipeline.training.device import distribution, for_training, replicas
 from pipeline.training.schedule import make_optimizer, plateau_callback
+from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class StageTask:
         start: Weights of the stage before; None for the first.
         folder: Where weights, logs and the held-out predictions go.
         ids: Ids of the held-out rows.
+        limit: When to stop.
     """
 
     number: int
@@ -51,6 +54,7 @@ class StageTask:
     start: Path | None
     folder: Path
     ids: list[str]
+    limit: TimeLimit
 
 
 def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
@@ -58,33 +62,39 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
 
     Raises:
         KitError: The loss was never a number, so that there are no weights to keep.
+        OutOfTime: The time is over; the stage is to be begun anew.
     """
     import keras
 
     stage, source = recipe.stages[task.number], task.source
     keras.backend.clear_session()
     keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, task.number))
-    network = load_network(recipe, classes=len(task.classes), weights=task.start)
-    freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
-    network.compile(
-        optimizer=make_optimizer(stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision),
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True,
-            label_smoothing=recipe.label_smoothing,
-            reduction="mean_with_sample_weight",  # the rows that fill up the last batch weigh nothing
-        ),
-        weighted_metrics=["accuracy"],
-    )
-    best = Best()
-    with ErrorRelay() as relay:
-        network.fit(
-            training_dataset(source, pool, epochs=range(stage.epochs), relay=relay),
-            epochs=stage.epochs,
-            steps_per_epoch=source.steps_per_epoch,
-            callbacks=_callbacks(recipe, task, best),
-            shuffle=False,  # the batches come in the order of their epoch already
-            verbose=0,
+    with distribution():
+        network = load_network(recipe, classes=len(task.classes), weights=task.start)
+        freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
+        network.compile(
+            optimizer=make_optimizer(stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision),
+            # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+            weighted_metrics=["accuracy"],
         )
+    best = Best()
+    callbacks = _callbacks(recipe, task, best)
+    with ErrorRelay() as relay:
+        batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
+        try:
+            network.fit(
+                for_training(batches, batch_size=source.batch_size),
+                epochs=stage.epochs,
+                steps_per_epoch=source.steps_per_epoch,
+                callbacks=callbacks,
+                shuffle=False,  # the batches come in the order of their epoch already
+                verbose=0,
+            )
+        except OutOfTime:
+            for callback in callbacks:
+                callback.on_train_end()  # closes the logs and the progress bar, which Keras does not
+            raise
     if best.probabilities is None:
         raise KitError(
             f"fold {source.fold}, stage {stage.name}: the loss is not a number after {stage.epochs} epochs",
@@ -115,6 +125,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "loss": best.logs["val_loss"],
             "training_seconds": float(log_frame["seconds"].sum()),
             "pictures_trained": len(source.rows) * len(log_frame),
+            "devices": replicas(),
         },
     )
 
@@ -132,13 +143,14 @@ def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
     Raises:
         KitError: The file does not fit the network.
     """
-    network = build_classifier(
-        backbone=recipe.backbone,
-        weights="none" if weights else recipe.weights,
-        head=recipe.head,
-        classes=classes,
-        precision=recipe.precision,
-    )
+    with distribution():
+        network = build_classifier(
+            backbone=recipe.backbone,
+            weights="none" if weights else recipe.weights,
+            head=recipe.head,
+            classes=classes,
+            precision=recipe.precision,
+        )
     if weights:
         try:
             network.load_weights(weights)
@@ -168,15 +180,18 @@ def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     stopping = []
     if stage.early_stopping:
         stopping = [keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)]
+    in_time = time_callback(task.limit, label, epochs=stage.epochs)
+    weights = task.folder / WEIGHTS
     return [
         # First: the callbacks after it read what it puts into the logs.
-        validation_callback(task.held_out, best, monitor=stage.monitor, weights=task.folder / WEIGHTS),
+        validation_callback(task.held_out, best, monitor=stage.monitor, weights=weights, callbacks=[in_time]),
         progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,
         keras.callbacks.TerminateOnNaN(),
         keras.callbacks.CSVLogger(task.folder / LOG),
         keras.callbacks.TensorBoard(task.folder / "tensorboard", write_graph=False),
+        in_time,  # last: it measures what the others take, and does not stop a stage that one of them ends
     ]
 
 

@@ -19,6 +19,7 @@ from pipeline.data.inputs import ErrorRelay, prediction_dataset
 from pipeline.data.pictures import Pictures
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
+from pipeline.training.device import divisible
 
 
 def mean_of(predictions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -27,13 +28,24 @@ def mean_of(predictions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def predict(
-    network: Any, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int, view_name: str = PLAIN
+    network: Any,
+    pictures: Pictures,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    view_name: str = PLAIN,
+    callbacks: Sequence[Any] = (),
 ) -> NDArray[np.float32]:
-    """Class probabilities of these rows in this order: float32 of shape (len(rows), classes)."""
-    batch_size = min(batch_size, len(rows))
+    """Class probabilities of these rows in this order: float32 of shape (len(rows), classes).
+
+    Args:
+        callbacks: Keras callbacks of the prediction.
+    """
+    batch_size = divisible(min(batch_size, len(rows)))
     with ErrorRelay() as relay:
         dataset = prediction_dataset(pictures, rows, batch_size=batch_size, view=view(view_name), relay=relay)
-        logits = network.predict(dataset, steps=-(-len(rows) // batch_size), verbose=0)
+        steps = -(-len(rows) // batch_size)
+        logits = network.predict(dataset, steps=steps, verbose=0, callbacks=list(callbacks))
     probabilities: NDArray[np.float32] = softmax(logits[: len(rows)].astype(np.float64), axis=1).astype(np.float32)
     return probabilities
 
@@ -67,11 +79,16 @@ class Best:
     probabilities: NDArray[np.float32] | None = None
 
 
-def validation_callback(held_out: HeldOut, best: Best, *, monitor: str, weights: Path) -> Any:
+def validation_callback(
+    held_out: HeldOut, best: Best, *, monitor: str, weights: Path, callbacks: Sequence[Any] = ()
+) -> Any:
     """Callback that puts val_loss, val_accuracy and val_score into an epoch's logs, for those after it to use,
     and keeps the weights of the best epoch in `weights`.
 
     Of equal epochs the first is kept. An epoch whose predictions are not finite is never the best.
+
+    Args:
+        callbacks: Keras callbacks of the prediction.
     """
     import keras
 
@@ -84,7 +101,8 @@ def validation_callback(held_out: HeldOut, best: Best, *, monitor: str, weights:
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             logs["seconds"] = time.perf_counter() - self.started
-            found = predict(self.model, held_out.pictures, held_out.rows, batch_size=held_out.batch_size)
+            size = held_out.batch_size
+            found = predict(self.model, held_out.pictures, held_out.rows, batch_size=size, callbacks=callbacks)
             if not np.isfinite(found).all():
                 logs |= {"val_loss": np.nan, "val_accuracy": np.nan, "val_score": np.nan}
                 return

@@ -396,6 +396,15 @@ def test_decoded_pictures_of_train_and_test_need_not_fit_together(begin: Callabl
     assert manifest["oof_rows"] == 24
 
 
+def test_decoded_pictures_stay_out_of_the_workspace_where_told(begin: Callable[..., Run], tmp_path: Path) -> None:
+    begun = begin(stage("one", epochs=1))
+    scratch = tmp_path / "elsewhere" / "scratch"
+    run = Run(begun.competition, Workspace(tmp_path, scratch=scratch), begun.recipe)
+    run.train(folds=[0])
+    assert list(scratch.rglob("*.u8"))
+    assert not list((tmp_path / "runs").rglob("*.u8"))
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains(begin: Callable[..., Run], precision: str) -> None:
     run = begin(stage("one", epochs=2), stage("two", epochs=1), precision=precision)

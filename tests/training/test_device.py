@@ -1,0 +1,154 @@
+"""A network shared by two devices gives what one device gives."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from pipeline.artifacts import read_json
+from pipeline.predictions.store import read_predictions
+from pipeline.training import device
+from pipeline.training.stage import load_network
+from pipeline.training.validation import predict
+from tests.training.conftest import Run, stage
+
+CLASSES = ["blue", "green", "red"]
+# 12 training rows in batches of 5: neither the batch nor the rows of the last one divide by two.
+CALM = {"augment": "none", "batch_norm": "frozen", "batch_size": 5}
+STAGES = (stage("one", **CALM, epochs=3), stage("two", **CALM, epochs=2))
+
+TWO_DEVICES = """
+import json, sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.training import device
+
+if __name__ == "__main__":
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    device.accelerators = lambda: ["CPU:0", "CPU:1"]
+
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.training.fold import Machine
+    from pipeline.training.stage import load_network
+    from pipeline.training.validation import predict
+    from tests.training.conftest import Run, recipe_of
+
+    root = Path(sys.argv[1])
+    settings = json.loads(sys.argv[2])
+    run = Run(load_competition("tiny", root=root), Workspace(root), recipe_of(*settings.pop("stages"), **settings))
+    run.train(folds=[0], machine=Machine(workers=0))
+    task, data = run.task(0), run.data
+    pictures = task.machine.open(list(data.train["path"]), (32, 32), run.workspace.cache("tiny"))
+    network = load_network(run.recipe, classes=3, weights=task.weights)
+    order = np.random.default_rng(0).permutation(len(pictures))
+    found = {
+        f"{count} rows in batches of {size}":
+            predict(network, pictures, order[:count], batch_size=size).tolist()
+        for count, size in ((1, 8), (7, 3), (8, 4), (9, 4), (5, 1))
+    }
+    print("FOUND", json.dumps({"predictions": found, "order": order.tolist(), "devices": device.replicas()}))
+"""
+
+
+def on_two_devices(run: Run, **settings: Any) -> Any:
+    content = json.dumps({"stages": [*run.recipe.model_dump(mode="json", exclude_none=True)["stages"]], **settings})
+    command = [sys.executable, "-c", TWO_DEVICES, str(run.workspace.root), content]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("FOUND "))
+    return json.loads(line.removeprefix("FOUND "))
+
+
+@pytest.mark.slow
+def test_two_devices_give_what_one_gives(begin: Callable[..., Run], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"head": {"dropout": 0}, "tta": {"views": ["flip"]}}
+    run = begin(*STAGES, **settings)
+    found = on_two_devices(run, **settings)
+    task = run.task(0)
+    shared = task.folder.rename(tmp_path / "shared")
+    run.train(folds=[0])
+
+    assert found["devices"] == 2
+    assert read_json(shared / "stage-1" / "stage.json")["devices"] == 2
+    assert read_json(task.stage_folder(1) / "stage.json")["devices"] == 1
+    for number in (0, 1):
+        logs = [pd.read_csv(folder / f"stage-{number}" / "log.csv") for folder in (shared, task.folder)]
+        for column in ("loss", "val_loss", "accuracy"):
+            np.testing.assert_allclose(*(log[column] for log in logs), rtol=1e-4)
+    for name in ("oof.parquet", "oof_tta.parquet", "test.parquet", "test_tta.parquet"):
+        one, other = (read_predictions(folder / name) for folder in (task.folder, shared))
+        assert list(one["id"]) == list(other["id"])
+        np.testing.assert_allclose(one[CLASSES], other[CLASSES], atol=1e-4)
+
+    # The weights that two devices left give the same predictions on one, row by row.
+    network = load_network(run.recipe, classes=3, weights=shared / "stage-1" / "best.weights.h5")
+    pictures = task.machine.open(list(run.data.train["path"]), (32, 32), run.workspace.cache("tiny"))
+    expected = predict(network, pictures, np.array(found["order"]), batch_size=5)
+    assert np.abs(expected - expected[0]).max() > 0.1
+    for what, rows in found["predictions"].items():
+        assert len(rows) == int(what.split()[0])
+        np.testing.assert_allclose(rows, expected[: len(rows)], atol=1e-5, err_msg=what)
+
+
+@pytest.mark.slow
+def test_two_devices_train_with_mixed_precision_dropout_and_batch_norm(begin: Callable[..., Run]) -> None:
+    settings: dict[str, Any] = {"precision": "mixed_float16", "head": {"dropout": 0.2}}
+    run = begin(stage("one", epochs=6), **settings)
+    assert on_two_devices(run, **settings)["devices"] == 2
+    result = read_json(run.task(0).stage_folder(0) / "stage.json")
+    assert result["score"] >= 0.75
+
+
+def batch(size: int, real: int) -> tuple[Any, Any, Any]:
+    """Pictures and targets that tell their row."""
+    rows = np.arange(size)
+    weights = (rows < real).astype(np.float32)
+    return rows.astype(np.uint8)[:, None, None, None], np.eye(size, dtype=np.float32), weights
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize(("size", "real"), [(6, 6), (6, 4), (5, 5), (5, 1)])
+def test_the_mean_over_all_rows_is_the_mean_over_the_real_ones(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, size: int, real: int
+) -> None:
+    monkeypatch.setattr(device, "replicas", lambda: replicas)
+    given = tf.data.Dataset.from_tensors(batch(size, real))
+    ((pictures, targets, weights),) = device.for_training(given, batch_size=size).as_numpy_iterator()
+    assert len(pictures) == len(targets) == len(weights)
+    assert len(pictures) % replicas == 0
+    assert len(pictures) - size < replicas
+    losses = np.arange(10.0, 10 + len(pictures))
+    assert (losses * weights).mean() == pytest.approx(losses[:real].mean())
+    assert weights[real:].max(initial=0) == 0
+    assert pictures[:size].ravel().tolist() == list(range(size))
+    assert targets.argmax(axis=1).tolist() == pictures.ravel().tolist()
+
+
+def test_a_full_batch_is_left_as_it_is() -> None:
+    given = batch(6, 6)
+    (made,) = device.for_training(tf.data.Dataset.from_tensors(given), batch_size=6).as_numpy_iterator()
+    for one, other in zip(given, made, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_without_several_gpus_nothing_is_shared() -> None:
+    if len(device.accelerators()) > 1:
+        pytest.skip("this machine has several GPUs")
+    assert device.replicas() == 1
+    assert device.divisible(7) == 7
+    with device.distribution():
+        assert not tf.distribute.has_strategy()

@@ -1,0 +1,167 @@
+"""Training that has to end at a given moment: nothing finished is lost, and nothing else comes out."""
+
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import OutOfTime
+from pipeline.predictions.store import MANIFEST, read_predictions
+from pipeline.training import time_limit
+from pipeline.training.engines import local_process
+from pipeline.training.fold import FoldTask, Machine
+from pipeline.training.time_limit import TimeLimit, time_callback
+from tests.training.conftest import Run, stage
+
+SAVING = time_limit._SAVING
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A clock that goes on by a second at each look at it, so that every run stops at the same batch; sets it to 0."""
+
+    def reset() -> None:
+        clock = itertools.count()
+        monkeypatch.setattr(time_limit, "_now", lambda: float(next(clock)))
+
+    return reset
+
+
+def test_without_a_limit_everything_goes_on() -> None:
+    TimeLimit(None).check("the end", seconds=1e12)
+
+
+@pytest.mark.parametrize(("left", "seconds", "fits"), [(10, 0, True), (-1, 0, False), (10, 9, True), (10, 11, False)])
+def test_what_ends_in_time_goes_on(monkeypatch: pytest.MonkeyPatch, left: float, seconds: float, fits: bool) -> None:
+    monkeypatch.setattr(time_limit, "_now", lambda: 1_000_000.0)
+    limit = TimeLimit(1_000_000 + left, "fold 3")
+    if fits:
+        limit.check("the end of it", seconds=seconds)
+        return
+    with pytest.raises(OutOfTime, match=r"before the end of it[\s\S]*1970-01-12 13:4\d:\d\d UTC") as caught:
+        limit.check("the end of it", seconds=seconds)
+    assert "same command" in caught.value.next_step
+    assert "fold 3" in caught.value.next_step
+
+
+class Epochs:
+    """The callback alone, taken through epochs of given lengths with `left` seconds to go at their ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, epochs: int) -> None:
+        self.left = 1000.0
+        monkeypatch.setattr(time_limit, "_now", lambda: 1000.0 - self.left)
+        self.callback = time_callback(TimeLimit(1000.0), "the stage", epochs=epochs)
+        self.model = SimpleNamespace(stop_training=False)
+        self.callback.set_model(self.model)
+        self.number = 0
+
+    def run(self, seconds: float, *, left: float) -> None:
+        self.left = 1000.0
+        self.callback.on_epoch_begin(self.number)
+        time.sleep(seconds)
+        self.left = left
+        self.callback.on_epoch_end(self.number, {})
+        self.number += 1
+
+
+def test_the_next_epoch_is_taken_to_be_as_long_as_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = Epochs(monkeypatch, epochs=10)
+    epochs.run(0.01, left=SAVING + 0.25)
+    epochs.run(0.30, left=SAVING + 0.60)
+    epochs.run(0.01, left=SAVING + 0.60)
+    with pytest.raises(OutOfTime, match=r"the stage, epoch 5 of 10, which takes about 5 s"):
+        epochs.run(0.01, left=SAVING + 0.25)
+
+
+def test_no_time_is_kept_for_an_epoch_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = Epochs(monkeypatch, epochs=2)
+    epochs.model.stop_training = True  # as early stopping does
+    epochs.run(0.0, left=0.0)
+    epochs.model.stop_training = False
+    epochs.run(0.0, left=0.0)
+
+
+def test_the_time_can_be_over_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = Epochs(monkeypatch, epochs=3)
+    epochs.callback.on_epoch_begin(1)
+    epochs.left = -1.0
+    with pytest.raises(OutOfTime, match="the stage, epoch 2 of 3"):
+        epochs.callback.on_train_batch_begin(0)
+    with pytest.raises(OutOfTime, match="predictions of the stage"):
+        epochs.callback.on_predict_batch_begin(0)
+
+
+@pytest.mark.slow
+def test_a_run_in_several_sessions_ends_as_one_that_was_never_stopped(
+    finished: Run, begin: Callable[..., Run], looks: Callable[[], None]
+) -> None:
+    run = begin()
+    stops: list[OutOfTime] = []
+    while len(stops) < 20:
+        looks()
+        # Long enough for the longest stage, but not for two; a little longer each time, to stop elsewhere.
+        limited = Machine(workers=0, stop_at=46.0 + 3 * len(stops))
+        try:
+            run.train(machine=limited)
+            break
+        except OutOfTime as error:
+            stops.append(error)
+            assert not (run.oof / MANIFEST).exists()
+    assert len(stops) >= 3
+    places = " | ".join(stop.problem for stop in stops)
+    assert "predictions of fold" in places or "epoch" in places
+    for name in ("oof.parquet", "oof_tta.parquet", "test.parquet", "test_tta.parquet"):
+        one, other = (read_predictions(each.oof / name) for each in (finished, run))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_what_is_finished_is_kept_and_named(begin: Callable[..., Run], looks: Callable[[], None]) -> None:
+    run = begin(stage("first", epochs=1), stage("second", epochs=3))
+    looks()
+    with pytest.raises(OutOfTime, match="second 32×32, epoch 1 of 3") as caught:
+        run.train(folds=[1], machine=Machine(workers=0, stop_at=8.0))
+    assert "stage first of fold 1" in caught.value.next_step
+    folder = run.task(1).stage_folder(0)
+    kept = (folder / "stage.json").stat().st_mtime_ns
+    assert not (run.task(1).stage_folder(1) / "stage.json").exists()
+    looks()
+    assert run.train(folds=[1]).missing == (0,)
+    assert (folder / "stage.json").stat().st_mtime_ns == kept
+    looks()
+    with pytest.raises(OutOfTime, match=r"beginning of stage first of fold 0[\s\S]*kept \(fold 1\)"):
+        run.train(machine=Machine(workers=0, stop_at=-1.0))
+    assert not run.task(0).stage_folder(0).exists()
+
+
+def test_a_training_that_is_stopped_leaves_no_worker_and_no_open_log(
+    begin: Callable[..., Run], looks: Callable[[], None]
+) -> None:
+    run = begin(stage("one", epochs=4))
+    looks()
+    with pytest.raises(OutOfTime, match="one 32×32, epoch"):
+        run.train(folds=[0], machine=Machine(workers=1, stop_at=9.0))
+    assert multiprocessing.active_children() == []
+    log = pd.read_csv(run.task(0).stage_folder(0) / "log.csv")
+    assert len(log) == 1
+
+
+@pytest.mark.slow
+def test_the_end_of_the_time_is_told_across_processes(begin: Callable[..., Run]) -> None:
+    run = begin(stage("one", epochs=10_000))
+    seen: list[Any] = []
+
+    def engine(task: FoldTask) -> None:
+        seen.append(task.fold)
+        local_process(task)
+
+    stop_at = time.time() + 12
+    with pytest.raises(OutOfTime, match=r"time for training ends[\s\S]*nothing yet"):
+        run.train(machine=Machine(workers=1, stop_at=stop_at), engine=engine)
+    assert seen == [0]
+    assert time.time() < stop_at + 60  # a busy machine may take long to begin; the epochs would take far longer
+    assert multiprocessing.active_children() == []
