@@ -32,6 +32,24 @@ setup_kit() {
     echo "set up in ${SECONDS} s"
 }
 
+# Makes .venv-kaggle, once: Python 3.12 with the versions of Kaggle's image and without the kit. PYTHON312 names another
+# interpreter than python3.12.
+setup_kaggle_image() {
+    local python="${PYTHON312:-python3.12}" wanted
+    wanted="$(cksum < requirements-kaggle.txt)"
+    [ -f .venv-kaggle/ready ] && [ "$(cat .venv-kaggle/ready)" = "$wanted" ] && return 0
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then
+        echo "error: $python is not Python 3.12, which Kaggle's image has" >&2
+        echo "  next: install it, or name one: PYTHON312=/path/to/python3.12 $0" >&2
+        return 1
+    fi
+    echo "setting up .venv-kaggle, the versions of Kaggle's image"
+    rm -rf .venv-kaggle
+    "$python" -m venv .venv-kaggle || return 1
+    .venv-kaggle/bin/pip install --quiet --disable-pip-version-check -r requirements-kaggle.txt || return 1
+    echo "$wanted" > .venv-kaggle/ready
+}
+
 install_with_uv() {
     [ -d .venv ] || uv venv --quiet --python "$python" .venv || return 1
     VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --constraint constraints.txt --editable "$1"

@@ -2,9 +2,16 @@
 # Every check there is: style, types, layers, tests.
 #
 #   scripts/test.sh [options of pytest]     for example: scripts/test.sh -m "not slow"
+#   scripts/test.sh --kaggle-image          the built kernels alone, with the versions of Kaggle's image
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup_kit dev
+
+if [ "${1:-}" = --kaggle-image ]; then
+    shift
+    setup_kaggle_image
+    KERNEL_PYTHON="$PWD/.venv-kaggle/bin/python" exec pytest tests/test_rehearsed_kernels.py "$@"
+fi
 
 # One command a line: `set -e` does not see a failure on the left of `&&`.
 echo "== ruff"

@@ -6,7 +6,10 @@ Each module holds some commands as plain functions; here is the list of them all
 import typer
 
 from pipeline.cli.data import demo, folds, init
+from pipeline.cli.kaggle import download, submissions, submit
+from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
+from pipeline.cli.rehearse import rehearse
 from pipeline.cli.results import oof_list, submission_check, submission_make
 from pipeline.cli.train import predict, train
 
@@ -23,7 +26,11 @@ app = typer.Typer(
 oof_app = typer.Typer(help="Out-of-fold results of the experiments.\n\nExample: kit oof list", no_args_is_help=True)
 submission_app = typer.Typer(help="Submission files.\n\nExample: kit submission make demo", no_args_is_help=True)
 app.add_typer(oof_app, name="oof")
+kernel_app = typer.Typer(
+    help="Training and predicting on Kaggle.\n\nExample: kit kernel run train", no_args_is_help=True
+)
 app.add_typer(submission_app, name="submission")
+app.add_typer(kernel_app, name="kernel")
 
 for group, name, command in (
     (app, "demo", demo),
@@ -34,6 +41,16 @@ for group, name, command in (
     (oof_app, "list", oof_list),
     (submission_app, "make", submission_make),
     (submission_app, "check", submission_check),
+    (app, "download", download),
+    (app, "submit", submit),
+    (app, "submissions", submissions),
+    (app, "rehearse", rehearse),
+    (kernel_app, "build", kernel_build),
+    (kernel_app, "bundle", kernel_bundle),
+    (kernel_app, "push", kernel_push),
+    (kernel_app, "status", kernel_status),
+    (kernel_app, "output", kernel_output),
+    (kernel_app, "run", kernel_run),
 ):
     group.command(name)(reports_errors(command))
 

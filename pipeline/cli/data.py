@@ -57,7 +57,7 @@ def init(
 
     if metric is not None and metric not in METRICS:
         raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRICS), next_step="check --metric")
-    _check_slug(slug)
+    check_slug(slug)
     wishes = Wishes(table, id_column, label_column, group_column, metric, folds)  # type: ignore[arg-type]
     competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
     show([{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table)
@@ -101,7 +101,7 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
         print(f"\n{described.folds_file}, sha256 {made.sha256[:16]}…")
 
 
-def _check_slug(slug: str) -> None:
+def check_slug(slug: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
         raise DataError(
             f"{slug!r} cannot be a competition's name",

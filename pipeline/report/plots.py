@@ -1,5 +1,6 @@
 """Pictures of results, as PNG files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pandas as pd
 from pipeline.artifacts import atomic_path
 
 _INK, _FAINT = "#333333", "#8c8c8c"
+_BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
+_MOST_NAMES = 12  # more of them cannot be read
 
 
 def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str) -> None:
@@ -31,6 +34,76 @@ def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric
     score_axis.legend(frameon=False, fontsize=8, loc="lower right", title="held-out fold", title_fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
+
+
+def plot_leaderboard(entries: Sequence[dict[str, Any]], path: Path, *, title: str, metric: str) -> None:
+    """Leaderboard score over OOF score, a panel a server, the OOF with its standard error to each side.
+
+    Args:
+        entries: Rows of the ledger that have an OOF score and a score on a board: server, experiment, oof_score,
+            oof_score_se, public_score and private_score, the last three None where they are not known.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    servers = sorted({entry["server"] for entry in entries})
+    figure = Figure(figsize=(0.6 + 5.2 * len(servers), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12, color=_INK)
+    for axis, server in zip(figure.subplots(1, len(servers), squeeze=False)[0], servers, strict=True):
+        _scatter(axis, [entry for entry in entries if entry["server"] == server], metric)
+        axis.set_title(server, fontsize=10, color=_INK, loc="left")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
+    for board, colour in _BOARDS.items():
+        shown = [entry for entry in entries if entry[f"{board}_score"] is not None]
+        axis.errorbar(
+            [entry["oof_score"] for entry in shown],
+            [entry[f"{board}_score"] for entry in shown],
+            xerr=[entry["oof_score_se"] or 0.0 for entry in shown],
+            fmt="o",
+            markersize=5,
+            color=colour,
+            elinewidth=1.0,
+            capsize=2.5,
+            label=board if shown else None,
+        )
+    if len(entries) <= _MOST_NAMES:
+        _name(axis, entries)
+    # Both axes show one range, so that the line where OOF and leaderboard are equal is the diagonal.
+    low = min(axis.get_xlim()[0], axis.get_ylim()[0])
+    high = max(axis.get_xlim()[1], axis.get_ylim()[1])
+    room = 0.08 * (high - low)  # for names at the edge
+    low, high = low - room, high + room
+    axis.plot([low, high], [low, high], color=_FAINT, linewidth=0.8, linestyle=":", label="equal")
+    axis.set_xlim(low, high)
+    axis.set_ylim(low, high)
+    axis.set_aspect("equal")
+    axis.set_xlabel(f"OOF {metric} ± standard error")
+    axis.set_ylabel(f"leaderboard {metric}")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#e6e6e6", linewidth=0.7)
+    axis.set_axisbelow(True)
+    # Above the axes: there may be a submission anywhere inside.
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+
+
+def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
+    for entry in entries:
+        scores = [entry[f"{board}_score"] for board in _BOARDS]
+        axis.annotate(
+            entry["experiment"],
+            (entry["oof_score"], min(score for score in scores if score is not None)),
+            xytext=(0, -6),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=7,
+            color=_FAINT,
+        )
 
 
 def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Row = dict[str, Any]
 
+FEWEST = 3
+"""Two submissions have one of two orders: a rank correlation of fewer than three says nothing."""
+
 
 def format_rows(rows: Sequence[Row], style: Literal["table", "json", "csv"] | str) -> str:
     """Rows that have the same keys, as aligned columns, JSON or CSV; without a newline at the end."""
@@ -60,6 +63,70 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
             entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **nothing})
         rows += sorted(entries, key=_score_used, reverse=of_slug[0]["greater_is_better"])
     return rows
+
+
+def submission_rows(entries: Sequence[Row]) -> list[Row]:
+    """One short row a submission, for a person: OOF beside the leaderboard.
+
+    Args:
+        entries: Rows of ledgers, with the column competition before the ledger's own.
+    """
+    return [
+        {
+            "competition": entry["competition"],
+            "time (UTC)": entry["time"].partition("+")[0].replace("T", " "),
+            "server": entry["server"],
+            "experiment or file": entry["experiment"] or entry["file"].rpartition("/")[2],
+            "OOF": entry["oof_score"],
+            "± se": entry["oof_score_se"],
+            "public": entry["public_score"],
+            "private": entry["private_score"],
+            "ref": entry["ref"],
+            "status": str(entry["status"]),
+        }
+        for entry in entries
+    ]
+
+
+def scored(entries: Sequence[Row], board: str) -> list[Row]:
+    """The entries with an OOF score and a score on this board, each content once: sent again, it says nothing new.
+
+    Args:
+        board: "public" or "private".
+    """
+    known = [
+        entry
+        for entry in entries
+        if entry["status"] == "COMPLETE" and None not in (entry["oof_score"], entry[f"{board}_score"])
+    ]
+    return list({(entry["competition"], entry["server"], entry["sha256"]): entry for entry in known}.values())
+
+
+def agreement_rows(entries: Sequence[Row]) -> list[Row]:
+    """How well OOF ranks submissions as the leaderboard does: a row a competition, server and board with scores.
+
+    Spearman's rho and Kendall's tau-b; None for fewer than `FEWEST` submissions, or where all of one side are equal.
+    """
+    from scipy.stats import kendalltau, spearmanr
+
+    rows: list[Row] = []
+    for competition, server in sorted({(entry["competition"], entry["server"]) for entry in entries}):
+        own = [entry for entry in entries if (entry["competition"], entry["server"]) == (competition, server)]
+        for board in ("public", "private"):
+            pairs = [(entry["oof_score"], entry[f"{board}_score"]) for entry in scored(own, board)]
+            oof, leaderboard = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            known = len(pairs) >= FEWEST and len(set(oof)) > 1 and len(set(leaderboard)) > 1
+            rows.append(
+                {
+                    "competition": competition,
+                    "server": server,
+                    "board": board,
+                    "Spearman": float(spearmanr(oof, leaderboard).statistic) if known else None,
+                    "Kendall": float(kendalltau(oof, leaderboard).statistic) if known else None,
+                    "n": len(pairs),
+                }
+            )
+    return [row for row in rows if row["n"]]
 
 
 def _result_rows(manifest: Row) -> list[Row]:

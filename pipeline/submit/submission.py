@@ -89,14 +89,23 @@ def write_submission(
     Raises:
         SubmissionError: It does not hold against the sample; nothing is written.
     """
-    frame = make_submission(competition, predictions, classes)
     folder = workspace.submissions(competition.slug)
     while (path := folder / f"{now:%Y%m%d-%H%M%S}-{experiment}-{score:.4f}.csv").exists():
         now += timedelta(seconds=1)  # a submission is never overwritten
+    write_checked(competition, predictions, classes, path=path)
+    return path
+
+
+def write_checked(competition: Competition, predictions: pd.DataFrame, classes: Sequence[str], *, path: Path) -> None:
+    """Make a submission, check it, and write it.
+
+    Raises:
+        SubmissionError: It does not hold against the sample; nothing is written.
+    """
+    frame = make_submission(competition, predictions, classes)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False)
         require(check_submission(competition, temporary, classes=classes), path)
-    return path
 
 
 def require(check: Check, path: Path) -> None:

@@ -1,15 +1,17 @@
-"""The picture of the learning curves: there, readable, and showing what it was given."""
+"""The pictures of results: there, readable, and showing what they were given."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.report.plots import plot_learning_curves
+from pipeline.report.plots import plot_leaderboard, plot_learning_curves
 
 
 def curves(*, folds: int, epochs: tuple[int, ...] = (4, 3)) -> pd.DataFrame:
@@ -71,3 +73,62 @@ def test_nothing_but_the_picture_is_left(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         plot_learning_curves(curves(folds=1).drop(columns="loss"), tmp_path / "y.png", title="", metric="")
     assert not (tmp_path / "y.png").exists()
+
+
+def submission(oof: float, *, public: float | None, private: float | None, **more: Any) -> dict[str, Any]:
+    scores = {"oof_score": oof, "oof_score_se": 0.01, "public_score": public, "private_score": private}
+    return {"server": "kaggle.com", "experiment": "demo", **scores, **more}
+
+
+def scatter(entries: list[dict[str, Any]], path: Path) -> NDArray[np.uint8]:
+    plot_leaderboard(entries, path, title="cards", metric="accuracy")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.array(image.convert("RGB"))
+
+
+def rows_of(picture: NDArray[np.uint8], colour: str) -> NDArray[np.intp]:
+    """Which rows of pixels hold this colour, without the legend above the axes."""
+    found = np.abs(picture - np.array(to_rgb(colour)) * 255).max(axis=2) < 3
+    found[:LEGEND] = False
+    return np.flatnonzero(found.any(axis=1))
+
+
+PUBLIC, PRIVATE = "#2a6f97", "#c8553d"
+LEGEND = 60  # rows of pixels above the axes
+
+
+def test_each_board_has_its_colour_and_a_better_score_lies_higher(tmp_path: Path) -> None:
+    both = scatter([submission(0.9, public=0.85, private=0.95)], tmp_path / "both.png")
+    assert len(rows_of(both, PUBLIC))
+    assert len(rows_of(both, PRIVATE))
+    assert rows_of(both, PRIVATE).max() < rows_of(both, PUBLIC).min()
+    one = scatter([submission(0.9, public=0.85, private=None)], tmp_path / "one.png")
+    assert len(rows_of(one, PUBLIC))
+    assert not len(rows_of(one, PRIVATE))
+
+
+def test_the_error_of_the_oof_is_as_wide_as_it_is(tmp_path: Path) -> None:
+    def width(error: float | None) -> int:
+        # Two far points hold the axes, so that a pixel is worth the same in each picture.
+        ends = [submission(end, public=None, private=end, oof_score_se=0.0, experiment="") for end in (0.5, 1.0)]
+        entry = submission(0.75, public=0.6, private=None, oof_score_se=error, experiment="")
+        picture = scatter([*ends, entry], tmp_path / "x.png")
+        found = np.abs(picture - np.array(to_rgb(PUBLIC)) * 255).max(axis=2) < 40  # a thin line is blurred
+        found[:LEGEND] = False
+        columns = np.flatnonzero(found.any(axis=0))
+        return int(columns.max() - columns.min())
+
+    narrow, wide = width(0.05), width(0.1)
+    assert wide == pytest.approx(2 * narrow, abs=6)
+    assert width(None) < narrow / 3
+
+
+def test_every_server_has_a_panel(tmp_path: Path) -> None:
+    entry = submission(0.9, public=0.85, private=0.95)
+    one = scatter([entry], tmp_path / "one.png")
+    two = scatter([entry, {**entry, "server": "rehearsal"}], tmp_path / "two.png")
+    assert two.shape[1] > 1.7 * one.shape[1]
+    assert two.shape[0] == one.shape[0]
+    many = [submission(0.9, public=0.85 + number / 1000, private=None) for number in range(40)]
+    assert scatter(many, tmp_path / "many.png").std() > 1

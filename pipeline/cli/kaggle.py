@@ -1,0 +1,295 @@
+"""Commands that talk to Kaggle: download, submit, submissions."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.data import check_slug, init
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, show
+
+if TYPE_CHECKING:
+    from pipeline.submit.ledger import Entry
+    from pipeline.submit.outgoing import Outgoing
+
+
+def download(
+    slug: Annotated[str, typer.Argument(help="The competition's name, as in its address on Kaggle.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for the data, if not competitions/SLUG/data.")] = None,
+) -> None:
+    """Download a competition's data, check it, unpack it, and describe the competition as `kit init` does.
+
+    Example: kit download aerial-cactus-identification
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import competition_folder
+    from pipeline.submit.download import download as download_data
+    from pipeline.submit.download import holds_data
+    from pipeline.submit.kaggle_client import Kaggle
+
+    _end_politely()
+    check_slug(slug)
+    folder = competition_folder(slug, root=ROOT)
+    target = to or folder / "data"
+    if to is None and holds_data(target):
+        print(f"the data is there: {target}")
+    else:
+        kaggle = Kaggle.connect()
+        print(f"downloading {slug} from {_called(kaggle.server)}")
+        files = download_data(kaggle, slug, folder=target, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
+        print(f"{files} files, whole and unpacked: {target}")
+    if not (folder / "competition.yaml").is_file():
+        print(f"\nkit init {slug} --data {target}")
+        init(slug, data=target)
+        return
+    if not holds_data(folder / "data"):
+        if (folder / "data").exists():
+            (folder / "data").rmdir()
+        (folder / "data").symlink_to(target.resolve())
+    print(f"the competition is described already: {folder / 'competition.yaml'}, its data is {folder / 'data'}")
+
+
+def submit(
+    target: Annotated[
+        str | None, typer.Argument(metavar="CSV|EXPERIMENT", help="A file, or an experiment's newest submission.")
+    ] = None,
+    competition: CompetitionOption = None,
+    message: Annotated[str, typer.Option(help="A note, instead of the experiment's name.")] = "",
+    again: Annotated[bool, typer.Option("--again", help="Even if this content was sent before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="All but sending; needs no account.")] = False,
+    wait: Annotated[float, typer.Option(help="Minutes to wait for the score; 0: do not wait.", min=0)] = 15,
+    sync: Annotated[bool, typer.Option("--sync", help="Ask what became of open submissions; sends nothing.")] = False,
+    kernel: Annotated[
+        str | None, typer.Option(help="Submit the pushed version of this kernel, in a code competition.")
+    ] = None,
+) -> None:
+    """Submit a CSV, or an experiment, and wait for its score; submissions/COMPETITION/log.csv keeps account.
+
+    What was sent before is refused. An interrupted wait is picked up with --sync. Exit code 4: not scored yet.
+
+    Example: kit submit demo --dry-run
+    """
+    if sum((target is not None, sync, kernel is not None)) != 1:
+        raise typer.BadParameter("give one of: a CSV or an experiment, --sync, --kernel NAME")
+    if sync and (message or again or dry_run):
+        raise typer.BadParameter("--sync sends nothing: --message, --again and --dry-run have no effect with it")
+    if kernel is not None and competition:
+        raise typer.BadParameter("--competition has no effect with --kernel: a kernel is built for one")
+    _end_politely()
+    try:
+        if sync:
+            _sync(competition)
+            return
+        outgoing, send = _file_to_send(target, competition) if target else _kernel_to_send(str(kernel))
+        if dry_run:
+            _dry_run(outgoing, again=again)
+        else:
+            _send(outgoing, partial(send, message=message, again=again), again=again, minutes=wait)
+    except KeyboardInterrupt:
+        typer.secho("\ninterrupted: `kit submit --sync` asks what became of it, and sends nothing", fg="red", err=True)
+        raise typer.Exit(130) from None
+
+
+def submissions(
+    competition: Annotated[str | None, typer.Argument(help="Slug; all of them if left out.")] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """List what was submitted: OOF beside the leaderboard, how well they agree, and a picture of it.
+
+    Example: kit submissions demo
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import list_competitions, load_competition
+    from pipeline.report.plots import plot_leaderboard
+    from pipeline.report.tables import FEWEST, agreement_rows, format_rows, scored, submission_rows
+    from pipeline.submit.ledger import Ledger, list_ledgers
+
+    workspace = Workspace(ROOT)
+    if competition and competition not in list_ledgers(workspace):
+        load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
+    slugs = [competition] if competition else list_ledgers(workspace)
+    entries = [{"competition": slug, **asdict(entry)} for slug in slugs for entry in Ledger(workspace, slug).read()]
+    pictures = []
+    for slug in slugs:
+        own = [entry for entry in entries if entry["competition"] == slug]
+        shown = {entry["tag"]: entry for board in ("public", "private") for entry in scored(own, board)}
+        if shown:
+            metric = load_competition(slug, root=ROOT).metric if slug in list_competitions(ROOT) else "score"
+            pictures.append(workspace.submissions(slug) / "leaderboard.png")
+            plot_leaderboard(list(shown.values()), pictures[-1], title=f"submissions to {slug}", metric=metric)
+    if format is not Format.table:
+        show(entries, format)
+        return
+    if not entries:
+        print("nothing submitted yet; try: kit submit EXPERIMENT --dry-run")
+        return
+    print(format_rows(submission_rows(entries), "table"))
+    for entry in entries:
+        if entry["status"] not in ("COMPLETE", "PENDING") and entry["message"]:
+            print(f"{entry['status']} {entry['time']}: {entry['message']}")
+    agreement = agreement_rows(entries)
+    if any(row["n"] >= FEWEST for row in agreement):
+        print("\nhow far OOF ranks the submissions as the leaderboard does (1: the same order, 0: no relation):")
+        print(format_rows(agreement, "table"))
+    elif agreement:
+        print(f"\nhow far OOF ranks submissions as the leaderboard does can be said from {FEWEST} scored files on")
+    for picture in pictures:
+        print(f"\npicture: {picture}")
+    if any(entry["status"] in ("SENDING", "PENDING") for entry in entries):
+        print("\nnot settled yet; ask: kit submit --sync")
+
+
+def _file_to_send(target: str, competition: str | None) -> "tuple[Outgoing, Callable[..., Entry]]":
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.predictions.store import find_experiment
+    from pipeline.submit.outgoing import outgoing_experiment, outgoing_file
+    from pipeline.submit.send import submit_file
+
+    workspace, path = Workspace(ROOT), Path(target)
+    if path.suffix.lower() == ".csv" or path.is_file():
+        described = load_competition(competition or competition_of(path), root=ROOT)
+        outgoing = outgoing_file(described, path, workspace=workspace)
+    else:
+        slug, name = find_experiment(workspace, target, slug=competition)
+        described = load_competition(slug, root=ROOT)
+        outgoing = outgoing_experiment(described, name, workspace=workspace, now=datetime.now())
+    return outgoing, partial(submit_file, path=Path(outgoing.file))
+
+
+def _kernel_to_send(name: str) -> "tuple[Outgoing, Callable[..., Entry]]":
+    from pipeline.artifacts import Workspace
+    from pipeline.predictions.store import list_experiments, read_experiment
+    from pipeline.submit.kernel import find_built
+    from pipeline.submit.kernel_run import read_pushed
+    from pipeline.submit.outgoing import outgoing_kernel
+    from pipeline.submit.send import submit_kernel
+
+    workspace = Workspace(ROOT)
+    built = find_built(name, None, workspace=workspace)
+    key = (built.job.competition, built.job.experiment)
+    experiment = read_experiment(workspace, *key) if key in list_experiments(workspace) else None
+    pushed = read_pushed(built, server=_server_meant())
+    outgoing = outgoing_kernel(key[0], pushed.ref, pushed.version, sha256=pushed.sha256, experiment=experiment)
+    return outgoing, partial(submit_kernel, kernel=pushed.ref, version=pushed.version, file_name="submission.csv")
+
+
+def _dry_run(outgoing: "Outgoing", *, again: bool) -> None:
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.ledger import Ledger
+
+    _show_outgoing(outgoing, _server_meant())
+    ledger = Ledger(Workspace(ROOT), outgoing.slug)
+    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=_server_meant(), again=again)
+    print("\nnothing was sent: a dry run (whether a submission is left today only Kaggle knows)")
+
+
+def _send(outgoing: "Outgoing", send: "Callable[..., Entry]", *, again: bool, minutes: float) -> None:
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.ledger import Ledger
+    from pipeline.submit.send import preflight, wait_for_score
+
+    ledger = Ledger(Workspace(ROOT), outgoing.slug)
+    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=_server_meant(), again=again)
+    kaggle = Kaggle.connect()
+    limits = preflight(kaggle, outgoing.slug, kernel=not outgoing.rows)
+    _show_outgoing(outgoing, kaggle.server)
+    print(f"{'left today':<12}{limits.left}, this one included")
+    entry = send(kaggle, ledger, outgoing)
+    print(f"\nsent: submission {entry.ref} of {kaggle.user}; its row is in {ledger.path}")
+    if not minutes:
+        print("not waiting for the score; ask later: kit submit --sync")
+        return
+    print(f"waiting for the score, up to {minutes:g} minutes (Ctrl-C loses nothing)")
+    print(_scores(wait_for_score(kaggle, ledger, entry, minutes=minutes)))
+    print(f"next: kit submissions {outgoing.slug}")
+
+
+def _sync(competition: str | None) -> None:
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.ledger import OPEN, Ledger, list_ledgers
+    from pipeline.submit.send import StillOpen, require_score, sync
+
+    workspace = Workspace(ROOT)
+    if competition and competition not in list_ledgers(workspace):
+        load_competition(competition, root=ROOT)
+    ledgers = [Ledger(workspace, slug) for slug in ([competition] if competition else list_ledgers(workspace))]
+    open_ = [(ledger, entry) for ledger in ledgers for entry in ledger.read() if entry.status in OPEN]
+    here = _server_meant()
+    for _, entry in open_:
+        if entry.server != here:
+            print(f"{entry.file}: left alone, it was sent to {_called(entry.server)}")
+    asked = dict.fromkeys(ledger for ledger, entry in open_ if entry.server == here)
+    if not asked:
+        print(f"nothing is open: every submission to {_called(here)} is settled")
+        return
+    kaggle = Kaggle.connect()
+    found = [sync(kaggle, ledger) for ledger in asked]
+    settled = [entry for synced in found for entry in synced.settled]
+    still_open = [entry for synced in found for entry in synced.open]
+    for entry in settled:
+        print(f"{entry.file}: {entry.status}\n  {_scores(entry)}")
+    for entry in still_open:
+        print(f"{entry.file}: {entry.status}, sent {entry.time}")
+    for entry in settled:
+        require_score(entry)
+    if still_open:
+        raise StillOpen(
+            f"{len(still_open)} submissions are not settled yet",
+            expected="a score for each",
+            next_step="ask again in a while: kit submit --sync",
+        )
+
+
+def _show_outgoing(outgoing: "Outgoing", server: str) -> None:
+    facts = {
+        "competition": outgoing.slug,
+        "server": _called(server),
+        "file" if outgoing.rows else "kernel": outgoing.file,
+        "rows": str(outgoing.rows),
+        "sha256": outgoing.sha256,
+        "experiment": outgoing.experiment or "not known",
+        "OOF score": _oof(outgoing.oof_score, outgoing.oof_score_se),
+    }
+    for name, value in facts.items():
+        if name != "rows" or outgoing.rows:
+            print(f"{name:<12}{value}")
+
+
+def _scores(entry: "Entry") -> str:
+    if entry.status != "COMPLETE":
+        return entry.message or str(entry.status)
+    public, private = (
+        "none yet" if score is None else f"{score:.4f}" for score in (entry.public_score, entry.private_score)
+    )
+    return f"public {public}, private {private}, OOF {_oof(entry.oof_score, entry.oof_score_se)}"
+
+
+def _oof(score: float | None, error: float | None) -> str:
+    if score is None:
+        return "not known"
+    return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
+
+
+def _server_meant() -> str:
+    """Which server the environment points to, without asking it."""
+    return "rehearsal" if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else "kaggle.com"
+
+
+def _called(server: str) -> str:
+    return "rehearsal (a server on this machine; nothing leaves it)" if server == "rehearsal" else server
+
+
+def _end_politely() -> None:
+    # A polite end is an interrupt: what is half done is cleaned up.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

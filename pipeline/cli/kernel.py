@@ -1,0 +1,283 @@
+"""Commands about kernels: build, bundle, push, status, output, run."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.output import ROOT, CompetitionOption
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.kernel import Built
+    from pipeline.submit.kernel_run import Pushed
+
+Name = Annotated[str, typer.Argument(help="Folder in kernels/: train, predict, or one of your own.")]
+Slug = Annotated[str | None, typer.Option(help="Which build of it; the newest by default.")]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="What to train; `demo` by default.")]
+Experiment = Annotated[str | None, typer.Option(help="A finished experiment to predict with.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting of the recipe; may be repeated.")]
+Fold = Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")]
+Suffix = Annotated[str, typer.Option(help="Name the experiment RECIPE-SUFFIX.")]
+Gpu = Annotated[bool | None, typer.Option("--gpu/--no-gpu", help="Both T4s, or none; as the template says.")]
+Internet = Annotated[bool | None, typer.Option("--internet/--no-internet", help="As the template says.")]
+Hours = Annotated[float, typer.Option(help="Kaggle's limit of a session.", min=0.005)]
+DataFrom = Annotated[str | None, typer.Option(help="OWNER/SLUG of a data set that holds the competition's data.")]
+Dataset = Annotated[list[str] | None, typer.Option(help="Attach this data set, too: OWNER/SLUG; may be repeated.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from what its last push finished.")]
+Wait = Annotated[float, typer.Option(help="How many hours to wait for it.", min=0.0)]
+
+
+def kernel_build(
+    name: Name,
+    recipe: RecipeOption = None,
+    competition: CompetitionOption = None,
+    experiment: Experiment = None,
+    set_: Set = None,
+    fold: Fold = None,
+    suffix: Suffix = "kaggle",
+    gpu: Gpu = None,
+    internet: Internet = None,
+    session_hours: Hours = 12.0,
+    data_from: DataFrom = None,
+    dataset: Dataset = None,
+    resume: Resume = False,
+) -> None:
+    """Make a folder that Kaggle can run: one code file with the package in it, and its metadata.
+
+    Example: kit kernel build train --recipe progressive-b7 --competition cars
+    """
+    _build(
+        name,
+        recipe=recipe,
+        competition=competition,
+        experiment=experiment,
+        overrides=set_ or [],
+        folds=fold,
+        suffix=suffix,
+        gpu=gpu,
+        internet=internet,
+        session_hours=session_hours,
+        data_from=data_from,
+        datasets=dataset or [],
+        resume=resume,
+    )
+    print(f"next: kit kernel bundle {name}, then: kit kernel push {name}")
+
+
+def kernel_bundle(name: Name, slug: Slug = None) -> None:
+    """Upload what a built kernel needs beside its code, as a private data set, and attach it.
+
+    Example: kit kernel bundle predict
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.kernel import find_built
+
+    _bundle(Kaggle.connect(), find_built(name, slug, workspace=Workspace(ROOT)))
+    print(f"next: kit kernel push {name}")
+
+
+def kernel_push(name: Name, slug: Slug = None) -> None:
+    """Push a built kernel to Kaggle, which runs it.
+
+    Example: kit kernel push train
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.kernel import find_built
+
+    _push(Kaggle.connect(), find_built(name, slug, workspace=Workspace(ROOT)))
+    print(f"next: kit kernel status {name}, then: kit kernel output {name}")
+
+
+def kernel_status(name: Name, slug: Slug = None) -> None:
+    """Say how far a pushed kernel is.
+
+    Example: kit kernel status train
+    """
+    kaggle, _, pushed = _pushed(name, slug)
+    status = kaggle.kernel_status(pushed.ref)
+    print(f"{pushed.ref} version {pushed.version}: {status.state}{': ' + status.failure if status.failure else ''}")
+    print(pushed.url)
+
+
+def kernel_output(name: Name, slug: Slug = None) -> None:
+    """Fetch the output of a pushed kernel that has ended: predictions into oof/, weights and logs into runs/.
+
+    Example: kit kernel output train
+    """
+    kaggle, built, pushed = _pushed(name, slug)
+    _finish(kaggle, built, pushed, hours=0.0)
+
+
+def kernel_run(
+    name: Name,
+    recipe: RecipeOption = None,
+    competition: CompetitionOption = None,
+    experiment: Experiment = None,
+    set_: Set = None,
+    fold: Fold = None,
+    suffix: Suffix = "kaggle",
+    gpu: Gpu = None,
+    internet: Internet = None,
+    session_hours: Hours = 12.0,
+    data_from: DataFrom = None,
+    dataset: Dataset = None,
+    resume: Resume = False,
+    wait_hours: Wait = 24.0,
+) -> None:
+    """Build, bundle where needed, push, wait, and fetch.
+
+    Exit code: 0 finished, 3 the kernel failed, 4 it still runs, 5 no GPU to be had, 6 it stopped before its
+    session's limit (go on with --resume), 1 anything else.
+
+    Example: kit kernel run train --recipe progressive-b7 --competition cars
+    """
+    from pipeline.submit.kaggle_client import Kaggle
+
+    kaggle = Kaggle.connect()
+    built = _build(
+        name,
+        recipe=recipe,
+        competition=competition,
+        experiment=experiment,
+        overrides=set_ or [],
+        folds=fold,
+        suffix=suffix,
+        gpu=gpu,
+        internet=internet,
+        session_hours=session_hours,
+        data_from=data_from,
+        datasets=dataset or [],
+        resume=resume,
+    )
+    _bundle(kaggle, built)
+    _finish(kaggle, built, _push(kaggle, built), hours=wait_hours)
+
+
+def _build(
+    name: str,
+    *,
+    recipe: str | None,
+    competition: str | None,
+    experiment: str | None,
+    overrides: list[str],
+    folds: list[int] | None,
+    suffix: str,
+    gpu: bool | None,
+    internet: bool | None,
+    session_hours: float,
+    data_from: str | None,
+    datasets: list[str],
+    resume: bool,
+) -> "Built":
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.predictions.store import find_experiment, read_manifest
+    from pipeline.recipe import load_recipe, parse_recipe
+    from pipeline.submit.bundle import gather, needs_bundle
+    from pipeline.submit.kernel import build_kernel, kernel_slug, predict_job, read_template, train_job
+    from pipeline.submit.kernel_run import earlier_part
+
+    workspace = Workspace(ROOT)
+    template = read_template(name, workspace)
+    online = bool(template.metadata.get("enable_internet")) if internet is None else internet
+    options: dict[str, Any] = {"session_seconds": session_hours * 3600, "internet": online}
+    if experiment or (name == "predict" and not recipe):
+        slug, found = find_experiment(workspace, experiment or "demo", slug=competition)
+        manifest = read_manifest(workspace, slug, found)
+        settings = parse_recipe(manifest["recipe"], source=f"of {found}")
+        job = predict_job(manifest, load_competition(slug, root=ROOT), **options)
+    else:
+        settings, slug = load_recipe(recipe or "demo", overrides=overrides), competition or "demo"
+        chosen = f"{settings.name}-{suffix}" if suffix else settings.name
+        job = train_job(settings, load_competition(slug, root=ROOT), experiment=chosen, folds=folds, **options)
+    own = kernel_slug("kit", name, slug, job.experiment, *(f"fold-{number}" for number in folds or ()))
+    sources = []
+    if resume:
+        part, earlier = earlier_part(name, job, workspace=workspace)
+        own, sources = f"{own}-part-{part}", [earlier]
+    metadata: dict[str, Any] = {
+        "id": f"OWNER/{own}",
+        "title": own,
+        "enable_internet": online,
+        "competition_sources": [] if data_from else [slug],
+        "dataset_sources": [*datasets, *([data_from] if data_from else [])],
+        "kernel_sources": sources,
+    }
+    if gpu is not None:
+        metadata |= {"enable_gpu": gpu, "machine_shape": "NvidiaTeslaT4" if gpu else ""}
+    built = build_kernel(template, job, load_competition(slug, root=ROOT), workspace=workspace, metadata=metadata)
+    size = built.code_file.stat().st_size
+    print(f"built {built.folder}: {job.experiment} on {slug}, {built.code_file.name} of {size / 1000:.0f} kB")
+    if needs_bundle(built):
+        files = sorted((gather(built, settings, workspace=workspace) / "files").iterdir())
+        size = sum(file.stat().st_size for file in files)
+        print(f"its bundle: {', '.join(file.name for file in files)} ({size / 1e6:.1f} MB)")
+    return built
+
+
+def _bundle(kaggle: "Kaggle", built: "Built") -> None:
+    from pipeline.submit.bundle import bundle_folder, needs_bundle, upload
+
+    if needs_bundle(built):
+        print(f"uploading {bundle_folder(built)}")
+        print(f"the data set {upload(kaggle, built, progress=True)} is ready on {kaggle.server}")
+    else:
+        print("no bundle: the code file carries all it needs")
+
+
+def _push(kaggle: "Kaggle", built: "Built") -> "Pushed":
+    from pipeline.submit.kernel_run import push
+
+    pushed = push(kaggle, built)
+    print(f"pushed {pushed.ref} version {pushed.version} to {pushed.server}: {pushed.url}")
+    return pushed
+
+
+def _pushed(name: str, slug: str | None) -> tuple["Kaggle", "Built", "Pushed"]:
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.kernel import find_built
+    from pipeline.submit.kernel_run import read_pushed
+
+    built, kaggle = find_built(name, slug, workspace=Workspace(ROOT)), Kaggle.connect()
+    return kaggle, built, read_pushed(built, server=kaggle.server)
+
+
+def _finish(kaggle: "Kaggle", built: "Built", pushed: "Pushed", *, hours: float) -> None:
+    """Wait for a kernel, fetch what it made, and say how it ended."""
+    from time import monotonic
+
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, fetch, fetch_log, wait
+
+    started = monotonic()
+
+    def on_state(state: str) -> None:
+        print(f"  {timedelta(seconds=round(monotonic() - started))}  {state}", flush=True)
+
+    try:
+        wait(kaggle, pushed, seconds=hours * 3600, on_state=on_state)
+    except KernelFailed:
+        log = fetch_log(kaggle, built, pushed)
+        print(f"the end of its log ({log}):\n{_last_lines(log)}")
+        raise
+    fetched = fetch(kaggle, built, pushed, workspace=Workspace(ROOT), progress=True)
+    print(f"fetched {fetched.output}")
+    for folder in fetched.adopted:
+        print(f"  now in {folder}")
+    if fetched.state == "stopped":
+        raise KernelStopped(
+            f"the kernel stopped before its session's limit: {fetched.message.splitlines()[0]}",
+            expected="a session long enough for all folds",
+            next_step=f"kit kernel run {built.folder.parent.parent.name} --resume, with the same options",
+        )
+    print(f"\nthe end of its log:\n{_last_lines(fetched.output / 'kernel.log')}")
+
+
+def _last_lines(log: "Path", count: int = 25) -> str:
+    return "\n".join("  " + line for line in log.read_text("utf-8").rstrip().splitlines()[-count:])

@@ -1,0 +1,239 @@
+"""What a built kernel does when it runs on Kaggle; the templates in kernels/ call this file.
+
+    /kaggle/input       competition data, data sets and outputs of other kernels, read only; under paths that have
+                        changed over the years, so everything is found by the names of its files
+    /kaggle/working     the output: oof/, runs/ (weights and logs), submission.csv, kernel.json
+
+`KAGGLE_ROOT` names another folder than /kaggle. The only file beside the command line that prints.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Workspace, write_json
+from pipeline.competition import Competition, load_competition
+from pipeline.errors import DataError, KitError, OutOfTime
+from pipeline.recipe import Recipe, parse_recipe
+
+REPORT = "kernel.json"
+MARGIN = 0.05  # of the session, kept for writing and uploading the output
+_DEPTH = 5  # of folders below /kaggle/input that are searched
+_STARTED = time.time()
+
+
+@contextmanager
+def session(job: Mapping[str, Any], folder: str) -> Iterator["Session"]:
+    """Run a job; `kernel.json` in the output says how it ended.
+
+    Running out of time is no failure: what is finished is kept, and a kernel that goes on from it can follow.
+    A mistake of the user's ends with its message and without a traceback.
+
+    Args:
+        job: The fields of `pipeline.submit.kernel.Job`.
+        folder: Where the payload was unpacked.
+    """
+    run = Session(job, Path(folder), Path(os.environ.get("KAGGLE_ROOT", "/kaggle")))
+    run.report("failed", "the kernel did not end by itself")
+    try:
+        yield run
+    except OutOfTime as error:
+        print(f"stopped: {error}", flush=True)
+        run.report("stopped", str(error))
+    except KitError as error:
+        run.report("failed", str(error))
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    else:
+        run.report("finished", "")
+
+
+class Session:
+    """One run of a kernel."""
+
+    def __init__(self, job: Mapping[str, Any], folder: Path, root: Path) -> None:
+        self.job, self.folder = job, folder
+        self.inputs, self.output = root / "input", root / "working"
+        # Decoded pictures are no output.
+        self.workspace = Workspace(self.output, scratch=folder / "scratch")
+        self.bundle = find_folder(self.inputs, [f"{job['bundle']}.json"])
+        self._use_bundle()
+        self._install()
+
+    @property
+    def recipe(self) -> Recipe:
+        settings = dict(self.job["recipe"])
+        attached = self.bundle / Path(settings["weights"]).name if self.bundle else None
+        if attached and attached.is_file():
+            settings["weights"] = str(attached)
+        return parse_recipe(settings, source="of the kernel")
+
+    @property
+    def competition(self) -> Competition:
+        """The competition's description from the payload, its data where Kaggle put it.
+
+        Raises:
+            DataError: The data is not attached.
+        """
+        slug = self.job["competition"]
+        data = find_folder(self.inputs, self.job["files"])
+        if data is None:
+            raise DataError(
+                f"no folder below {self.inputs} holds {', '.join(self.job['files'])}",
+                expected=f"the data of the competition {slug}; attached are: {', '.join(attached_names(self.inputs))}",
+                next_step="name the competition in kernel-metadata.json: competition_sources, and accept its rules",
+            )
+        link = self.folder / "competitions" / slug / "data"
+        if not link.is_symlink():
+            link.symlink_to(data)
+            print(f"data: {data}", flush=True)
+        return load_competition(slug, root=self.folder)
+
+    def continue_run(self) -> None:
+        """Take over the finished folds and stages of an earlier kernel of this experiment, if one is attached."""
+        slug, experiment = self.job["competition"], self.job["experiment"]
+        begun = f"runs/{slug}/{experiment}/run.json"
+        earlier = find_folder(self.inputs, [REPORT, begun])
+        if earlier:
+            print(f"going on from {earlier}", flush=True)
+            copy_files(earlier / "runs" / slug / experiment, self.workspace.run(slug, experiment))
+
+    def train(self) -> None:
+        """Train the job's folds; with the last of them the OOF predictions are merged and scored."""
+        from pipeline.report.plots import plot_learning_curves
+        from pipeline.report.tables import result_text
+        from pipeline.training.cross_validate import cross_validate, learning_curves
+        from pipeline.training.engines import log_to_stdout
+        from pipeline.training.fold import Machine
+
+        log_to_stdout()
+        recipe, competition, experiment = self.recipe, self.competition, self.job["experiment"]
+        limit = self.job["session_seconds"]
+        machine = Machine(stop_at=_STARTED + limit * (1 - MARGIN))
+        print(f"{experiment} on {competition.slug}: {recipe.backbone}, {len(recipe.stages)} stages", flush=True)
+        try:
+            progress = cross_validate(
+                recipe,
+                competition,
+                experiment=experiment,
+                workspace=self.workspace,
+                folds=self.job["folds"],
+                machine=machine,
+            )
+        finally:
+            curves = learning_curves(
+                self.workspace.run(competition.slug, experiment), [stage.name for stage in recipe.stages]
+            )
+            if len(curves):
+                picture = self.workspace.oof(competition.slug, experiment) / "learning_curves.png"
+                plot_learning_curves(
+                    curves, picture, title=f"{experiment} on {competition.slug}", metric=competition.metric
+                )
+        if progress.manifest:
+            print("\n" + result_text(progress.manifest), flush=True)
+
+    def predict(self) -> None:
+        """Predict the test pictures that are there now with all fold models, and write submission.csv."""
+        from pipeline.data.index import test_index
+        from pipeline.predictions.store import prediction_frame
+        from pipeline.submit.submission import write_checked
+        from pipeline.training.device import import_tensorflow_quietly
+        from pipeline.training.fold import Machine
+        from pipeline.training.predict import predict_folds
+
+        import_tensorflow_quietly()
+        model, competition = self.job["model"], self.competition
+        if self.bundle is None:
+            raise DataError(
+                f"the data set {self.job['bundle']} with the weights of {self.job['experiment']} is not attached",
+                expected="a data set made by `kit kernel bundle`",
+                next_step="kit kernel bundle, then push again",
+            )
+        test = test_index(competition)
+        found = predict_folds(
+            self.recipe,
+            [self.bundle / f"fold-{fold}.weights.h5" for fold in model["folds"]],
+            Machine().open(list(test["path"]), tuple(model["size"]), self.workspace.cache(competition.slug)),
+            classes=len(model["classes"]),
+            with_views=model["tta_used"],
+        )
+        frame = prediction_frame(list(test["id"]), found, model["classes"])
+        path = self.output / "submission.csv"
+        write_checked(competition, frame, model["classes"], path=path)
+        print(f"wrote {path}: {len(frame)} pictures, {len(model['folds'])} fold models", flush=True)
+
+    def report(self, state: str, message: str) -> None:
+        """Write kernel.json."""
+        write_json(
+            self.output / REPORT,
+            {
+                "build": self.job["build"],
+                "competition": self.job["competition"],
+                "experiment": self.job["experiment"],
+                "state": state,
+                "message": message,
+                "seconds": round(time.time() - _STARTED, 1),
+                "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+
+    def _use_bundle(self) -> None:
+        """Put the bundle's packages on the path and its published weights where Keras looks for them."""
+        models = self.folder / "keras" / "models"
+        models.mkdir(parents=True)
+        os.environ["KERAS_HOME"] = str(models.parent)
+        for file in sorted(self.bundle.iterdir()) if self.bundle else ():
+            if file.suffix == ".whl":
+                # The folder is on the path already; the wheels are of Python alone.
+                zipfile.ZipFile(file).extractall(self.folder)
+            elif file.suffix == ".h5":
+                (models / file.name).symlink_to(file)
+
+    def _install(self) -> None:
+        """Fetch packages that Kaggle's image lacks, where the kernel has internet and no bundle brought them."""
+        missing = [name for name in self.job["packages"] if importlib.util.find_spec(module_of(name)) is None]
+        if missing and self.job["internet"]:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(self.folder)]
+            subprocess.run([*pip, *missing], check=False)
+            importlib.invalidate_caches()
+            missing = [name for name in missing if importlib.util.find_spec(module_of(name)) is None]
+        if missing:
+            print(f"without {', '.join(missing)}: keras.applications has the same networks", flush=True)
+
+
+def module_of(requirement: str) -> str:
+    """The module that `efficientnet==1.1.1` is imported as."""
+    return requirement.partition("==")[0].replace("-", "_").lower()
+
+
+def find_folder(inputs: Path, names: list[str]) -> Path | None:
+    """The first folder, the nearest to `inputs`, that holds all these relative paths; None if none does."""
+    level = [inputs]
+    for _ in range(_DEPTH):
+        for folder in level:
+            if all((folder / name).exists() for name in names):
+                return folder
+        level = [Path(entry.path) for folder in level for entry in os.scandir(folder) if entry.is_dir()]
+    return None
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a folder's files; their modes are not copied, as what is attached is read only."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        copied = target / file.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copied)
+
+
+def attached_names(inputs: Path) -> list[str]:
+    """What is attached, for a message."""
+    return sorted(path.relative_to(inputs).as_posix() for path in inputs.glob("*/*"))[:10] or ["nothing"]

@@ -1,0 +1,89 @@
+"""Retry: how often and after which pause something is asked again; the one place where that is decided."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.submit.kaggle_errors import KaggleError, OutcomeUnknown, RateLimited, Unreachable
+
+Result = TypeVar("Result")
+
+_LONGEST_PAUSE = 60.0
+_LOOKS = (1.0, 5.0, 20.0)
+"""Pauses, in seconds, before each look for what an unanswered request may have made: it can appear late."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How patient to be.
+
+    Attributes:
+        attempts: How often something is tried in all.
+        sleep: Waits for so many seconds.
+    """
+
+    attempts: int
+    sleep: Callable[[float], None]
+
+    def __call__(self, work: Callable[[], Result]) -> Result:
+        """Do `work`, which is safe to repeat, until it is answered.
+
+        Raises:
+            RateLimited, Unreachable: It was not, `attempts` times.
+        """
+        for attempt in range(1, self.attempts):
+            try:
+                return work()
+            except (RateLimited, Unreachable) as failure:
+                self.sleep(_pause(attempt, failure))
+        return work()
+
+    def once(self, work: Callable[[], Result], *, find: Callable[[], Result | None], what: str) -> Result:
+        """Do `work`, which must not be done twice.
+
+        Being asked to slow down comes before the work, so that is repeated. After an answer was lost, `find` tells
+        first what the work made, if it was done.
+
+        Args:
+            find: Gives the result of work that was done, and None where it was not.
+            what: What is made, as a message names it.
+
+        Raises:
+            OutcomeUnknown: An answer was lost, and `find` failed.
+            RateLimited, Unreachable: It was not done.
+        """
+
+        def work_or_find() -> Result:
+            try:
+                return work()
+            except Unreachable as failure:
+                found = self._look(find, what, failure)
+                if found is None:
+                    raise
+                return found
+
+        return self(work_or_find)
+
+    def _look(self, find: Callable[[], Result | None], what: str, failure: Unreachable) -> Result | None:
+        for pause in _LOOKS:
+            self.sleep(pause)
+            try:
+                found = find()
+            except KaggleError as error:
+                raise OutcomeUnknown(
+                    f"{what} may or may not have been made: {failure.problem}; then {error.problem}",
+                    expected="an answer",
+                    next_step="look whether it was made before you try again",
+                ) from None
+            if found is not None:
+                return found
+        return None
+
+
+def _pause(attempt: int, failure: KaggleError) -> float:
+    """Seconds before attempt number `attempt` + 1: what Kaggle asks for, else twice as long each time."""
+    if isinstance(failure, RateLimited) and failure.wait is not None:
+        return min(failure.wait, _LONGEST_PAUSE)
+    # Spread out, so that several clients that failed together do not come back together.
+    return min(float(2**attempt) * random.uniform(0.5, 1.0), _LONGEST_PAUSE)

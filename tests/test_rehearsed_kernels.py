@@ -1,0 +1,158 @@
+"""Built kernels really run: pushed by the real client to a local Kaggle, in a process and a folder of their own.
+
+`KERNEL_PYTHON` names the Python they run with; `scripts/test.sh --kaggle-image` gives one with Kaggle's versions.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from pipeline.artifacts import Workspace, read_json
+from pipeline.cli import app
+from pipeline.predictions.store import read_predictions
+from pipeline.rehearsal.sandbox import Sandbox
+from pipeline.rehearsal.server import Rehearsal
+from tests.conftest import write_tiny_competition
+
+pytestmark = pytest.mark.slow
+PYTHON = Path(os.environ.get("KERNEL_PYTHON", sys.executable))
+KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+STAGE = {"unfreeze": 1, "size": [32, 32], "batch_size": 6, "learning_rate": 0.01, "batch_norm": "trained"}
+RECIPE = {
+    "name": "colours",
+    "backbone": "tiny",
+    "weights": "none",
+    "stages": [{"name": "first", "epochs": 2, **STAGE}, {"name": "second", "epochs": 3, **STAGE}],
+    "tta": {"views": ["flip"], "use": "always"},
+}
+# The kernel and this process must sum in the same order for their predictions to be the same.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A user's folder: the tiny competition, a recipe and the kit's kernels."""
+    root = tmp_path / "workspace"
+    write_tiny_competition(root)
+    shutil.copytree(KERNELS, root / "kernels", ignore=shutil.ignore_patterns("build", "bundle", "output"))
+    (root / "colours.yaml").write_text(yaml.safe_dump(RECIPE))
+    monkeypatch.chdir(root)
+    return Workspace(root)
+
+
+@pytest.fixture
+def kaggle(rehearse: Callable[..., Rehearsal]) -> Callable[..., Rehearsal]:
+    """A rehearsal that runs kernels with `KERNEL_PYTHON`."""
+    return lambda **changes: rehearse(runner=Sandbox(python=PYTHON), **changes)
+
+
+def kit(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def run_train(*words: str, code: int = 0) -> Result:
+    return kit(
+        *("kernel", "run", "train", "--recipe", "colours.yaml", "--competition", "tiny", "--no-gpu", *words), code=code
+    )
+
+
+def oof(workspace: Workspace, experiment: str) -> pd.DataFrame:
+    return read_predictions(workspace.oof("tiny", experiment) / "oof.parquet")
+
+
+def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """The same predictions: to the last bit in the same Python, else as near as other versions come."""
+    assert list(found["id"]) == list(expected["id"])
+    assert list(found["fold"]) == list(expected["fold"])
+    tolerance = 0.0 if Path(sys.executable) == PYTHON else 1e-3
+    classes = ["blue", "green", "red"]
+    np.testing.assert_allclose(found[classes], expected[classes], atol=tolerance, rtol=0)
+
+
+def train_here(suffix: str) -> None:
+    kit("train", "colours.yaml", "tiny", "--suffix", suffix, "--workers", "0")
+
+
+def test_a_kernel_without_internet_trains_what_this_machine_would(
+    kaggle: Callable[..., Rehearsal], workspace: Workspace
+) -> None:
+    kaggle()
+    result = run_train("--no-internet")
+    assert "COMPLETE" in result.output
+    assert "now in oof/tiny/colours-kaggle" in result.output
+    train_here("here")
+    same(oof(workspace, "colours-kaggle"), oof(workspace, "colours-here"))
+    theirs, ours = (
+        read_json(workspace.oof("tiny", f"colours-{name}") / "manifest.json") for name in ("kaggle", "here")
+    )
+    for key in ("fingerprint", "data_sha256", "folds_sha256", "classes"):
+        assert theirs[key] == ours[key]
+    # Weights came home, too: pictures can be predicted with them.
+    kit("predict", "colours-kaggle", "competitions/tiny/data/test/t0.jpg")
+    assert not list(Path().glob("**/_decoded/*.partial"))
+    assert not list(workspace.root.glob("kernels/train/output/*/runs/tiny/_decoded"))
+
+
+def test_one_kernel_goes_on_where_another_ended(kaggle: Callable[..., Rehearsal], workspace: Workspace) -> None:
+    """One fold a kernel: the second takes the first fold over, trains the other and merges both."""
+    kaggle()
+    run_train("--no-internet", "--suffix", "parts", "--fold", "0")
+    assert not (workspace.oof("tiny", "colours-parts") / "manifest.json").exists()
+    result = run_train("--no-internet", "--suffix", "parts", "--resume")
+    assert "going on from" in result.output
+    assert "fold 0 is done already" in result.output
+    train_here("here")
+    same(oof(workspace, "colours-parts"), oof(workspace, "colours-here"))
+
+
+def test_a_kernel_stops_by_itself_before_its_session_does(
+    kaggle: Callable[..., Rehearsal], workspace: Workspace
+) -> None:
+    kaggle()
+    result = run_train("--no-internet", "--set", "stages.1.epochs=2000", "--session-hours", "0.007", code=6)
+    assert "COMPLETE" in result.output
+    assert "--resume" in result.output
+    assert not workspace.oof("tiny", "colours-kaggle").exists()
+
+
+def test_a_kernel_that_raises_is_a_failure_with_its_log(kaggle: Callable[..., Rehearsal], workspace: Workspace) -> None:
+    kaggle()
+    template = workspace.root / "kernels" / "train" / "train.py"
+    template.write_text(template.read_text().replace("        session.train()\n", "        1 / 0\n"))
+    result = run_train("--no-internet", code=3)
+    assert "ZeroDivisionError" in result.output
+    assert not workspace.oof("tiny", "colours-kaggle").exists()
+
+
+def test_a_code_competition_from_training_to_score(
+    kaggle: Callable[..., Rehearsal], workspace: Workspace, tmp_path: Path
+) -> None:
+    """The predict kernel runs on the public pictures, is submitted by version, and runs again on the hidden ones."""
+    hidden, visible = kaggle().hosted["tiny"].data, tmp_path / "visible"
+    shutil.copytree(hidden, visible)
+    sample = (visible / "sample_submission.csv").read_text().splitlines()
+    (visible / "sample_submission.csv").write_text("\n".join(sample[:4]) + "\n")
+    for number in (3, 4, 5):
+        (visible / "test" / f"t{number}.jpg").unlink()
+    kaggle(code_only=True, data=visible, hidden_test=hidden)
+    train_here("here")
+    kit("kernel", "run", "predict", "--experiment", "colours-here", "--no-gpu")
+    public = pd.read_csv(next(workspace.root.glob("kernels/predict/output/*/submission.csv")))
+    assert len(public) == 3
+    kit("submit", "--kernel", "predict")
+    ledger = pd.read_csv("submissions/tiny/log.csv")
+    assert ledger["status"].tolist() == ["COMPLETE"]
+    assert ledger["file"].tolist() == ["rehearsal-user/kit-predict-tiny-colours-here/1"]
+    assert [ledger["public_score"][0], ledger["private_score"][0]] == [1.0, 1.0]
+    assert "colours-here" in kit("submissions", "tiny").output
