@@ -1,8 +1,14 @@
-"""Small competitions for the tests: real files, tiny pictures, the same on every run."""
+"""Small competitions for the tests: real files, tiny pictures, the same on every run; and a local Kaggle to send to."""
 
+import atexit
+import dataclasses
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 # Before anything imports TensorFlow or albumentations: no log noise, no call to the network.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,6 +20,19 @@ import yaml
 from PIL import Image
 
 from pipeline.competition import Competition, load_competition
+from pipeline.rehearsal.hosted import Hosted, hosted_from
+from pipeline.rehearsal.server import Rehearsal
+
+# Before anything imports kaggle, which reads this once: no test reaches kaggle.com, or anything else on the network
+# (nothing listens on port 9), and none finds the credentials of whoever runs it.
+os.environ["KAGGLE_API_ENVIRONMENT"] = "LOCALHOST"
+os.environ.update(dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"))
+os.environ.update({"no_proxy": "", "NO_PROXY": "", "HOME": tempfile.mkdtemp(prefix="kit-tests-home-")})
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+for _name in [name for name in os.environ if name.startswith("KAGGLE_") and name != "KAGGLE_API_ENVIRONMENT"]:
+    del os.environ[_name]
+for _name in ("XDG_CONFIG_HOME", "VERBOSE", "VERBOSE_OUTPUT", "all_proxy", "ALL_PROXY"):
+    os.environ.pop(_name, None)
 
 # Far apart in RGB, so that a tiny network tells the classes from each other by colour.
 COLOURS = ((210, 60, 50), (60, 190, 70), (50, 70, 210), (200, 200, 60), (190, 60, 190), (60, 190, 190))
@@ -84,6 +103,45 @@ def write_tiny_competition(root: Path) -> Competition:
 def tiny_competition(tmp_path: Path) -> Competition:
     """The competition of `write_tiny_competition` in the workspace `tmp_path`."""
     return write_tiny_competition(tmp_path)
+
+
+def host_tiny(root: Path, **changes: Any) -> Hosted:
+    """`tiny` as Kaggle would hold it, its files below `root`: picture `t<n>.jpg` is of class n modulo 3."""
+    rows = [f"t{number}.jpg,{('blue', 'green', 'red')[number % 3]}" for number in range(6)]
+    solution = write_table(root / "solution.csv", "id,label", *rows)
+    is_new = not (root / "competitions").exists()  # written again, the data would have another time
+    competition = write_tiny_competition(root) if is_new else load_competition("tiny", root=root)
+    return hosted_from(competition, solution=solution, **changes)
+
+
+@pytest.fixture
+def rehearse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rehearsal]]:
+    """Start a rehearsal of `tiny` and turn this process to it.
+
+    Keywords are attributes of `Hosted` (`daily_limit=1`) or arguments of `Rehearsal` (`scoring_seconds=0.5`).
+    The competition lies in `tmp_path/hosted` and the state in `tmp_path/rehearsal`, both outside any workspace a
+    test makes of `tmp_path`: called again, it stops the rehearsal and goes on with its state.
+    """
+    of_hosted = {field.name for field in dataclasses.fields(Hosted)}
+    with ExitStack() as running:
+
+        def start(**changes: Any) -> Rehearsal:
+            running.close()
+            own = {name: value for name, value in changes.items() if name in of_hosted}
+            settings = {name: value for name, value in changes.items() if name not in of_hosted}
+            hosted = host_tiny(tmp_path / "hosted", **own)
+            rehearsal = running.enter_context(Rehearsal(tmp_path / "rehearsal", [hosted], **settings))
+            for name, value in rehearsal.environment.items():
+                monkeypatch.setenv(name, value)
+            return rehearsal
+
+        yield start
+
+
+@pytest.fixture
+def rehearsal(rehearse: Callable[..., Rehearsal]) -> Rehearsal:
+    """A rehearsal of `tiny`, running; `rehearsal.hosted["tiny"]` holds the solution."""
+    return rehearse()
 
 
 @pytest.fixture(scope="session")

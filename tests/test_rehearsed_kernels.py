@@ -80,40 +80,48 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     np.testing.assert_allclose(found[classes], expected[classes], atol=tolerance, rtol=0)
 
 
-def train_here(suffix: str) -> None:
-    kit("train", "colours.yaml", "tiny", "--suffix", suffix, "--workers", "0")
-
-
-def test_a_kernel_without_internet_trains_what_this_machine_would(
-    kaggle: Callable[..., Rehearsal], workspace: Workspace
+def test_from_training_to_a_score_without_internet(
+    kaggle: Callable[..., Rehearsal], workspace: Workspace, tmp_path: Path
 ) -> None:
-    kaggle()
-    result = run_train("--no-internet")
-    assert "COMPLETE" in result.output
-    assert "now in oof/tiny/colours-kaggle" in result.output
-    train_here("here")
-    same(oof(workspace, "colours-kaggle"), oof(workspace, "colours-here"))
-    theirs, ours = (
-        read_json(workspace.oof("tiny", f"colours-{name}") / "manifest.json") for name in ("kaggle", "here")
-    )
-    for key in ("fingerprint", "data_sha256", "folds_sha256", "classes"):
-        assert theirs[key] == ours[key]
-    # Weights came home, too: pictures can be predicted with them.
-    kit("predict", "colours-kaggle", "competitions/tiny/data/test/t0.jpg")
-    assert not list(Path().glob("**/_decoded/*.partial"))
-    assert not list(workspace.root.glob("kernels/train/output/*/runs/tiny/_decoded"))
-
-
-def test_one_kernel_goes_on_where_another_ended(kaggle: Callable[..., Rehearsal], workspace: Workspace) -> None:
-    """One fold a kernel: the second takes the first fold over, trains the other and merges both."""
-    kaggle()
+    """A code competition: one fold a kernel, the second going on from the first; then predicting on hidden pictures."""
+    hidden, visible = kaggle().hosted["tiny"].data, hide_pictures(kaggle().hosted["tiny"].data, tmp_path / "visible")
+    kaggle(code_only=True, data=hidden)
     run_train("--no-internet", "--suffix", "parts", "--fold", "0")
     assert not (workspace.oof("tiny", "colours-parts") / "manifest.json").exists()
     result = run_train("--no-internet", "--suffix", "parts", "--resume")
-    assert "going on from" in result.output
-    assert "fold 0 is done already" in result.output
-    train_here("here")
+    assert "now in oof/tiny/colours-parts" in result.output
+    log = next(workspace.root.glob("kernels/train/output/*-part-2/kernel.log")).read_text()
+    assert "going on from" in log
+    assert "fold 0 is done already" in log
+    assert not list(workspace.root.glob("kernels/train/output/*/runs/tiny/_decoded"))
+
+    kit("train", "colours.yaml", "tiny", "--suffix", "here", "--workers", "0")
     same(oof(workspace, "colours-parts"), oof(workspace, "colours-here"))
+    theirs, ours = (read_json(workspace.oof("tiny", f"colours-{name}") / "manifest.json") for name in ("parts", "here"))
+    for key in ("fingerprint", "data_sha256", "folds_sha256", "classes"):
+        assert theirs[key] == ours[key]
+
+    # The predict kernel runs on the public pictures, is submitted by version, and runs again on all of them.
+    kaggle(code_only=True, data=visible, hidden_test=hidden)
+    kit("kernel", "run", "predict", "--experiment", "colours-parts", "--no-gpu")
+    public = pd.read_csv(next(workspace.root.glob("kernels/predict/output/*/submission.csv")))
+    assert list(public["id"]) == ["t0.jpg", "t1.jpg", "t2.jpg"]
+    kit("submit", "--kernel", "predict")
+    ledger = pd.read_csv("submissions/tiny/log.csv")
+    assert ledger["status"].tolist() == ["COMPLETE"]
+    assert ledger["file"].tolist() == ["rehearsal-user/kit-predict-tiny-colours-parts/1"]
+    assert [ledger["public_score"][0], ledger["private_score"][0]] == [1.0, 1.0]
+    assert "colours-parts" in kit("submissions", "tiny").output
+
+
+def hide_pictures(data: Path, visible: Path) -> Path:
+    """The data as a code competition shows it: three of six test pictures."""
+    shutil.copytree(data, visible)
+    sample = (visible / "sample_submission.csv").read_text().splitlines()
+    (visible / "sample_submission.csv").write_text("\n".join(sample[:4]) + "\n")
+    for number in (3, 4, 5):
+        (visible / "test" / f"t{number}.jpg").unlink()
+    return visible
 
 
 def test_a_kernel_stops_by_itself_before_its_session_does(
@@ -133,26 +141,3 @@ def test_a_kernel_that_raises_is_a_failure_with_its_log(kaggle: Callable[..., Re
     result = run_train("--no-internet", code=3)
     assert "ZeroDivisionError" in result.output
     assert not workspace.oof("tiny", "colours-kaggle").exists()
-
-
-def test_a_code_competition_from_training_to_score(
-    kaggle: Callable[..., Rehearsal], workspace: Workspace, tmp_path: Path
-) -> None:
-    """The predict kernel runs on the public pictures, is submitted by version, and runs again on the hidden ones."""
-    hidden, visible = kaggle().hosted["tiny"].data, tmp_path / "visible"
-    shutil.copytree(hidden, visible)
-    sample = (visible / "sample_submission.csv").read_text().splitlines()
-    (visible / "sample_submission.csv").write_text("\n".join(sample[:4]) + "\n")
-    for number in (3, 4, 5):
-        (visible / "test" / f"t{number}.jpg").unlink()
-    kaggle(code_only=True, data=visible, hidden_test=hidden)
-    train_here("here")
-    kit("kernel", "run", "predict", "--experiment", "colours-here", "--no-gpu")
-    public = pd.read_csv(next(workspace.root.glob("kernels/predict/output/*/submission.csv")))
-    assert len(public) == 3
-    kit("submit", "--kernel", "predict")
-    ledger = pd.read_csv("submissions/tiny/log.csv")
-    assert ledger["status"].tolist() == ["COMPLETE"]
-    assert ledger["file"].tolist() == ["rehearsal-user/kit-predict-tiny-colours-here/1"]
-    assert [ledger["public_score"][0], ledger["private_score"][0]] == [1.0, 1.0]
-    assert "colours-here" in kit("submissions", "tiny").output

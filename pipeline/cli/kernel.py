@@ -1,5 +1,6 @@
 """Commands about kernels: build, bundle, push, status, output, run."""
 
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -225,7 +226,7 @@ def _bundle(kaggle: "Kaggle", built: "Built") -> None:
 
     if needs_bundle(built):
         print(f"uploading {bundle_folder(built)}")
-        print(f"the data set {upload(kaggle, built, progress=True)} is ready on {kaggle.server}")
+        print(f"the data set {upload(kaggle, built, progress=sys.stderr.isatty())} is ready on {kaggle.server}")
     else:
         print("no bundle: the code file carries all it needs")
 
@@ -266,7 +267,7 @@ def _finish(kaggle: "Kaggle", built: "Built", pushed: "Pushed", *, hours: float)
         log = fetch_log(kaggle, built, pushed)
         print(f"the end of its log ({log}):\n{_last_lines(log)}")
         raise
-    fetched = fetch(kaggle, built, pushed, workspace=Workspace(ROOT), progress=True)
+    fetched = fetch(kaggle, built, pushed, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
     print(f"fetched {fetched.output}")
     for folder in fetched.adopted:
         print(f"  now in {folder}")

@@ -1,0 +1,138 @@
+"""How submissions are scored: hand-computed values, and what cannot be scored."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipeline.competition import Competition
+from pipeline.errors import DataError
+from pipeline.rehearsal.hosted import Hosted, Score, hosted_from
+from tests.conftest import host_tiny, write_competition, write_table
+
+LABELS = {f"p{number}": "cat" if number % 2 else "dog" for number in range(10)}
+
+
+def hosted(**changes: object) -> Hosted:
+    settings = {"key": "id", "columns": ("label",), "classes": ("cat", "dog", "owl"), "metric": "accuracy"}
+    paths = {"data": Path(), "sample": Path()}
+    return Hosted(slug="pets", solution=LABELS, submission="class", **{**settings, **paths, **changes})
+
+
+def scored(path: Path, rows: dict[str, str], competition: Hosted) -> Score:
+    return competition.score(
+        write_table(path / "s.csv", "id,label", *(f"{key},{value}" for key, value in rows.items()))
+    )
+
+
+def test_public_and_private_scores_are_of_their_own_pictures(tmp_path: Path) -> None:
+    competition = hosted()
+    public = competition.public_ids()
+    assert len(public) == 3 and public < set(LABELS)
+    assert scored(tmp_path, LABELS, competition) == Score(1.0, 1.0)
+    wrong = min(set(LABELS) - public)
+    assert scored(tmp_path, {**LABELS, wrong: "owl"}, competition) == Score(1.0, pytest.approx(6 / 7))
+    wrong = min(public)
+    assert scored(tmp_path, {**LABELS, wrong: "owl"}, competition) == Score(pytest.approx(2 / 3), 1.0)
+
+
+def test_public_pictures_follow_from_their_ids() -> None:
+    turned = dict(reversed(LABELS.items()))
+    assert dataclasses.replace(hosted(), solution=turned).public_ids() == hosted().public_ids()
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 1), (0.5, 5), (1.0, 9)])
+def test_neither_part_is_empty(share: float, count: int) -> None:
+    assert len(hosted(public_share=share).public_ids()) == count
+
+
+def test_one_picture_is_both_parts(tmp_path: Path) -> None:
+    alone = dataclasses.replace(hosted(), solution={"p": "cat"})
+    assert scored(tmp_path, {"p": "cat"}, alone) == Score(1.0, 1.0)
+
+
+def test_order_of_rows_means_nothing(tmp_path: Path) -> None:
+    rows = {**LABELS, "p3": "owl", "p4": "owl"}
+    assert scored(tmp_path, rows, hosted()) == scored(tmp_path, dict(reversed(rows.items())), hosted())
+
+
+def test_log_loss_of_probabilities(tmp_path: Path) -> None:
+    competition = dataclasses.replace(
+        hosted(public_share=0.5),
+        solution={"a": "cat", "b": "dog"},
+        columns=("dog", "cat"),
+        classes=("cat", "dog"),
+        metric="log_loss",
+        submission="probabilities",
+    )
+    path = write_table(tmp_path / "s.csv", "id,dog,cat", "a,1,3", "b,0.5,0.5")
+    # 3 : 1 for the right class, and 1 : 1; rows are scaled to sum to one.
+    score = competition.score(path)
+    assert sorted([score.public, score.private]) == pytest.approx([0.28768, 0.69315], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("id,label\np0,dog\n", r"9 ids are missing: p1, p2, p3, p4, p5"),
+        ("id,class\n", r"columns are \['id', 'class'\], expected \['id', 'label'\]"),
+        ("", "cannot be read"),
+        ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "p0"]), "1 ids are repeated: p0"),
+        ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "q"]), "1 ids are unknown: q"),
+        ("id,label\n" + "".join(f"{key},emu\n" for key in LABELS), "1 labels are unknown: 'emu'"),
+    ],
+)
+def test_what_cannot_be_scored_says_why(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "s.csv").write_text(content)
+    with pytest.raises(ValueError, match=complaint):
+        hosted().score(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize("row", ["p0,x,1", "p0,-1,2", "p0,0,0", "p0,,1"])
+def test_rows_without_probabilities_are_refused(tmp_path: Path, row: str) -> None:
+    competition = dataclasses.replace(
+        hosted(), solution={"p0": "cat"}, columns=("cat", "dog"), classes=("cat", "dog"), submission="probabilities"
+    )
+    with pytest.raises(ValueError, match="1 rows hold no probabilities: p0"):
+        competition.score(write_table(tmp_path / "s.csv", "id,cat,dog", row))
+
+
+def test_a_competition_of_the_kit_is_hosted(tmp_path: Path) -> None:
+    competition = host_tiny(tmp_path, daily_limit=2)
+    assert (competition.key, competition.columns, competition.daily_limit) == ("id", ("label",), 2)
+    assert competition.classes == ("blue", "green", "red")
+    assert competition.solution["t4.jpg"] == "green"
+    assert competition.sample.is_file()
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        (["t0.jpg,blue"], r"lacks 5 ids of sample_submission.csv \(t1.jpg"),
+        ([f"t{number}.jpg,blue" for number in range(7)], r"and has 1 others \(t6.jpg\)"),
+        (["t0.jpg,blue", "t0.jpg,red"], "repeats an id"),
+        (["t0.jpg,"], "no label for it: t0.jpg"),
+        ([], "has 0 rows"),
+    ],
+)
+def test_a_solution_that_does_not_fit_is_refused(
+    tmp_path: Path, tiny_competition: Competition, rows: list[str], complaint: str
+) -> None:
+    with pytest.raises(DataError, match=complaint):
+        hosted_from(tiny_competition, solution=write_table(tmp_path / "solution.csv", "id,label", *rows))
+
+
+def test_probabilities_need_a_column_a_class(tmp_path: Path, tiny_competition: Competition) -> None:
+    settings = {**tiny_competition.model_dump(mode="json", exclude={"slug"}), "submission": "probabilities"}
+    competition = write_competition(tmp_path, "tiny", **settings)
+    solution = write_table(tmp_path / "s.csv", "id,label", *(f"t{number}.jpg,blue" for number in range(6)))
+    with pytest.raises(DataError, match="columns label are not the labels blue, green, red"):
+        hosted_from(competition, solution=solution)
+
+
+def test_there_must_be_a_solution_and_a_sample(tmp_path: Path, tiny_competition: Competition) -> None:
+    with pytest.raises(DataError, match=r"solution\.csv does not exist"):
+        hosted_from(tiny_competition, solution=tmp_path / "solution.csv")
+    without = tiny_competition.model_copy(update={"sample_submission": None})
+    with pytest.raises(DataError, match="no sample submission"):
+        hosted_from(without, solution=tmp_path / "solution.csv")
