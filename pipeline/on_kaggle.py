@@ -14,16 +14,17 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Workspace, write_json
+from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.competition import Competition, load_competition
 from pipeline.errors import DataError, KitError, OutOfTime
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.submit.unzip import hoist, unpack
 
 REPORT = "kernel.json"
 MARGIN = 0.05  # of the session, kept for writing and uploading the output
@@ -45,6 +46,7 @@ def session(job: Mapping[str, Any], folder: str) -> Iterator["Session"]:
     run = Session(job, Path(folder), Path(os.environ.get("KAGGLE_ROOT", "/kaggle")))
     run.report("failed", "the kernel did not end by itself")
     try:
+        run.prepare()
         yield run
     except OutOfTime as error:
         print(f"stopped: {error}", flush=True)
@@ -65,7 +67,15 @@ class Session:
         self.inputs, self.output = root / "input", root / "working"
         # Decoded pictures are no output.
         self.workspace = Workspace(self.output, scratch=folder / "scratch")
-        self.bundle = find_folder(self.inputs, [f"{job['bundle']}.json"])
+        self.bundle: Path | None = None
+
+    def prepare(self) -> None:
+        """Make what was attached usable: the bundle's weights and packages.
+
+        Raises:
+            DataError: The bundle is not attached, or is another one.
+        """
+        self.bundle = self._find_bundle()
         self._use_bundle()
         self._install()
 
@@ -84,28 +94,29 @@ class Session:
         Raises:
             DataError: The data is not attached.
         """
-        slug = self.job["competition"]
-        data = find_folder(self.inputs, self.job["files"])
-        if data is None:
-            raise DataError(
-                f"no folder below {self.inputs} holds {', '.join(self.job['files'])}",
-                expected=f"the data of the competition {slug}; attached are: {', '.join(attached_names(self.inputs))}",
-                next_step="name the competition in kernel-metadata.json: competition_sources, and accept its rules",
-            )
+        slug, files = self.job["competition"], self.job["files"]
         link = self.folder / "competitions" / slug / "data"
-        if not link.is_symlink():
-            link.symlink_to(data)
+        if not link.exists():
+            data = next(find_folders(self.inputs, lambda folder: all(holds(folder, name) for name in files)), None)
+            if data is None:
+                raise DataError(
+                    f"no folder below {self.inputs} holds {', '.join(files)}",
+                    expected=f"the data of the competition {slug}; attached are: {', '.join(attached(self.inputs))}",
+                    next_step="name the competition in kernel-metadata.json: competition_sources, and accept its rules",
+                )
             print(f"data: {data}", flush=True)
+            show_data(data, files, link)
         return load_competition(slug, root=self.folder)
 
     def continue_run(self) -> None:
-        """Take over the finished folds and stages of an earlier kernel of this experiment, if one is attached."""
-        slug, experiment = self.job["competition"], self.job["experiment"]
-        begun = f"runs/{slug}/{experiment}/run.json"
-        earlier = find_folder(self.inputs, [REPORT, begun])
-        if earlier:
+        """Take over the finished folds and stages of earlier kernels of this experiment, where some are attached."""
+        run = Path("runs", self.job["competition"], self.job["experiment"])
+        for earlier in find_folders(self.inputs, lambda folder: (folder / run / "run.json").is_file()):
             print(f"going on from {earlier}", flush=True)
-            copy_files(earlier / "runs" / slug / experiment, self.workspace.run(slug, experiment))
+            for part in sorted((earlier / run).iterdir()):
+                own = self.output / run / part.name
+                if not own.exists() or ((part / "fold.json").is_file() and not (own / "fold.json").is_file()):
+                    copy_files(part, own)
 
     def train(self) -> None:
         """Train the job's folds; with the last of them the OOF predictions are merged and scored."""
@@ -152,16 +163,10 @@ class Session:
 
         import_tensorflow_quietly()
         model, competition = self.job["model"], self.competition
-        if self.bundle is None:
-            raise DataError(
-                f"the data set {self.job['bundle']} with the weights of {self.job['experiment']} is not attached",
-                expected="a data set made by `kit kernel bundle`",
-                next_step="kit kernel bundle, then push again",
-            )
-        test = test_index(competition)
+        bundle, test = self.bundle or self.inputs, test_index(competition)
         found = predict_folds(
             self.recipe,
-            [self.bundle / f"fold-{fold}.weights.h5" for fold in model["folds"]],
+            [bundle / f"fold-{fold}.weights.h5" for fold in model["folds"]],
             Machine().open(list(test["path"]), tuple(model["size"]), self.workspace.cache(competition.slug)),
             classes=len(model["classes"]),
             with_views=model["tta_used"],
@@ -185,6 +190,25 @@ class Session:
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )
+
+    def _find_bundle(self) -> Path | None:
+        """The data set this kernel was built with, if it needs one.
+
+        Raises:
+            DataError: It is not attached, or another version of it is.
+        """
+        wanted, slug = self.job["bundle_sha256"], self.job["bundle"]
+        if not wanted:
+            return None
+        found = next(find_folders(self.inputs, lambda folder: (folder / f"{slug}.json").is_file()), None)
+        there = read_json(found / f"{slug}.json")["sha256"] if found else ""
+        if found is None or there != wanted:
+            raise DataError(
+                f"the data set {slug} is {'not the one this kernel was built with' if found else 'not attached'}",
+                expected=f"its version with the files {wanted[:12]}…; attached are: {', '.join(attached(self.inputs))}",
+                next_step="kit kernel bundle, then push again",
+            )
+        return found
 
     def _use_bundle(self) -> None:
         """Put the bundle's packages on the path and its published weights where Keras looks for them."""
@@ -215,25 +239,61 @@ def module_of(requirement: str) -> str:
     return requirement.partition("==")[0].replace("-", "_").lower()
 
 
-def find_folder(inputs: Path, names: list[str]) -> Path | None:
-    """The first folder, the nearest to `inputs`, that holds all these relative paths; None if none does."""
+def find_folders(inputs: Path, fits: Callable[[Path], bool]) -> Iterator[Path]:
+    """The folders that fit, the nearest to `inputs` first; nothing below one of them is looked at."""
     level = [inputs]
     for _ in range(_DEPTH):
+        below = []
         for folder in level:
-            if all((folder / name).exists() for name in names):
-                return folder
-        level = [Path(entry.path) for folder in level for entry in os.scandir(folder) if entry.is_dir()]
+            if fits(folder):
+                yield folder
+            else:
+                below.append(folder)
+        level = [Path(entry.path) for folder in below for entry in sorted_entries(folder) if entry.is_dir()]
+
+
+def sorted_entries(folder: Path) -> list[os.DirEntry[str]]:
+    return sorted(os.scandir(folder), key=lambda entry: entry.name)
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether the folder has this path below it, or a zip that stands for it."""
+    return (folder / name).exists() or zip_of(folder, name) is not None
+
+
+def zip_of(folder: Path, name: str) -> Path | None:
+    """The zip that a path lies in: Kaggle attaches some competitions' `train.zip` as it is."""
+    for part in (Path(name), *Path(name).parents):
+        archive = folder / f"{part.as_posix()}.zip"
+        if part.name and archive.is_file():
+            return archive
     return None
 
 
+def show_data(data: Path, files: Sequence[str], link: Path) -> None:
+    """Make `link` show the data as `kit download` unpacks it."""
+    archives = {archive for name in files if not (data / name).exists() and (archive := zip_of(data, name))}
+    if not archives:
+        link.symlink_to(data)
+        return
+    link.mkdir()
+    for entry in data.iterdir():
+        if entry not in archives:
+            (link / entry.name).symlink_to(entry)
+    for archive in sorted(archives):
+        print(f"unpacking {archive.name}", flush=True)
+        unpack(archive, link / archive.stem, name="kaggle", progress=False, keep=True)
+        hoist(link / archive.stem)
+
+
 def copy_files(source: Path, target: Path) -> None:
-    """Copy a folder's files; their modes are not copied, as what is attached is read only."""
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+    """Copy a folder's files, or one file; their modes are not copied, as what is attached is read only."""
+    for file in [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file()):
         copied = target / file.relative_to(source)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copied)
 
 
-def attached_names(inputs: Path) -> list[str]:
+def attached(inputs: Path) -> list[str]:
     """What is attached, for a message."""
     return sorted(path.relative_to(inputs).as_posix() for path in inputs.glob("*/*"))[:10] or ["nothing"]

@@ -89,6 +89,7 @@ def test_from_training_to_a_score_without_internet(
     run_train("--no-internet", "--suffix", "parts", "--fold", "0")
     assert not (workspace.oof("tiny", "colours-parts") / "manifest.json").exists()
     result = run_train("--no-internet", "--suffix", "parts", "--resume")
+    assert "goes on from rehearsal-user/kit-train-tiny-colours-parts-fold-0" in result.output
     assert "now in oof/tiny/colours-parts" in result.output
     log = next(workspace.root.glob("kernels/train/output/*-part-2/kernel.log")).read_text()
     assert "going on from" in log

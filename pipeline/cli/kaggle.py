@@ -1,6 +1,5 @@
 """Commands that talk to Kaggle: download, submit, submissions."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.data import check_slug, init
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, show
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, server_meant, show
 
 if TYPE_CHECKING:
     from pipeline.submit.ledger import Entry
@@ -167,16 +166,14 @@ def _file_to_send(target: str, competition: str | None) -> "tuple[Outgoing, Call
 def _kernel_to_send(name: str) -> "tuple[Outgoing, Callable[..., Entry]]":
     from pipeline.artifacts import Workspace
     from pipeline.predictions.store import list_experiments, read_experiment
-    from pipeline.submit.kernel import find_built
-    from pipeline.submit.kernel_run import read_pushed
+    from pipeline.submit.kernel_run import find_pushed
     from pipeline.submit.outgoing import outgoing_kernel
     from pipeline.submit.send import submit_kernel
 
     workspace = Workspace(ROOT)
-    built = find_built(name, None, workspace=workspace)
-    key = (built.job.competition, built.job.experiment)
+    pushed = find_pushed(name, None, workspace=workspace, server=server_meant())
+    key = (pushed.competition, pushed.experiment)
     experiment = read_experiment(workspace, *key) if key in list_experiments(workspace) else None
-    pushed = read_pushed(built, server=_server_meant())
     outgoing = outgoing_kernel(key[0], pushed.ref, pushed.version, sha256=pushed.sha256, experiment=experiment)
     return outgoing, partial(submit_kernel, kernel=pushed.ref, version=pushed.version, file_name="submission.csv")
 
@@ -185,9 +182,9 @@ def _dry_run(outgoing: "Outgoing", *, again: bool) -> None:
     from pipeline.artifacts import Workspace
     from pipeline.submit.ledger import Ledger
 
-    _show_outgoing(outgoing, _server_meant())
+    _show_outgoing(outgoing, server_meant())
     ledger = Ledger(Workspace(ROOT), outgoing.slug)
-    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=_server_meant(), again=again)
+    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=server_meant(), again=again)
     print("\nnothing was sent: a dry run (whether a submission is left today only Kaggle knows)")
 
 
@@ -198,7 +195,7 @@ def _send(outgoing: "Outgoing", send: "Callable[..., Entry]", *, again: bool, mi
     from pipeline.submit.send import preflight, wait_for_score
 
     ledger = Ledger(Workspace(ROOT), outgoing.slug)
-    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=_server_meant(), again=again)
+    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=server_meant(), again=again)
     kaggle = Kaggle.connect()
     limits = preflight(kaggle, outgoing.slug, kernel=not outgoing.rows)
     _show_outgoing(outgoing, kaggle.server)
@@ -225,7 +222,7 @@ def _sync(competition: str | None) -> None:
         load_competition(competition, root=ROOT)
     ledgers = [Ledger(workspace, slug) for slug in ([competition] if competition else list_ledgers(workspace))]
     open_ = [(ledger, entry) for ledger in ledgers for entry in ledger.read() if entry.status in OPEN]
-    here = _server_meant()
+    here = server_meant()
     for _, entry in open_:
         if entry.server != here:
             print(f"{entry.file}: left alone, it was sent to {_called(entry.server)}")
@@ -279,11 +276,6 @@ def _oof(score: float | None, error: float | None) -> str:
     if score is None:
         return "not known"
     return f"{score:.4f}" if error is None else f"{score:.4f} ± {error:.4f}"
-
-
-def _server_meant() -> str:
-    """Which server the environment points to, without asking it."""
-    return "rehearsal" if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else "kaggle.com"
 
 
 def _called(server: str) -> str:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption
+from pipeline.cli.output import ROOT, CompetitionOption, server_meant
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel import Built
-    from pipeline.submit.kernel_run import Pushed
+    from pipeline.submit.kernel_run import Fetched, Pushed
 
 Name = Annotated[str, typer.Argument(help="Folder in kernels/: train, predict, or one of your own.")]
 Slug = Annotated[str | None, typer.Option(help="Which build of it; the newest by default.")]
@@ -28,6 +28,7 @@ Hours = Annotated[float, typer.Option(help="Kaggle's limit of a session.", min=0
 DataFrom = Annotated[str | None, typer.Option(help="OWNER/SLUG of a data set that holds the competition's data.")]
 Dataset = Annotated[list[str] | None, typer.Option(help="Attach this data set, too: OWNER/SLUG; may be repeated.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from what its last push finished.")]
+Again = Annotated[bool, typer.Option("--again", help="Push even if the version before has not been fetched.")]
 Wait = Annotated[float, typer.Option(help="How many hours to wait for it.", min=0.0)]
 
 
@@ -77,11 +78,12 @@ def kernel_bundle(name: Name, slug: Slug = None) -> None:
     from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel import find_built
 
-    _bundle(Kaggle.connect(), find_built(name, slug, workspace=Workspace(ROOT)))
+    built = find_built(name, slug, workspace=Workspace(ROOT))
+    _bundle(Kaggle.connect(), built)
     print(f"next: kit kernel push {name}")
 
 
-def kernel_push(name: Name, slug: Slug = None) -> None:
+def kernel_push(name: Name, slug: Slug = None, again: Again = False) -> None:
     """Push a built kernel to Kaggle, which runs it.
 
     Example: kit kernel push train
@@ -90,7 +92,8 @@ def kernel_push(name: Name, slug: Slug = None) -> None:
     from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel import find_built
 
-    _push(Kaggle.connect(), find_built(name, slug, workspace=Workspace(ROOT)))
+    built = find_built(name, slug, workspace=Workspace(ROOT))
+    _push(Kaggle.connect(), built, again=again)
     print(f"next: kit kernel status {name}, then: kit kernel output {name}")
 
 
@@ -99,19 +102,25 @@ def kernel_status(name: Name, slug: Slug = None) -> None:
 
     Example: kit kernel status train
     """
-    kaggle, _, pushed = _pushed(name, slug)
-    status = kaggle.kernel_status(pushed.ref)
+    from pipeline.submit.kaggle_client import Kaggle
+
+    pushed = _find_pushed(name, slug)
+    status = Kaggle.connect().kernel_status(pushed.ref)
     print(f"{pushed.ref} version {pushed.version}: {status.state}{': ' + status.failure if status.failure else ''}")
     print(pushed.url)
 
 
-def kernel_output(name: Name, slug: Slug = None) -> None:
+def kernel_output(name: Name, slug: Slug = None, wait_hours: Wait = 0.0) -> None:
     """Fetch the output of a pushed kernel that has ended: predictions into oof/, weights and logs into runs/.
+
+    Exit codes are those of `kit kernel run`.
 
     Example: kit kernel output train
     """
-    kaggle, built, pushed = _pushed(name, slug)
-    _finish(kaggle, built, pushed, hours=0.0)
+    from pipeline.submit.kaggle_client import Kaggle
+
+    pushed = _find_pushed(name, slug)
+    _finish(Kaggle.connect(), pushed, hours=wait_hours)
 
 
 def kernel_run(
@@ -128,6 +137,7 @@ def kernel_run(
     data_from: DataFrom = None,
     dataset: Dataset = None,
     resume: Resume = False,
+    again: Again = False,
     wait_hours: Wait = 24.0,
 ) -> None:
     """Build, bundle where needed, push, wait, and fetch.
@@ -137,7 +147,9 @@ def kernel_run(
 
     Example: kit kernel run train --recipe progressive-b7 --competition cars
     """
+    from pipeline.artifacts import Workspace
     from pipeline.submit.kaggle_client import Kaggle
+    from pipeline.submit.kernel_run import require_fetched
 
     kaggle = Kaggle.connect()
     built = _build(
@@ -155,8 +167,10 @@ def kernel_run(
         datasets=dataset or [],
         resume=resume,
     )
+    if not again:
+        require_fetched(kaggle, built, workspace=Workspace(ROOT))
     _bundle(kaggle, built)
-    _finish(kaggle, built, _push(kaggle, built), hours=wait_hours)
+    _finish(kaggle, _push(kaggle, built, again=again), hours=wait_hours)
 
 
 def _build(
@@ -179,28 +193,33 @@ def _build(
     from pipeline.competition import load_competition
     from pipeline.predictions.store import find_experiment, read_manifest
     from pipeline.recipe import load_recipe, parse_recipe
-    from pipeline.submit.bundle import gather, needs_bundle
-    from pipeline.submit.kernel import build_kernel, kernel_slug, predict_job, read_template, train_job
-    from pipeline.submit.kernel_run import earlier_part
+    from pipeline.submit.bundle import bundle_folder, needs_bundle
+    from pipeline.submit.job import kernel_slug, predict_job, train_job
+    from pipeline.submit.kernel import build_kernel, read_template
+    from pipeline.submit.kernel_run import earlier_parts
 
     workspace = Workspace(ROOT)
     template = read_template(name, workspace)
     online = bool(template.metadata.get("enable_internet")) if internet is None else internet
     options: dict[str, Any] = {"session_seconds": session_hours * 3600, "internet": online}
     if experiment or (name == "predict" and not recipe):
+        if recipe or overrides or folds or resume:
+            raise typer.BadParameter("--recipe, --set, --fold and --resume have no effect with a finished experiment")
         slug, found = find_experiment(workspace, experiment or "demo", slug=competition)
-        manifest = read_manifest(workspace, slug, found)
+        described, manifest = load_competition(slug, root=ROOT), read_manifest(workspace, slug, found)
         settings = parse_recipe(manifest["recipe"], source=f"of {found}")
-        job = predict_job(manifest, load_competition(slug, root=ROOT), **options)
+        options["bundle"] = kernel_slug("kit", name, slug, found) + "-files"
+        job = predict_job(manifest, described, **options)
     else:
         settings, slug = load_recipe(recipe or "demo", overrides=overrides), competition or "demo"
-        chosen = f"{settings.name}-{suffix}" if suffix else settings.name
-        job = train_job(settings, load_competition(slug, root=ROOT), experiment=chosen, folds=folds, **options)
+        described, chosen = load_competition(slug, root=ROOT), f"{settings.name}-{suffix}" if suffix else settings.name
+        options["bundle"] = kernel_slug("kit", name, slug, chosen) + "-files"
+        job = train_job(settings, described, experiment=chosen, folds=folds, **options)
     own = kernel_slug("kit", name, slug, job.experiment, *(f"fold-{number}" for number in folds or ()))
-    sources = []
+    sources: list[str] = []
     if resume:
-        part, earlier = earlier_part(name, job, workspace=workspace)
-        own, sources = f"{own}-part-{part}", [earlier]
+        part, sources = earlier_parts(name, job, workspace=workspace, server=server_meant())
+        own = f"{own}-part-{part}"
     metadata: dict[str, Any] = {
         "id": f"OWNER/{own}",
         "title": own,
@@ -211,11 +230,13 @@ def _build(
     }
     if gpu is not None:
         metadata |= {"enable_gpu": gpu, "machine_shape": "NvidiaTeslaT4" if gpu else ""}
-    built = build_kernel(template, job, load_competition(slug, root=ROOT), workspace=workspace, metadata=metadata)
+    built = build_kernel(template, job, settings, described, workspace=workspace, metadata=metadata)
     size = built.code_file.stat().st_size
     print(f"built {built.folder}: {job.experiment} on {slug}, {built.code_file.name} of {size / 1000:.0f} kB")
-    if needs_bundle(built):
-        files = sorted((gather(built, settings, workspace=workspace) / "files").iterdir())
+    for source in sources:
+        print(f"  goes on from {source}")
+    if needs_bundle(built.job):
+        files = sorted((bundle_folder(template.folder, built.job) / "files").iterdir())
         size = sum(file.stat().st_size for file in files)
         print(f"its bundle: {', '.join(file.name for file in files)} ({size / 1e6:.1f} MB)")
     return built
@@ -224,37 +245,37 @@ def _build(
 def _bundle(kaggle: "Kaggle", built: "Built") -> None:
     from pipeline.submit.bundle import bundle_folder, needs_bundle, upload
 
-    if needs_bundle(built):
-        print(f"uploading {bundle_folder(built)}")
-        print(f"the data set {upload(kaggle, built, progress=sys.stderr.isatty())} is ready on {kaggle.server}")
-    else:
+    if not needs_bundle(built.job):
         print("no bundle: the code file carries all it needs")
+        return
+    folder = bundle_folder(built.folder.parent.parent, built.job)
+    ref = upload(kaggle, built.job, folder, progress=sys.stderr.isatty())
+    built.change(dataset_sources=sorted({*built.metadata.get("dataset_sources", []), ref}))
+    print(f"the data set {ref} is ready on {kaggle.server}, and attached")
 
 
-def _push(kaggle: "Kaggle", built: "Built") -> "Pushed":
+def _push(kaggle: "Kaggle", built: "Built", *, again: bool) -> "Pushed":
+    from pipeline.artifacts import Workspace
     from pipeline.submit.kernel_run import push
 
-    pushed = push(kaggle, built)
+    pushed = push(kaggle, built, workspace=Workspace(ROOT), again=again)
     print(f"pushed {pushed.ref} version {pushed.version} to {pushed.server}: {pushed.url}")
     return pushed
 
 
-def _pushed(name: str, slug: str | None) -> tuple["Kaggle", "Built", "Pushed"]:
+def _find_pushed(name: str, slug: str | None) -> "Pushed":
     from pipeline.artifacts import Workspace
-    from pipeline.submit.kaggle_client import Kaggle
-    from pipeline.submit.kernel import find_built
-    from pipeline.submit.kernel_run import read_pushed
+    from pipeline.submit.kernel_run import find_pushed
 
-    built, kaggle = find_built(name, slug, workspace=Workspace(ROOT)), Kaggle.connect()
-    return kaggle, built, read_pushed(built, server=kaggle.server)
+    return find_pushed(name, slug, workspace=Workspace(ROOT), server=server_meant())
 
 
-def _finish(kaggle: "Kaggle", built: "Built", pushed: "Pushed", *, hours: float) -> None:
+def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
     """Wait for a kernel, fetch what it made, and say how it ended."""
     from time import monotonic
 
-    from pipeline.artifacts import Workspace
-    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, fetch, fetch_log, wait
+    from pipeline.errors import KitError
+    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, wait
 
     started = monotonic()
 
@@ -264,20 +285,44 @@ def _finish(kaggle: "Kaggle", built: "Built", pushed: "Pushed", *, hours: float)
     try:
         wait(kaggle, pushed, seconds=hours * 3600, on_state=on_state)
     except KernelFailed:
-        log = fetch_log(kaggle, built, pushed)
-        print(f"the end of its log ({log}):\n{_last_lines(log)}")
+        try:
+            _fetch(kaggle, pushed)
+        except KitError as error:
+            print(f"its output could not be taken over: {error}")
         raise
-    fetched = fetch(kaggle, built, pushed, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
-    print(f"fetched {fetched.output}")
-    for folder in fetched.adopted:
-        print(f"  now in {folder}")
+    except KeyboardInterrupt:
+        message = f"interrupted: the kernel goes on by itself; fetch it later: kit kernel output {pushed.name}"
+        typer.secho(f"\n{message}", fg="red", err=True)
+        raise typer.Exit(130) from None
+    fetched = _fetch(kaggle, pushed)
     if fetched.state == "stopped":
         raise KernelStopped(
             f"the kernel stopped before its session's limit: {fetched.message.splitlines()[0]}",
             expected="a session long enough for all folds",
-            next_step=f"kit kernel run {built.folder.parent.parent.name} --resume, with the same options",
+            next_step=f"kit kernel run {pushed.name} --resume, with the same options",
         )
-    print(f"\nthe end of its log:\n{_last_lines(fetched.output / 'kernel.log')}")
+    if fetched.state != "finished":
+        raise KernelFailed(
+            f"the kernel ended, and did not finish its job: {fetched.message.splitlines()[0]}",
+            expected="a kernel.json that says finished",
+            next_step="mend what the log says, and run it again",
+        )
+
+
+def _fetch(kaggle: "Kaggle", pushed: "Pushed") -> "Fetched":
+    from pipeline.artifacts import Workspace
+    from pipeline.submit.kernel_run import LOG, fetch
+
+    output = pushed.output(Workspace(ROOT))
+    try:
+        fetched = fetch(kaggle, pushed, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
+        print(f"fetched {fetched.output}")
+        for folder in fetched.adopted:
+            print(f"  now in {folder}")
+    finally:
+        if (output / LOG).is_file():
+            print(f"\nthe end of its log, {output / LOG}:\n{_last_lines(output / LOG)}")
+    return fetched
 
 
 def _last_lines(log: "Path", count: int = 25) -> str:

@@ -1,5 +1,6 @@
 """What every command shares: the workspace, errors turned into exit codes, lists printed."""
 
+import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
@@ -67,3 +68,8 @@ def competition_of(csv_file: Path) -> str:
         expected="one of " + ", ".join(known) if known else "a competition made with `kit init`",
         next_step="name it: --competition SLUG",
     )
+
+
+def server_meant() -> str:
+    """Which server the environment points to, without asking it."""
+    return "rehearsal" if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else "kaggle.com"

@@ -18,41 +18,52 @@ from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import BACKBONES
 from pipeline.model.weights import obtain
 from pipeline.recipe import Recipe
+from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
-from pipeline.submit.kernel import Built
+from pipeline.submit.leaks import refuse_leaks
 
 _UPLOADED = "uploaded.json"
+# Where an installed package was installed from: a path of this machine.
+_NOT_PACKED = {"direct_url.json", "RECORD", "INSTALLER", "REQUESTED"}
+_TEXT = {".py", ".txt", ".md", ".json", ".toml", ".cfg", ""}
 
 
-def needs_bundle(built: Built) -> bool:
+def needs_bundle(job: Job) -> bool:
     """Whether this kernel cannot do without a bundle."""
-    job, weights = built.job, built.job.recipe["weights"]
+    weights = job.recipe["weights"]
     published = weights in BACKBONES[job.recipe["backbone"]].files
     fetches = published or bool(job.packages)
     own_file = not published and weights != "none"
-    return bool(job.model or built.attached or own_file or (fetches and not job.internet))
+    return bool(job.model or job.attached or own_file or (fetches and not job.internet))
 
 
-def gather(built: Built, recipe: Recipe, *, workspace: Workspace) -> Path:
+def bundle_folder(template: Path, job: Job) -> Path:
+    """Where a kernel's bundle is gathered."""
+    return template / "bundle" / job.bundle
+
+
+def gather(job: Job, recipe: Recipe, target: Path, *, workspace: Workspace, packed: str) -> str:
     """Gather the files of a kernel's bundle into a folder; large ones as links.
 
     Args:
         recipe: The job's, with the path on this machine where its weights are a file.
+        packed: The package, for a job that has it attached.
+
+    Returns:
+        The SHA-256 of names and contents, which stands in `<slug>.json`, too.
 
     Raises:
         DataError: The weights of a fold are gone.
         RecipeError: The published weights are not here and cannot be fetched.
-        KitError: A package is not pure Python.
+        KitError: A package is not pure Python, or holds what must not leave this machine.
     """
-    job, target = built.job, bundle_folder(built)
     record = read_json(target / _UPLOADED) if (target / _UPLOADED).is_file() else None
     shutil.rmtree(target, ignore_errors=True)
     with atomic_folder(target) as folder:
         files = folder / "files"
         files.mkdir()
-        write_json(files / f"{job.bundle}.json", {"competition": job.competition, "experiment": job.experiment})
         for requirement in job.packages:
-            repack_wheel(requirement.partition("==")[0], files)
+            repack_wheel(requirement.partition("==")[0], files, workspace=workspace)
         if job.model:
             last = len(recipe.stages) - 1
             for fold in job.model["folds"]:
@@ -62,61 +73,65 @@ def gather(built: Built, recipe: Recipe, *, workspace: Workspace) -> Path:
             _link(obtain(BACKBONES[recipe.backbone].files[recipe.weights]), files)
         elif recipe.weights != "none":
             _link(Path(recipe.weights), files)
-        if built.attached:
-            (files / f"{job.bundle}.b85").write_text(built.attached, "ascii")
+        if job.attached:
+            (files / f"{job.bundle}.b85").write_text(packed, "ascii")
+        digest = _content_sha256(files)
+        write_json(
+            files / f"{job.bundle}.json",
+            {"competition": job.competition, "experiment": job.experiment, "sha256": digest},
+        )
         if record:
             write_json(folder / _UPLOADED, record)
-    return target
-
-
-def bundle_folder(built: Built) -> Path:
-    """Where a kernel's bundle is gathered."""
-    return built.folder.parent.parent / "bundle" / built.job.bundle
+    return digest
 
 
 def upload(
     kaggle: Kaggle,
-    built: Built,
+    job: Job,
+    folder: Path,
     *,
     progress: bool = False,
     seconds: float = 1800.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Upload what `gather` gathered unless it is there already, wait until Kaggle has read it, and attach it.
+    """Upload what `gather` gathered unless it is there already, and wait until Kaggle has read it.
 
     Returns:
-        owner/slug of the data set.
+        owner/slug of the data set, to be attached.
 
     Raises:
         KitError: Kaggle could not read it, or has not in this time.
     """
-    folder, ref = bundle_folder(built), f"{kaggle.user}/{built.job.bundle}"
-    said = {"server": kaggle.server, "ref": ref, "sha256": content_sha256(folder / "files")}
+    ref = f"{kaggle.user}/{job.bundle}"
+    said = {"server": kaggle.server, "ref": ref, "sha256": job.bundle_sha256}
     there = read_json(folder / _UPLOADED) if (folder / _UPLOADED).is_file() else None
-    if there != said or kaggle.dataset_status(ref) is None:
-        kaggle.upload_dataset(
-            folder / "files", ref=ref, title=built.job.bundle, notes=built.job.build, progress=progress
-        )
-        write_json(folder / _UPLOADED, said)
+    if there != said or _status(kaggle, ref) in ("", "FAILED"):
+        (folder / _UPLOADED).unlink(missing_ok=True)
+        kaggle.upload_dataset(folder / "files", ref=ref, title=job.bundle, notes=job.build, progress=progress)
     deadline, pause = time.monotonic() + seconds, 1.0
-    while (status := str(kaggle.dataset_status(ref)).upper()) != "READY":
+    while (status := _status(kaggle, ref)) != "READY":
         if "FAILED" in status or time.monotonic() > deadline:
             raise KitError(
-                f"the data set {ref} is {status}",
+                f"the data set {ref} is {status or 'not there'}",
                 expected=f"READY within {seconds / 60:.0f} minutes",
-                next_step="look at it on Kaggle; the same command goes on from here",
+                next_step="look at it on Kaggle, then run the same command again",
             )
         sleep(pause)
         pause = min(2 * pause, 30.0)
-    built.change(dataset_sources=sorted({*built.metadata.get("dataset_sources", []), ref}))
+    # Only now: what Kaggle could not read is uploaded again.
+    write_json(folder / _UPLOADED, said)
     return ref
 
 
-def repack_wheel(name: str, folder: Path) -> Path:
+def _status(kaggle: Kaggle, ref: str) -> str:
+    return str(kaggle.dataset_status(ref) or "").upper()
+
+
+def repack_wheel(name: str, folder: Path, *, workspace: Workspace) -> Path:
     """Make a wheel of an installed package of pure Python: the version that was tested here, without a network.
 
     Raises:
-        KitError: It is not installed, or has compiled parts.
+        KitError: It is not installed, has compiled parts, or holds what must not leave this machine.
     """
     try:
         found = importlib.metadata.distribution(name)
@@ -126,7 +141,11 @@ def repack_wheel(name: str, folder: Path) -> Path:
             expected="the packages of setup.cfg",
             next_step=f"pip install {name}",
         ) from None
-    members = [file for file in found.files or () if ".." not in file.parts and "__pycache__" not in file.parts]
+    members = [
+        file
+        for file in found.files or ()
+        if not {"..", "__pycache__"} & set(file.parts) and file.name not in _NOT_PACKED
+    ]
     compiled = [file for file in members if file.suffix in {".so", ".pyd"}]
     if compiled or not members:
         raise KitError(
@@ -134,14 +153,17 @@ def repack_wheel(name: str, folder: Path) -> Path:
             expected="a package of pure Python",
             next_step="attach a wheel of it yourself: --dataset OWNER/SLUG",
         )
+    contents = {member.as_posix(): Path(str(member.locate())).read_bytes() for member in sorted(members)}
+    texts = {key: value.decode("utf-8", "replace") for key, value in contents.items() if Path(key).suffix in _TEXT}
+    refuse_leaks(texts, workspace)
     path = folder / f"{found.name.replace('-', '_')}-{found.version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member in sorted(members):
-            archive.writestr(zipfile.ZipInfo(member.as_posix()), Path(str(member.locate())).read_bytes())
+        for key, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(key), content, zipfile.ZIP_DEFLATED)
     return path
 
 
-def content_sha256(folder: Path) -> str:
+def _content_sha256(folder: Path) -> str:
     """Hash of the names and contents of a folder's files."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):

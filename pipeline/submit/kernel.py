@@ -8,66 +8,31 @@ trains what this machine would. What does not fit into it (weights, packages) is
 """
 
 import base64
-import importlib.metadata
 import io
 import json
-import os
 import pprint
-import re
-import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
 from pipeline.competition import Competition
-from pipeline.data.competition_data import load_data
-from pipeline.errors import DataError, KitError
-from pipeline.model.backbones import BACKBONES, check_backbone
-from pipeline.recipe import Recipe, parse_recipe
+from pipeline.errors import KitError
+from pipeline.recipe import Recipe
 from pipeline.submit import payload
+from pipeline.submit.bundle import bundle_folder, gather, needs_bundle
+from pipeline.submit.job import Job
 from pipeline.submit.kaggle_kernels import SOURCE_LIMIT, read
+from pipeline.submit.leaks import refuse_leaks
 
 METADATA = "kernel-metadata.json"
 JOB = "job.json"
-SESSION_SECONDS = 12 * 3600.0  # Kaggle's limit
-SLUG_LIMIT = 50  # letters of a kernel's and of a data set's slug
 _PACKAGE = Path(payload.__file__).parents[1]
 _IMPORT = "from pipeline.submit.payload import JOB, unpack\n"
-# By a backbone's source: what Kaggle's image lacks. All of it is pure Python.
-_LACKING = {"efficientnet": ("efficientnet", "keras-applications")}
 # What a kernel has no use for: the command line, the drawing of the demo, the local Kaggle.
 _LEFT_OUT = ("cli", "demo", "rehearsal")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a built kernel is to do; it travels inside the code file.
-
-    Attributes:
-        recipe: Every setting, resolved.
-        folds: The folds to train; None for all.
-        session_seconds: How long Kaggle lets the kernel run.
-        build: A name no other build has, by which its output is known again.
-        files: Paths inside the competition's data folder, by which the kernel finds that folder.
-        bundle: Slug of the private data set with what the code file cannot carry.
-        packages: Requirements that Kaggle's image does not meet, such as `efficientnet==1.1.1`.
-        model: Of a finished experiment to predict with: classes, size, folds, tta_used; None when training.
-    """
-
-    competition: str
-    experiment: str
-    recipe: Mapping[str, Any]
-    session_seconds: float
-    bundle: str
-    files: Sequence[str]
-    folds: Sequence[int] | None = None
-    internet: bool = True
-    packages: Sequence[str] = ()
-    model: Mapping[str, Any] | None = None
-    build: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -85,17 +50,20 @@ class Built:
 
     Attributes:
         folder: What is pushed.
-        attached: Text of the payload where it is too large for the code file, else "".
     """
 
     folder: Path
     job: Job
-    attached: str = ""
 
     @property
     def metadata(self) -> dict[str, Any]:
         found: dict[str, Any] = read_json(self.folder / METADATA)
         return found
+
+    @property
+    def name(self) -> str:
+        """Of its template."""
+        return self.folder.parent.parent.name
 
     @property
     def slug(self) -> str:
@@ -110,112 +78,39 @@ class Built:
         write_json(self.folder / METADATA, {**self.metadata, **changes})
 
 
-def train_job(
+def build_kernel(
+    template: Template,
+    job: Job,
     recipe: Recipe,
     competition: Competition,
     *,
-    experiment: str,
-    folds: Sequence[int] | None = None,
-    session_seconds: float = SESSION_SECONDS,
-    internet: bool = True,
-) -> Job:
-    """The job of training folds of a recipe; the folds are made now, so that the kernel shares them.
-
-    Raises:
-        RecipeError: The recipe's backbone or weights do not hold.
-        DataError: The competition's data does not.
-    """
-    data = load_data(competition)
-    sizes = [stage.resolve_size(data.mean_size) for stage in recipe.stages]
-    check_backbone(recipe.backbone, weights=recipe.weights, sizes=sizes)
-    unknown = sorted(set(folds or ()) - set(data.folds.numbers))
-    if unknown:
-        raise DataError(
-            f"{competition.slug} has no fold {unknown[0]}",
-            expected=f"a fold from {data.folds.numbers[0]} to {data.folds.numbers[-1]}",
-            next_step=f"`kit folds {competition.slug}` shows them",
-        )
-    return _job(recipe, competition, experiment, session_seconds, internet, folds=folds)
-
-
-def predict_job(
-    manifest: Mapping[str, Any],
-    competition: Competition,
-    *,
-    session_seconds: float = SESSION_SECONDS,
-    internet: bool = False,
-) -> Job:
-    """The job of predicting the test pictures with a finished experiment, by its manifest."""
-    model = {
-        "classes": manifest["classes"],
-        "folds": [int(fold) for fold in manifest["fold_scores"]],
-        "size": manifest["stages"][-1]["size"],
-        "tta_used": manifest["tta_used"],
-    }
-    recipe = parse_recipe(manifest["recipe"], source=f"of {manifest['experiment']}")
-    return _job(recipe, competition, manifest["experiment"], session_seconds, internet, model=model)
-
-
-def _job(recipe: Recipe, competition: Competition, experiment: str, seconds: float, internet: bool, **more: Any) -> Job:
-    lacking = _LACKING.get(BACKBONES[recipe.backbone].source, ())
-    settings = recipe.model_dump(mode="json")
-    if Path(recipe.weights).is_file():
-        settings["weights"] = Path(recipe.weights).name  # the kernel finds it in its bundle
-    train, test = competition.train, competition.test
-    files = [competition.sample_submission, train.table, train.pictures, test.pictures if test else None]
-    return Job(
-        competition=competition.slug,
-        experiment=experiment,
-        recipe=settings,
-        session_seconds=seconds,
-        bundle=kernel_slug("kit", competition.slug, experiment),
-        files=[name for name in files if name],
-        internet=internet,
-        packages=[f"{name}=={importlib.metadata.version(name)}" for name in lacking],
-        **more,
-    )
-
-
-def kernel_slug(*parts: str) -> str:
-    """A slug that is its own title: short enough for Kaggle even with `-part-99` behind it."""
-    slug, longest = slugified("-".join(parts)), SLUG_LIMIT - len("-part-99")
-    if len(slug) > longest:
-        # Two long names must not become one kernel.
-        digest = uuid.uuid5(uuid.NAMESPACE_URL, slug).hex[:8]
-        slug = slug[: longest - 9].rstrip("-") + "-" + digest
-    return slug
-
-
-def slugified(title: str) -> str:
-    """The slug that Kaggle makes of a title."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def build_kernel(
-    template: Template, job: Job, competition: Competition, *, workspace: Workspace, metadata: Mapping[str, Any]
+    workspace: Workspace,
+    metadata: Mapping[str, Any],
 ) -> Built:
-    """Fill a template in.
+    """Fill a template in, and gather its bundle where it needs one.
 
     Args:
+        recipe: The job's, with the path on this machine where its weights are a file.
         metadata: Keys of kernel-metadata.json that replace the template's.
 
     Raises:
         InvalidKernel: The metadata does not hold.
-        KitError: The folder would hold a secret or a path of this machine.
+        KitError: The folder would hold a secret or a path of this machine, or as `gather` raises.
     """
     described = {**template.metadata, **metadata}
-    packed = pack(competition)
-    filled, attached = _fill_in(template.code, job, packed), ""
-    if len(filled.encode()) >= SOURCE_LIMIT:
-        filled, attached = _fill_in(template.code, job, ""), packed
-    if len(filled.encode()) >= SOURCE_LIMIT:
+    code_file, packed = str(described["code_file"]), pack(competition)
+    refuse_leaks({**_members(packed), code_file: _fill_in(template.code, job, "")}, workspace)
+    job = replace(job, attached=_size(_fill_in(template.code, job, packed)) >= SOURCE_LIMIT)
+    if needs_bundle(job):
+        digest = gather(job, recipe, bundle_folder(template.folder, job), workspace=workspace, packed=packed)
+        job = replace(job, bundle_sha256=digest)
+    filled = _fill_in(template.code, job, "" if job.attached else packed)
+    if _size(filled) >= SOURCE_LIMIT:
         raise KitError(
-            f"{template.folder} makes a code file of {len(filled.encode()) / 1e6:.2f} MB",
+            f"{template.folder} makes a code file of {_size(filled) / 1e6:.2f} MB",
             expected=f"less than {SOURCE_LIMIT / 1e6:.0f} MB, which is what Kaggle takes",
             next_step="shorten the template",
         )
-    code_file = str(described["code_file"])
-    _refuse_leaks({code_file: filled, **_members(packed)}, workspace)
     target = template.folder / "build" / str(described["title"])
     _remove_built(target)
     with atomic_folder(target) as folder:
@@ -223,7 +118,7 @@ def build_kernel(
         write_json(folder / METADATA, described)
         read(folder)
         write_json(folder / JOB, asdict(job))
-    return Built(target, job, attached)
+    return Built(target, job)
 
 
 def pack(competition: Competition) -> str:
@@ -312,35 +207,13 @@ def _fill_in(template: str, job: Job, packed: str) -> str:
     return template.replace(_IMPORT, body.strip() + "\n")
 
 
+def _size(text: str) -> int:
+    return len(text.encode())
+
+
 def _members(packed: str) -> dict[str, str]:
     archive = zipfile.ZipFile(io.BytesIO(base64.b85decode(packed.replace("\n", ""))))
     return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
-
-
-def _refuse_leaks(texts: Mapping[str, str], workspace: Workspace) -> None:
-    """A kernel may be made public with a click: nothing of this machine or its user may be in it."""
-    for file, text in texts.items():
-        for what, needle in _private(workspace):
-            if needle in text:
-                raise KitError(
-                    f"{file} of the kernel would hold {what}",
-                    expected="a kernel that says nothing of this machine and its user",
-                    next_step="remove it from the template, the recipe or competition.yaml",
-                )
-
-
-def _private(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """What must not leave this machine, with its name."""
-    for key, value in os.environ.items():
-        if key.startswith("KAGGLE_") and re.search("KEY|TOKEN", key) and len(value) >= 8:
-            yield f"the value of {key}", value
-    folder = Path("~/.kaggle").expanduser()
-    for file in (folder / "kaggle.json", folder / "access_token", folder / "credentials.json"):
-        if file.is_file():
-            for secret in re.findall(r"[\w.-]{20,}", file.read_text("utf-8", "replace")):
-                yield f"a secret of {file}", secret
-    for path in {str(workspace.root.resolve()), str(Path.home())} - {"/"}:
-        yield "a path of this machine", path + "/"
 
 
 def _remove_built(folder: Path) -> None:

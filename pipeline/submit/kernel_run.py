@@ -1,32 +1,35 @@
 """Running a built kernel on Kaggle: push it, wait for it, bring its results home.
 
-    kernels/<name>/build/<slug>/pushed.json     which version was pushed where   (ignored)
-    kernels/<name>/output/<slug>/               its output as fetched            (ignored)
+    kernels/<name>/pushed/<server>/<slug>.json  which version was pushed, and what became of it   (ignored)
+    kernels/<name>/output/<slug>/               its output as fetched                             (ignored)
 
-What is fetched is what was pushed: the output names the build it is of. Results move into oof/ and runs/ only where
-they fit what is there.
+What is fetched is what was pushed: the output names the build it is of. Results are taken over into oof/ and runs/
+only where they fit what is there; nothing of what is there is replaced.
 """
 
 import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
 from pipeline.errors import KitError
+from pipeline.submit.bundle import needs_bundle
+from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
-from pipeline.submit.kaggle_errors import GpuQuota, RateLimited, Unreachable
-from pipeline.submit.kernel import Built, Job, list_built
+from pipeline.submit.kaggle_errors import GpuQuota, KaggleError, NoAccess, RateLimited, Unreachable
+from pipeline.submit.kernel import Built
 
-PUSHED = "pushed.json"
 LOG = "kernel.log"
+_MANIFEST = "manifest.json"
+_FOLD = "fold.json"  # written last
+_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "classes", "metric")
 _ENDED_BADLY = {"ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
-_GOES_ON = {"QUEUED", "RUNNING", "NEW_SCRIPT"}
 
 
 class KernelFailed(KitError):
@@ -53,16 +56,34 @@ class Pushed:
 
     Attributes:
         ref: owner/slug.
-        sha256: Of the code file.
+        name: Of its template.
+        folds: Which were to be trained; None for all.
+        sha256: Of the code without the build's name, which covers the bundle, too: the same for the same kernel.
+        state: What its output said when it was fetched: finished, stopped or failed; empty until then.
     """
 
     ref: str
     version: int
     url: str
     server: str
+    name: str
+    competition: str
+    experiment: str
+    folds: list[int] | None
     build: str
     sha256: str
     time: str
+    state: str = ""
+
+    @property
+    def slug(self) -> str:
+        return self.ref.rpartition("/")[2]
+
+    def output(self, workspace: Workspace) -> Path:
+        return workspace.root / "kernels" / self.name / "output" / self.slug
+
+    def record(self, workspace: Workspace) -> Path:
+        return workspace.root / "kernels" / self.name / "pushed" / self.server / f"{self.slug}.json"
 
 
 @dataclass(frozen=True)
@@ -70,92 +91,142 @@ class Fetched:
     """What a kernel brought home.
 
     Attributes:
-        state: Whether it finished its job, or stopped in time to go on later.
+        state: Whether it finished its job, stopped in time to go on later, or failed.
         output: Everything it left.
-        adopted: The folders in oof/ and runs/ that are now its results.
+        adopted: The folders in oof/ and runs/ that now have its results.
     """
 
-    state: Literal["finished", "stopped", "failed"]
+    state: str
     message: str
     output: Path
     adopted: tuple[Path, ...]
 
 
-def push(kaggle: Kaggle, built: Built, *, now: datetime | None = None) -> Pushed:
+def push(kaggle: Kaggle, built: Built, *, workspace: Workspace, again: bool = False) -> Pushed:
     """Push a built kernel, which starts it.
+
+    Args:
+        again: Even if the version before is running, or its output was not fetched: it is out of reach then.
 
     Raises:
         GpuQuota: No GPU time is left this week.
+        KitError: Its bundle is not attached, or the version before is not fetched.
         KaggleError: As `Kaggle.push_kernel` raises.
     """
-    built.change(id=f"{kaggle.user}/{built.slug}")
+    job, attached = built.job, built.metadata.get("dataset_sources", [])
+    if needs_bundle(job) and f"{kaggle.user}/{job.bundle}" not in attached:
+        raise KitError(
+            f"the kernel {built.slug} needs the data set {kaggle.user}/{job.bundle}, which is not attached",
+            expected="its bundle on Kaggle",
+            next_step=f"kit kernel bundle {built.name}, then push again",
+        )
+    if not again:
+        require_fetched(kaggle, built, workspace=workspace)
     if built.metadata.get("enable_gpu"):
-        quota = kaggle.quota()
-        if quota and quota.used_s >= quota.allowed_s:
-            raise GpuQuota(
-                f"the {quota.allowed_s / 3600:.0f} GPU hours of this week are used up",
-                expected="GPU time for this kernel",
-                next_step=f"wait until {quota.refresh or 'the week is over'}, or build it without a GPU: --no-gpu",
-            )
-    pushed = kaggle.push_kernel(built.folder, session_seconds=int(built.job.session_seconds))
+        _require_gpu_time(kaggle)
+    built.change(id=f"{kaggle.user}/{built.slug}")
+    pushed = kaggle.push_kernel(built.folder, session_seconds=int(job.session_seconds))
+    code = built.code_file.read_text("utf-8").replace(job.build, "")
     record = Pushed(
         ref=pushed.ref,
         version=pushed.version,
         url=pushed.url,
         server=kaggle.server,
-        build=built.job.build,
-        sha256=hashlib.sha256(built.code_file.read_bytes()).hexdigest(),
-        time=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        name=built.name,
+        competition=job.competition,
+        experiment=job.experiment,
+        folds=None if job.folds is None else list(job.folds),
+        build=job.build,
+        sha256=hashlib.sha256(code.encode()).hexdigest(),
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    write_json(built.folder / PUSHED, asdict(record))
+    write_json(record.record(workspace), asdict(record))
     return record
 
 
-def read_pushed(built: Built, *, server: str) -> Pushed:
-    """The version that was pushed.
+def require_fetched(kaggle: Kaggle, built: Built, *, workspace: Workspace) -> None:
+    """Refuse to push while the version before runs, or has an output that was not fetched: only the newest can be.
 
     Raises:
-        KitError: It was not, or to another server.
+        KitError: It does, or has.
     """
-    file = built.folder / PUSHED
-    if not file.is_file():
-        raise KitError(
-            f"the kernel {built.slug} has not been pushed",
-            expected=f"a build that was pushed ({file})",
-            next_step=f"kit kernel push {built.folder.parent.parent.name}",
+    for before in list_pushed(built.name, workspace=workspace, server=kaggle.server):
+        if before.slug != built.slug or before.state:
+            continue
+        try:
+            state = kaggle.kernel_status(before.ref).state
+        except NoAccess:
+            continue  # it was deleted
+        if state not in _ENDED_BADLY:
+            raise KitError(
+                f"{before.ref}, version {before.version}, is {state}, and its output has not been fetched",
+                expected="one version at a time: Kaggle gives out the newest one's output only",
+                next_step=f"kit kernel output {built.name}; or push all the same: --again",
+            )
+
+
+def _require_gpu_time(kaggle: Kaggle) -> None:
+    try:
+        quota = kaggle.quota()
+    except KaggleError:
+        return  # the push itself is refused where there is none
+    if quota.allowed_s and quota.used_s >= quota.allowed_s:
+        raise GpuQuota(
+            f"the {quota.allowed_s / 3600:.0f} GPU hours of this week are used up",
+            expected="GPU time for this kernel",
+            next_step=f"wait until {quota.refresh or 'the week is over'}, or build it without a GPU: --no-gpu",
         )
-    pushed = Pushed(**read_json(file))
-    if pushed.server != server:
-        raise KitError(
-            f"the kernel {built.slug} was pushed to {pushed.server}, and this is {server}",
-            expected=f"a kernel on {server}",
-            next_step="push it here, too" if server == "kaggle.com" else "run the command without the rehearsal",
-        )
-    return pushed
 
 
-def earlier_part(name: str, job: Job, *, workspace: Workspace) -> tuple[int, str]:
-    """Which part of its experiment this job will be, and the ref of the kernel that was pushed last for it.
+def list_pushed(name: str, *, workspace: Workspace, server: str) -> list[Pushed]:
+    """What was pushed of a template, the newest last."""
+    files = (workspace.root / "kernels" / name / "pushed" / server).glob("*.json")
+    return sorted((Pushed(**read_json(file)) for file in files), key=lambda pushed: pushed.time)
 
-    A kernel of its own for each part, as a kernel cannot be its own input.
+
+def find_pushed(name: str, slug: str | None, *, workspace: Workspace, server: str) -> Pushed:
+    """What was pushed last of a template, or the kernel with this slug.
 
     Raises:
-        KitError: None was pushed.
+        KitError: Nothing was.
+    """
+    known = list_pushed(name, workspace=workspace, server=server)
+    found = [pushed for pushed in known if slug in (None, pushed.slug)]
+    if not found:
+        raise KitError(
+            f"no kernel {slug or name!r} has been pushed to {server} from here",
+            expected="one of " + ", ".join(pushed.slug for pushed in known) if known else "a kernel that was pushed",
+            next_step=f"kit kernel run {name}, or: kit kernel push {name}",
+        )
+    return found[-1]
+
+
+def earlier_parts(name: str, job: Job, *, workspace: Workspace, server: str) -> tuple[int, list[str]]:
+    """Which part of its experiment this job will be, and the refs of the kernels it goes on from.
+
+    A kernel of its own for each part, as a kernel cannot be its own input; and several that trained a fold each
+    can be gone on from together. Only those that ended well can be an input.
+
+    Raises:
+        KitError: There is none.
     """
     of_same = [
-        built
-        for built in list_built(name, workspace)
-        if (built.job.competition, built.job.experiment) == (job.competition, job.experiment)
+        pushed
+        for pushed in list_pushed(name, workspace=workspace, server=server)
+        if (pushed.competition, pushed.experiment) == (job.competition, job.experiment)
+        and (job.folds is None or pushed.folds is None or set(job.folds) & set(pushed.folds))
     ]
-    pushed = [read_json(built.folder / PUSHED) for built in of_same if (built.folder / PUSHED).is_file()]
-    if not pushed:
+    ended = [pushed.ref for pushed in of_same if pushed.state in ("finished", "stopped")]
+    if not ended:
+        waiting = [pushed.slug for pushed in of_same if not pushed.state]
         raise KitError(
-            f"no kernel of {job.experiment} on {job.competition} has been pushed",
-            expected="one that was pushed, to go on from",
-            next_step="leave --resume out",
+            f"there is no kernel of {job.experiment} on {job.competition} to go on from"
+            + (f"; not fetched yet: {', '.join(waiting)}" if waiting else ""),
+            expected="one that finished folds or stages, and was fetched",
+            next_step=f"kit kernel output {name}" if waiting else "leave --resume out",
         )
-    parts = [int(found[1]) for built in of_same if (found := re.search(r"-part-(\d+)$", built.slug))]
-    return max(parts, default=1) + 1, str(max(pushed, key=lambda each: str(each["time"]))["ref"])
+    parts = [int(found[1]) for pushed in of_same if (found := re.search(r"-part-(\d+)$", pushed.slug))]
+    return max(parts, default=1) + 1, ended
 
 
 def wait(
@@ -193,21 +264,23 @@ def wait(
                     f"the kernel {pushed.ref}, version {pushed.version}, ended with {status.state}"
                     + (f": {status.failure}" if status.failure else ""),
                     expected="COMPLETE",
-                    next_step=f"read its log: kit kernel output, or {pushed.url}",
+                    next_step=f"mend what the log says; it is on {pushed.url}, too",
                 )
         if last != "COMPLETE":
             if time.monotonic() + pause > deadline:
                 raise StillRunning(
                     f"the kernel {pushed.ref} is {last or 'not heard of'} after {seconds / 60:.0f} minutes",
                     expected="COMPLETE",
-                    next_step="it goes on by itself; fetch it later: kit kernel output",
+                    next_step=f"it goes on by itself; fetch it later: kit kernel output {pushed.name}",
                 )
             sleep(pause)
             pause = min(1.5 * pause, 30.0)
 
 
-def fetch(kaggle: Kaggle, built: Built, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:
+def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:
     """Download a kernel's output, and take its predictions and weights over into oof/ and runs/.
+
+    Of a kernel that failed, the folds it had finished are taken over.
 
     Raises:
         KitError: The output is of another version or build, or does not fit what is here; it stays in
@@ -220,84 +293,80 @@ def fetch(kaggle: Kaggle, built: Built, pushed: Pushed, *, workspace: Workspace,
             expected=f"version {pushed.version}, which was pushed from here",
             next_step="push again, or look for the output of that version on its page on Kaggle",
         )
-    target = built.folder.parent.parent / "output" / built.slug
-    shutil.rmtree(target, ignore_errors=True)
+    target = pushed.output(workspace)
     with atomic_folder(target) as folder:
         log = kaggle.kernel_output(pushed.ref, folder, progress=progress)
         (folder / LOG).write_text(log, "utf-8")
-    report = _read_report(target, pushed)
-    adopted = adopt(target, competition=built.job.competition, experiment=built.job.experiment, workspace=workspace)
-    return Fetched(report["state"], report["message"], target, adopted)
-
-
-def fetch_log(kaggle: Kaggle, built: Built, pushed: Pushed) -> Path:
-    """Download the log of a kernel that failed; what it left is not taken over."""
-    target = built.folder.parent.parent / "output" / built.slug
-    shutil.rmtree(target, ignore_errors=True)
-    with atomic_folder(target) as folder:
-        (folder / LOG).write_text(kaggle.kernel_output(pushed.ref, folder, progress=False), "utf-8")
-    return target / LOG
-
-
-def _read_report(output: Path, pushed: Pushed) -> dict[str, Any]:
-    file = output / "kernel.json"
-    report: dict[str, Any] = read_json(file) if file.is_file() else {}
-    if report.get("build") != pushed.build:
-        found = f"of build {report.get('build')}" if report else "without kernel.json"
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier version
+    file = target / "kernel.json"
+    report: dict[str, Any] = read_json(file) if file.is_file() else {"build": pushed.build}
+    if report["build"] != pushed.build:
         raise KitError(
-            f"the output of {pushed.ref} is {found}, not of what was pushed ({pushed.build})",
+            f"the output of {pushed.ref} is of build {report['build']}, not of what was pushed ({pushed.build})",
             expected=f"the output of version {pushed.version}",
-            next_step=f"it lies in {output}; read {output / LOG}, or push again",
+            next_step=f"it lies in {target}; read {target / LOG}, or push again",
         )
-    return report
+    state, message = str(report.get("state", "failed")), str(report.get("message", "it left no kernel.json"))
+    adopted = adopt(target, pushed, workspace=workspace)
+    write_json(pushed.record(workspace), asdict(replace(pushed, state=state)))
+    return Fetched(state, message, target, adopted)
 
 
-def adopt(output: Path, *, competition: str, experiment: str, workspace: Workspace) -> tuple[Path, ...]:
-    """Move an output's run and result into runs/ and oof/; folds that are done here already stay as they are.
+def adopt(output: Path, pushed: Pushed, *, workspace: Workspace) -> tuple[Path, ...]:
+    """Copy what an output holds into runs/ and oof/; what is here already stays as it is.
 
     Raises:
-        KitError: There is an experiment of that name made from another recipe, other data or other folds.
+        KitError: There is an experiment of that name made from another recipe, other data or other folds, or with
+            other results. Nothing is copied then.
     """
+    where = pushed.competition, pushed.experiment
+    run, own_run = output / "runs" / Path(*where), workspace.run(*where)
+    result, own_result = output / "oof" / Path(*where), workspace.oof(*where)
+    for theirs, ours in ((run / "run.json", own_run / "run.json"), (result / _MANIFEST, own_result / _MANIFEST)):
+        if theirs.is_file() and ours.is_file():
+            changed = [key for key in _IDENTITY if read_json(theirs).get(key) != read_json(ours).get(key)]
+            _require_no(changed, ours.parent, output)
+    folds = [folder for folder in sorted(run.glob("fold-*")) if (folder / _FOLD).is_file()]
+    other = [fold.name for fold in folds if _differs(fold / "oof.parquet", own_run / fold.name / "oof.parquet")]
+    _require_no(other, own_run, output)
+    if (result / _MANIFEST).is_file():
+        _require_no(
+            ["predictions"] if _differs(result / "oof.parquet", own_result / "oof.parquet") else [], own_result, output
+        )
     adopted = []
-    run, here = output / "runs" / competition / experiment, workspace.run(competition, experiment)
     if (run / "run.json").is_file():
-        _require_same(run / "run.json", here / "run.json", experiment)
         for folder in sorted(run.glob("fold-*")):
-            done, begun = (folder / "fold.json").is_file(), (here / folder.name).exists()
-            if not (here / folder.name / "fold.json").is_file() and (done or not begun):
-                _replace(folder, here / folder.name)
+            own = own_run / folder.name
+            if not own.exists() or ((folder / _FOLD).is_file() and not (own / _FOLD).is_file()):
+                _copy_folder(folder, own)
+        own_run.mkdir(parents=True, exist_ok=True)
         for file in (path for path in run.iterdir() if path.suffix == ".json"):
-            _copy(file, here / file.name)
-        adopted.append(here)
-    result, here = output / "oof" / competition / experiment, workspace.oof(competition, experiment)
-    if (result / "manifest.json").is_file():
-        _require_same(result / "manifest.json", here / "manifest.json", experiment)
-        _replace(result, here)
-        adopted.append(here)
+            if not (own_run / file.name).exists():
+                shutil.copyfile(file, own_run / file.name)
+        adopted.append(own_run)
+    if (result / _MANIFEST).is_file():
+        if not (own_result / _MANIFEST).is_file():
+            _copy_folder(result, own_result)
+        adopted.append(own_result)
     return tuple(adopted)
 
 
-def _require_same(theirs: Path, ours: Path, experiment: str) -> None:
-    keys = ("fingerprint", "data_sha256", "folds_sha256", "classes", "metric")
-    if not ours.is_file():
-        return
-    found, here = read_json(theirs), read_json(ours)
-    changed = [key for key in keys if found.get(key) != here.get(key)]
+def _differs(theirs: Path, ours: Path) -> bool:
+    return ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes()
+
+
+def _require_no(changed: Sequence[str], here: Path, output: Path) -> None:
     if changed:
         raise KitError(
-            f"{ours.parent} holds another {experiment} than the kernel made: {', '.join(changed)} differ",
+            f"{here} holds another experiment of that name: {', '.join(changed)} differ from the kernel's",
             expected="the same experiment, or none of that name",
-            next_step=f"the output lies in {theirs.parent}; remove {ours.parent}, or build the kernel with a --suffix",
+            next_step=f"nothing was copied, and the output lies in {output}; build the kernel with another --suffix, "
+            f"or remove {here} and fetch again: kit kernel output",
         )
 
 
-def _replace(source: Path, target: Path) -> None:
-    """A copy, so that the output as fetched stays whole."""
-    shutil.rmtree(target, ignore_errors=True)
+def _copy_folder(source: Path, target: Path) -> None:
+    """A copy, so that the output as fetched stays whole; what is unfinished at `target` goes once it is there."""
     with atomic_folder(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+        shutil.rmtree(target, ignore_errors=True)

@@ -20,7 +20,12 @@ PAYLOAD = ""
 def unpack() -> str:
     """Unpack the payload into a folder that Kaggle does not keep, and put it on the path."""
     inputs, folder = Path(os.environ.get("KAGGLE_ROOT", "/kaggle")) / "input", tempfile.mkdtemp(prefix="kit-")
-    text = PAYLOAD or next(inputs.rglob(f"{JOB['bundle']}.b85")).read_text("ascii")
+    text = PAYLOAD
+    if not text:
+        attached = next(inputs.rglob(f"{JOB['bundle']}.b85"), None)
+        if attached is None:
+            sys.exit(f"error: the data set {JOB['bundle']}, which holds the package, is not attached")
+        text = attached.read_text("ascii")
     zipfile.ZipFile(io.BytesIO(base64.b85decode(text.replace("\n", "")))).extractall(folder)
     sys.path.insert(0, folder)
     return folder

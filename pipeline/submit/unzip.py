@@ -48,7 +48,9 @@ class _Refusal(Exception):
     """Why a zip is not unpacked."""
 
 
-def unpack(archive: Path, folder: Path, *, name: str, progress: bool, bounds: Bounds | None = None) -> int:
+def unpack(
+    archive: Path, folder: Path, *, name: str, progress: bool, bounds: Bounds | None = None, keep: bool = False
+) -> int:
     """Unpack a zip into `folder`, which appears whole or not at all; returns the number of files.
 
     The checksum of every member is checked on the way. A damaged zip is deleted, because of the right size it
@@ -57,6 +59,7 @@ def unpack(archive: Path, folder: Path, *, name: str, progress: bool, bounds: Bo
     Args:
         folder: Empty, or not there.
         name: Tells this unpacking from another one into the same folder.
+        keep: Keep a damaged zip, too.
 
     Raises:
         DataError: The zip is damaged or refused, or the disk is full.
@@ -81,11 +84,12 @@ def unpack(archive: Path, folder: Path, *, name: str, progress: bool, bounds: Bo
             next_step="mend that and run this again: the zip is kept, and nothing was unpacked",
         ) from None
     except _DAMAGE as error:
-        archive.unlink(missing_ok=True)
+        if not keep:
+            archive.unlink(missing_ok=True)
         raise DataError(
             f"{archive} is damaged: {error}",
-            expected="a whole zip; it is deleted, and nothing was unpacked",
-            next_step="run the same command again: it downloads the zip anew",
+            expected="a whole zip; nothing was unpacked" + ("" if keep else ", and it is deleted"),
+            next_step="attach it again" if keep else "run the same command again: it downloads the zip anew",
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -125,11 +129,11 @@ def _unpack_inner(folder: Path, bounds: Bounds, *, progress: bool) -> int:
         except (*_DAMAGE, _Refusal) as error:
             raise _Refusal(f"its member {archive.relative_to(folder).as_posix()!r}: {error}") from None
         archive.unlink()
-        _hoist(target)
+        hoist(target)
     return added
 
 
-def _hoist(folder: Path) -> None:
+def hoist(folder: Path) -> None:
     """`train/train/…`, of a zip `train.zip` that holds `train/…`, becomes `train/…`."""
     inner = folder / folder.name
     if inner.is_dir() and len(list(folder.iterdir())) == 1:

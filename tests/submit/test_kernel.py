@@ -17,17 +17,9 @@ from pipeline.competition import Competition
 from pipeline.errors import KitError
 from pipeline.recipe import load_recipe
 from pipeline.submit import kernel as kernel_module
+from pipeline.submit.job import SLUG_LIMIT, kernel_slug, train_job
 from pipeline.submit.kaggle_kernels import SOURCE_LIMIT
-from pipeline.submit.kernel import (
-    SLUG_LIMIT,
-    Built,
-    build_kernel,
-    find_built,
-    kernel_slug,
-    pack,
-    read_template,
-    train_job,
-)
+from pipeline.submit.kernel import Built, build_kernel, find_built, pack, read_template
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "kernels"
 
@@ -44,11 +36,12 @@ def workspace(tiny_competition: Competition, tmp_path: Path) -> Workspace:
 
 
 def built(workspace: Workspace, competition: Competition, **changes: Any) -> Built:
-    job = train_job(load_recipe("demo"), competition, experiment="demo-kaggle", folds=[0])
+    recipe = load_recipe("demo")
+    job = train_job(recipe, competition, experiment="demo-kaggle", folds=[0], bundle="kit-files")
     slug = kernel_slug("kit", "train", competition.slug, "demo-kaggle")
     metadata = {"id": f"someone/{slug}", "title": slug, "competition_sources": [competition.slug], **changes}
     template = read_template("train", workspace)
-    return build_kernel(template, job, competition, workspace=workspace, metadata=metadata)
+    return build_kernel(template, job, recipe, competition, workspace=workspace, metadata=metadata)
 
 
 def unpacked(made: Built) -> zipfile.ZipFile:
@@ -111,7 +104,16 @@ def test_a_package_too_large_is_attached(
     monkeypatch.setattr(kernel_module, "SOURCE_LIMIT", 20_000)
     made = built(workspace, tiny_competition)
     assert made.code_file.stat().st_size < 20_000
-    assert made.attached == pack(tiny_competition)
+    assert made.job.attached
+    assert find_built("train", None, workspace=workspace).job.attached
+    attached = workspace.root / "kernels" / "train" / "bundle" / "kit-files" / "files" / "kit-files.b85"
+    assert attached.read_text() == pack(tiny_competition)
+    root = workspace.root / "kaggle"
+    (root / "input").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, made.code_file], env={"KAGGLE_ROOT": str(root)}, capture_output=True, text=True
+    )
+    assert (done.returncode, "kit-files, which holds the package, is not attached" in done.stderr) == (1, True)
 
 
 def test_a_template_too_large_is_refused(
@@ -172,6 +174,7 @@ def test_metadata_that_kaggle_would_refuse_is_not_built(workspace: Workspace, ti
 def test_slugs_stay_short_and_apart() -> None:
     long = [kernel_slug("kit", "train", "a" * 40, f"experiment-{number}") for number in range(3)]
     assert len(set(long)) == 3
+    assert all(len(f"{slug}-files") <= SLUG_LIMIT for slug in long)
     assert all(len(f"{slug}-part-99") <= SLUG_LIMIT for slug in long)
     assert kernel_slug("kit", "train", "cars", "b7_wide.2") == "kit-train-cars-b7-wide-2"
 
@@ -190,4 +193,4 @@ def test_a_folder_that_is_no_template_is_refused(workspace: Workspace) -> None:
 
 def test_a_fold_that_is_not_there_is_refused(tiny_competition: Competition) -> None:
     with pytest.raises(KitError, match="tiny has no fold 7"):
-        train_job(load_recipe("demo"), tiny_competition, experiment="demo", folds=[7])
+        train_job(load_recipe("demo"), tiny_competition, experiment="demo", folds=[7], bundle="kit-files")
