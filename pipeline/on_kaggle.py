@@ -111,7 +111,9 @@ class Session:
     def continue_run(self) -> None:
         """Take over the finished folds and stages of earlier kernels of this experiment, where some are attached."""
         run = Path("runs", self.job["competition"], self.job["experiment"])
-        for earlier in find_folders(self.inputs, lambda folder: (folder / run / "run.json").is_file()):
+        found = find_folders(self.inputs, lambda folder: (folder / run / "run.json").is_file())
+        # The newest first: of a fold that several have begun, it has come the furthest.
+        for earlier in sorted(found, key=written, reverse=True):
             print(f"going on from {earlier}", flush=True)
             for part in sorted((earlier / run).iterdir()):
                 own = self.output / run / part.name
@@ -239,10 +241,16 @@ def module_of(requirement: str) -> str:
     return requirement.partition("==")[0].replace("-", "_").lower()
 
 
+def written(output: Path) -> str:
+    """When a kernel ended, as text that sorts; empty where it did not say."""
+    report = output / REPORT
+    return str(read_json(report)["written"]) if report.is_file() else ""
+
+
 def find_folders(inputs: Path, fits: Callable[[Path], bool]) -> Iterator[Path]:
     """The folders that fit, the nearest to `inputs` first; nothing below one of them is looked at."""
     level = [inputs]
-    for _ in range(_DEPTH):
+    for _ in range(_DEPTH + 1):
         below = []
         for folder in level:
             if fits(folder):
@@ -263,11 +271,8 @@ def holds(folder: Path, name: str) -> bool:
 
 def zip_of(folder: Path, name: str) -> Path | None:
     """The zip that a path lies in: Kaggle attaches some competitions' `train.zip` as it is."""
-    for part in (Path(name), *Path(name).parents):
-        archive = folder / f"{part.as_posix()}.zip"
-        if part.name and archive.is_file():
-            return archive
-    return None
+    archive = folder / f"{Path(name).parts[0]}.zip"
+    return archive if archive.is_file() else None
 
 
 def show_data(data: Path, files: Sequence[str], link: Path) -> None:

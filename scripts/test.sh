@@ -22,4 +22,5 @@ mypy
 echo "== import-linter"
 lint-imports
 echo "== pytest"
-pytest "$@"
+# A worker a core; the tests of a file stay together, as they share what they trained.
+pytest -n auto --dist loadfile "$@"

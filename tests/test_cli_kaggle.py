@@ -24,8 +24,8 @@ from pipeline.cli import app
 from pipeline.competition import Competition
 from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.server import Rehearsal
+from pipeline.submit import kaggle_retry
 from pipeline.submit.kaggle_client import Kaggle
-from pipeline.submit.kernel import Job
 from pipeline.submit.kernel_run import Pushed
 from pipeline.submit.ledger import Entry, Ledger, Status
 from tests.conftest import write_table
@@ -240,6 +240,22 @@ def test_killed_before_it_arrived_it_fails_after_a_while_and_may_be_sent_again(
     assert sent(rehearsal) == 1
 
 
+def test_a_submission_whose_answer_was_lost_is_sent_once_and_settled_by_sync(
+    rehearsal: Rehearsal, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kaggle_retry, "_LOOKS", (0.0, 0.0, 0.0))
+    rehearsal.faults.append(Fault.parse("CreateSubmission=503"))
+    assert "kit submit --sync --competition tiny" in refused("submit", "made", code=4)
+    assert "--sync" in refused("submit", "made")
+    refused("submit", "--sync", code=4)
+    assert statuses(ledger) == ["SENDING"]
+    [entry] = ledger.read()
+    ledger.update(entry.tag, time=(datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds"))
+    assert "it never arrived" in done("submit", "--sync")
+    assert statuses(ledger) == ["FAILED"]
+    assert rehearsal.requests.count(("POST", "CreateSubmission")) == 1
+
+
 def test_an_interrupted_wait_says_what_to_do(rehearse: Rehearse, ledger: Ledger, workspace: Path) -> None:
     rehearse(scoring_seconds=60)
     with running("submit", "made", folder=workspace) as process:
@@ -292,19 +308,19 @@ def test_a_failed_upload_is_an_error_and_a_row(rehearsal: Rehearsal, ledger: Led
 def test_the_version_of_a_kernel_that_was_pushed_is_submitted(
     rehearse: Rehearse, ledger: Ledger, workspace: Path
 ) -> None:
-    assert "the kernel predict has not been built" in refused("submit", "--kernel", "predict")
+    assert "no kernel 'predict' has been pushed" in refused("submit", "--kernel", "predict")
     server = rehearse(runner=PlainRunner(), code_only=True)
     rows = "".join(f"{key},{label}\n" for key, label in zip(IDS, TRUTH, strict=True))
     code = f"open('submission.csv', 'w').write('id,label' + chr(10) + {rows!r})"
     folder = write_kernel(workspace / "kernels" / "predict" / "build" / "a-kernel", code)
-    job = Job("tiny", "made", {}, session_seconds=60, bundle="", files=())
-    write_json(folder / "job.json", asdict(job))
-    assert "has not been pushed" in refused("submit", "--kernel", "predict")
     kaggle = Kaggle.connect()
     first = kaggle.push_kernel(folder)
     until(lambda: kaggle.kernel_status(first.ref).state == "COMPLETE")
-    pushed = Pushed(first.ref, first.version, first.url, "rehearsal", job.build, "c" * 64, "2026-01-01T00:00:00+00:00")
-    write_json(folder / "pushed.json", asdict(pushed))
+    pushed = Pushed(
+        *(first.ref, first.version, first.url, "rehearsal", "predict", "tiny", "made", None, "b", "c" * 64),
+        time="2026-01-01T00:00:00+00:00",
+    )
+    write_json(pushed.record(Workspace(workspace)), asdict(pushed))
     write_kernel(workspace / "other", "raise SystemExit")
     assert kaggle.push_kernel(workspace / "other").version == 2  # what was pushed from here is version 1
     assert "rehearsal-user/a-kernel/1" in done("submit", "--kernel", "predict", "--dry-run")

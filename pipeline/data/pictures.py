@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,7 @@ from pipeline.data.decode import POLICY, decode, resize, unreadable
 
 log = logging.getLogger(__name__)
 _SPARE_DISK = 2**30  # bytes left free on the disk
+_CHUNK = 256  # pictures decoded between two looks at whether to go on: some seconds' work
 
 
 class Pictures(Protocol):
@@ -94,9 +95,18 @@ class KeptPictures:
 
 
 def open_pictures(
-    paths: Sequence[str], *, size: tuple[int, int], folder: Path, limit_bytes: int
+    paths: Sequence[str],
+    *,
+    size: tuple[int, int],
+    folder: Path,
+    limit_bytes: int,
+    check: Callable[[], None] | None = None,
 ) -> KeptPictures | FilePictures:
     """Pictures of `paths` at `size`, decoded once and kept in `folder` if they fit into `limit_bytes`.
+
+    Args:
+        check: Called every few seconds while pictures are decoded; what it raises ends that, and no file is left
+            behind.
 
     Raises:
         DataError: A picture cannot be read; it is named, and no file is left behind.
@@ -114,12 +124,12 @@ def open_pictures(
                     *(len(paths), height, width, need / 1e9),
                 )
                 return FilePictures(tuple(paths), size)
-            _decode_all(paths, size, file)
+            _decode_all(paths, size, file, check)
         os.utime(file)
         return KeptPictures(file, len(paths), size).hold()
 
 
-def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path) -> None:
+def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path, check: Callable[[], None] | None) -> None:
     with atomic_path(file) as temporary:
         shape = (len(paths), *size, 3)
         array = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
@@ -128,11 +138,16 @@ def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path) -> None
             array[row] = resize(decode(Path(paths[row])), size)
 
         label = f"decoding at {size[0]}×{size[1]}"
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            # The first bad picture ends the work: what `map` has not begun by then it cancels.
-            done = pool.map(fill, range(len(paths)))
-            for _ in tqdm(done, total=len(paths), desc=label, unit="picture", leave=False, disable=None):
-                pass
+        with (
+            ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+            tqdm(total=len(paths), desc=label, unit="picture", leave=False, disable=None) as bar,
+        ):
+            for start in range(0, len(paths), _CHUNK):
+                if check:
+                    check()
+                # The first bad picture ends the work: what `map` has not begun by then it cancels.
+                for _ in pool.map(fill, range(start, min(start + _CHUNK, len(paths)))):
+                    bar.update()
         array.flush()
 
 

@@ -107,7 +107,12 @@ def _job(recipe: Recipe, competition: Competition, experiment: str, seconds: flo
     if Path(recipe.weights).is_file():
         settings["weights"] = Path(recipe.weights).name  # the kernel finds it in its bundle
     train, test = competition.train, competition.test
-    files = [competition.sample_submission, train.table, train.pictures, test.pictures if test else None]
+    pictures = [train.pictures, train.held_out_pictures, test.pictures if test else None]
+    files = [competition.sample_submission, train.table, *pictures]
+    if train.table is None:
+        # Any data may have a folder `train`, or be one: the first classes tell it from others.
+        folders = sorted(path for path in (competition.data / train.pictures).iterdir() if path.is_dir())
+        files += [path.relative_to(competition.data).as_posix() for path in folders[:3]]
     return Job(
         competition=competition.slug,
         experiment=experiment,

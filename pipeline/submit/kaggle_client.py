@@ -132,7 +132,8 @@ class Kaggle:
         Raises:
             DailyLimit: No submission is left.
             UploadFailed: The file did not get through.
-            OutcomeUnknown: It may or may not have been submitted. With any other error it was not.
+            OutcomeUnknown: The answer was lost, and the submission is not to be seen: it may or may not have been
+                made, and is not sent again. With any other error it was not made.
         """
         with self._session.at_competition(slug), self._session.at_limit(slug):
             token = self._session.upload(
@@ -253,7 +254,12 @@ class Kaggle:
         def find() -> int | None:
             return next((made.ref for made in self.submissions(slug) if made.description == description), None)
 
-        return self._session.retry.once(create, find=find, what=f"a submission to {slug}")
+        return self._session.retry.once(
+            create,
+            find=find,
+            what=f"a submission to {slug}",
+            settle=f"kit submit --sync --competition {slug} looks for it again, and sends nothing",
+        )
 
     def _kernel(self, method: str, ref: str) -> Answer:
         owner, slug = kaggle_kernels.split(ref)

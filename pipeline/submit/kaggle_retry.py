@@ -39,18 +39,27 @@ class Retry:
                 self.sleep(_pause(attempt, failure))
         return work()
 
-    def once(self, work: Callable[[], Result], *, find: Callable[[], Result | None], what: str) -> Result:
+    def once(
+        self,
+        work: Callable[[], Result],
+        *,
+        find: Callable[[], Result | None],
+        what: str,
+        settle: str | None = None,
+    ) -> Result:
         """Do `work`, which must not be done twice.
 
         Being asked to slow down comes before the work, so that is repeated. After an answer was lost, `find` tells
         first what the work made, if it was done.
 
         Args:
-            find: Gives the result of work that was done, and None where it was not.
+            find: Gives the result of work that was done, and None where none is to be seen.
             what: What is made, as a message names it.
+            settle: Next step that finds out later what became of the work. Where there is one, the work is never
+                repeated after a lost answer: what it made can appear later than anybody looks for it.
 
         Raises:
-            OutcomeUnknown: An answer was lost, and `find` failed.
+            OutcomeUnknown: An answer was lost, and `find` failed, or found nothing and there is a `settle`.
             RateLimited, Unreachable: It was not done.
         """
 
@@ -58,27 +67,35 @@ class Retry:
             try:
                 return work()
             except Unreachable as failure:
-                found = self._look(find, what, failure)
-                if found is None:
+                found = self._look(find, what, failure, settle)
+                if found is not None:
+                    return found
+                if settle is None:
                     raise
-                return found
+                raise _unknown(what, f"{failure.problem}; it is not to be seen yet", settle) from None
 
         return self(work_or_find)
 
-    def _look(self, find: Callable[[], Result | None], what: str, failure: Unreachable) -> Result | None:
+    def _look(
+        self, find: Callable[[], Result | None], what: str, failure: Unreachable, settle: str | None
+    ) -> Result | None:
         for pause in _LOOKS:
             self.sleep(pause)
             try:
                 found = find()
             except KaggleError as error:
-                raise OutcomeUnknown(
-                    f"{what} may or may not have been made: {failure.problem}; then {error.problem}",
-                    expected="an answer",
-                    next_step="look whether it was made before you try again",
-                ) from None
+                raise _unknown(what, f"{failure.problem}; then {error.problem}", settle) from None
             if found is not None:
                 return found
         return None
+
+
+def _unknown(what: str, reason: str, settle: str | None) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"{what} may or may not have been made: {reason}",
+        expected="an answer",
+        next_step=settle or "look whether it was made before you try again",
+    )
 
 
 def _pause(attempt: int, failure: KaggleError) -> float:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
+from pipeline.artifacts import Workspace, atomic_folder, atomic_path, read_json, write_json
 from pipeline.errors import KitError
 from pipeline.submit.bundle import needs_bundle
 from pipeline.submit.job import Job
@@ -180,7 +180,7 @@ def _require_gpu_time(kaggle: Kaggle) -> None:
 
 def list_pushed(name: str, *, workspace: Workspace, server: str) -> list[Pushed]:
     """What was pushed of a template, the newest last."""
-    files = (workspace.root / "kernels" / name / "pushed" / server).glob("*.json")
+    files = (workspace.root / "kernels" / name / "pushed" / server).glob("[!.]*.json")
     return sorted((Pushed(**read_json(file)) for file in files), key=lambda pushed: pushed.time)
 
 
@@ -342,7 +342,8 @@ def adopt(output: Path, pushed: Pushed, *, workspace: Workspace) -> tuple[Path, 
         own_run.mkdir(parents=True, exist_ok=True)
         for file in (path for path in run.iterdir() if path.suffix == ".json"):
             if not (own_run / file.name).exists():
-                shutil.copyfile(file, own_run / file.name)
+                with atomic_path(own_run / file.name) as own:
+                    shutil.copyfile(file, own)
         adopted.append(own_run)
     if (result / _MANIFEST).is_file():
         if not (own_result / _MANIFEST).is_file():

@@ -26,7 +26,7 @@ from pipeline.submit.kaggle_errors import (
 from pipeline.submit.ledger import OPEN, Entry, Ledger, Status, mark, new_tag
 from pipeline.submit.outgoing import Outgoing
 
-LOST_AFTER = timedelta(minutes=2)
+LOST_AFTER = timedelta(minutes=10)
 """A submission whose sender died may still be on its way for so long."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds

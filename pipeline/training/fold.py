@@ -3,8 +3,9 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ class Machine:
     cache_gb: float = 20.0
     stop_at: float | None = None
 
-    def open(self, paths: list[str], size: tuple[int, int], folder: Path) -> Pictures:
-        return open_pictures(paths, size=size, folder=folder, limit_bytes=int(self.cache_gb * 1e9))
+    def open(
+        self, paths: list[str], size: tuple[int, int], folder: Path, *, check: Callable[[], None] | None = None
+    ) -> Pictures:
+        """Pictures at (height, width) `size`, kept in `folder`; `check` as of `open_pictures`."""
+        return open_pictures(paths, size=size, folder=folder, limit_bytes=int(self.cache_gb * 1e9), check=check)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,9 @@ def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
 
 def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures:
     size = task.recipe.stages[number].resolve_size(data.mean_size)
-    return task.machine.open(list(data.train["path"]), size, task.workspace.cache(task.competition.slug))
+    check = partial(task.limit.check, f"the end of decoding the train pictures at {size[0]}×{size[1]}")
+    cache = task.workspace.cache(task.competition.slug)
+    return task.machine.open(list(data.train["path"]), size, cache, check=check)
 
 
 def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
@@ -184,7 +190,9 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
         size = stage.resolve_size(data.mean_size)
-        test = task.machine.open(list(data.test["path"]), size, task.workspace.cache(task.competition.slug))
+        check = partial(task.limit.check, f"the end of decoding the test pictures at {size[0]}×{size[1]}")
+        cache = task.workspace.cache(task.competition.slug)
+        test = task.machine.open(list(data.test["path"]), size, cache, check=check)
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
         plain, averaged = predict_views(

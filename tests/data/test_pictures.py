@@ -135,6 +135,32 @@ def test_an_unreadable_picture_is_named_and_leaves_nothing_behind(paths, cache, 
     assert [path.name for path in cache.glob("*") if path.name != "lock"] == []
 
 
+def test_decoding_that_is_to_end_leaves_nothing_and_begins_anew(paths, cache, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    decoded, looks = [], []
+    monkeypatch.setattr(module, "decode", lambda path: decoded.append(path) or decode(path))
+
+    def open_until(look):
+        def check():
+            looks.append(len(decoded))
+            if len(looks) == look:
+                raise TimeoutError
+
+        return open_pictures(paths, size=SIZE, folder=cache, limit_bytes=PLENTY, check=check)
+
+    with pytest.raises(TimeoutError):
+        open_until(3)
+    assert looks == [0, 2, 4]
+    assert len(decoded) == 4
+    assert [path.name for path in cache.glob("*") if path.name != "lock"] == []
+    looks.clear()
+    decoded.clear()
+    assert np.array_equal(everything(open_until(99)), np.stack([resize(decode(Path(path)), SIZE) for path in paths]))
+    assert looks == [0, 2, 4]
+    open_until(4)  # there is nothing to decode any more
+    assert looks == [0, 2, 4]
+
+
 def test_pickling_carries_no_pixels(paths, cache):
     pictures = open_kept(paths, cache)
     before = everything(pictures)  # the map is open

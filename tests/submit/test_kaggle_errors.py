@@ -22,6 +22,7 @@ from pipeline.submit.kaggle_errors import (
     KaggleError,
     NoAccess,
     NoCredentials,
+    OutcomeUnknown,
     RateLimited,
     Refused,
     RulesNotAccepted,
@@ -277,6 +278,23 @@ def test_a_submission_without_a_number_is_none(kaggle: Kaggle, server: Server) -
     server.say("GetSubmissionLimits", Said(500, {}))
     with pytest.raises(Refused, match="no submission to tiny was made: Could not submit to competition"):
         kaggle.submit_kernel("tiny", "somebody/a-kernel", 1, file_name="out.csv", description="one")
+
+
+@pytest.mark.parametrize("said", [Said(503, {}), Said(200, ""), Said(200, '{"ref": 1', length=100)])
+@pytest.mark.parametrize("appears", [True, False])
+def test_a_submission_that_appears_late_is_taken_and_never_made_twice(
+    kaggle: Kaggle, server: Server, pauses: list[float], said: Said, appears: bool
+) -> None:
+    nothing, there = Said(200, {"submissions": []}), Said(200, {"submissions": [{"ref": "7", "description": "one"}]})
+    server.say("CreateCodeSubmission", said, Said(200, {"ref": 8}))
+    server.say("ListSubmissions", nothing, nothing, there if appears else nothing, there)
+    if appears:
+        assert kaggle.submit_kernel("tiny", "somebody/a-kernel", 1, file_name="out.csv", description="one") == 7
+    else:
+        with pytest.raises(OutcomeUnknown, match="it is not to be seen yet"):
+            kaggle.submit_kernel("tiny", "somebody/a-kernel", 1, file_name="out.csv", description="one")
+    assert pauses == [1.0, 5.0, 20.0]
+    assert len(server.answers["CreateCodeSubmission"]) == 1, "asked once"
 
 
 @pytest.mark.parametrize(

@@ -212,23 +212,46 @@ def test_an_unanswered_submission_is_made_once(
     csv = write_csv(tmp_path / "right.csv", rehearsal.hosted["tiny"].solution)
     kaggle = Kaggle.connect(attempts=ATTEMPTS, sleep=pauses.append)
     refs = {"before": kaggle.submit("tiny", csv, description="before")}
-    for fault in ("lost", "drop", "503", "nested:500", "hang"):
-        kaggle = Kaggle.connect(timeout=0.4 if fault == "hang" else 20, attempts=ATTEMPTS, sleep=pauses.append)
-        rehearsal.requests.clear()
-        rehearsal.faults.append(Fault.parse(f"CreateSubmission={fault}"))
-        refs[fault] = kaggle.submit("tiny", csv, description=fault)
-        assert count(rehearsal, "CreateSubmission") == (1 if fault == "lost" else 2)
+    rehearsal.requests.clear()
+    rehearsal.faults.append(Fault.parse("CreateSubmission=lost"))
+    refs["lost"] = kaggle.submit("tiny", csv, description="lost")
+    assert (count(rehearsal, "CreateSubmission"), pauses) == (1, [1.0])
     listed = [(one.description, one.ref) for one in kaggle.submissions("tiny")]
     assert listed[::-1] == list(refs.items())
 
 
-def test_a_submission_that_was_never_made_is_said_not_to_be(
+def test_a_submission_that_is_not_to_be_seen_is_not_sent_again(
+    kaggle: Kaggle, hasty: Kaggle, rehearsal: Rehearsal, csv: Path, fail: Fail, pauses: list[float]
+) -> None:
+    # The next request would be answered: it is not made.
+    for fault in ("drop", "503", "nested:500", "hang"):
+        fail(f"CreateSubmission={fault}")
+        pauses.clear()
+        with pytest.raises(OutcomeUnknown, match="may or may not have been made") as failed:
+            (hasty if fault == "hang" else kaggle).submit("tiny", csv, description="this one")
+        assert "kit submit --sync --competition tiny" in failed.value.next_step
+        assert count(rehearsal, "CreateSubmission") == 1, fault
+        assert (count(rehearsal, "ListSubmissions"), pauses) == (3, [1.0, 5.0, 20.0]), fault
+    assert kaggle.submissions("tiny") == []
+
+
+def test_a_submission_refused_for_the_rate_then_lost_is_not_sent_again(
     kaggle: Kaggle, rehearsal: Rehearsal, csv: Path, fail: Fail
 ) -> None:
-    fail("CreateSubmission=503*0")
-    with pytest.raises(Unreachable):
+    fail("CreateSubmission=429", "CreateSubmission=503")
+    with pytest.raises(OutcomeUnknown):
         kaggle.submit("tiny", csv, description="this one")
-    assert count(rehearsal, "CreateSubmission") == ATTEMPTS and kaggle.submissions("tiny") == []
+    assert count(rehearsal, "CreateSubmission") == 2
+
+
+def test_a_version_that_is_not_to_be_seen_is_not_submitted_again(
+    kaggle: Kaggle, rehearsal: Rehearsal, fail: Fail
+) -> None:
+    for fault in ("drop", "503"):
+        fail(f"CreateCodeSubmission={fault}")
+        with pytest.raises(OutcomeUnknown, match="a submission to tiny may or may not have been made"):
+            kaggle.submit_kernel("tiny", "rehearsal-user/a-kernel", 1, file_name="out.csv", description="one")
+        assert count(rehearsal, "CreateCodeSubmission") == 1
 
 
 def test_a_submission_is_repeated_after_a_429(

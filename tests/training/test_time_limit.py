@@ -4,17 +4,19 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from pipeline.data import pictures
 from pipeline.errors import OutOfTime
 from pipeline.predictions.store import MANIFEST, read_predictions
 from pipeline.training import time_limit
 from pipeline.training.engines import local_process
-from pipeline.training.fold import FoldTask, Machine
+from pipeline.training.fold import DONE, FoldTask, Machine, train_fold
 from pipeline.training.time_limit import TimeLimit, time_callback
 from tests.training.conftest import Run, stage
 
@@ -136,6 +138,30 @@ def test_what_is_finished_is_kept_and_named(begin: Callable[..., Run], looks: Ca
     with pytest.raises(OutOfTime, match=r"beginning of stage first of fold 0[\s\S]*kept \(fold 1\)"):
         run.train(machine=Machine(workers=0, stop_at=-1.0))
     assert not run.task(0).stage_folder(0).exists()
+
+
+def test_the_time_can_be_over_while_pictures_are_decoded(
+    finished: Run, begin: Callable[..., Run], looks: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin()
+    monkeypatch.setattr(pictures, "_CHUNK", 4)
+    looks()
+    with pytest.raises(OutOfTime, match="decoding the train pictures at 32×32"):
+        run.train(folds=[0], machine=Machine(workers=0, stop_at=2.0))  # the stage begins, and a part is decoded
+    assert list(run.workspace.cache("tiny").glob("*.u8")) == []
+    run.train(folds=[0])
+    for name in ("oof.parquet", "oof_tta.parquet", "test.parquet", "test_tta.parquet"):
+        one, other = (read_predictions(each.task(0).folder / name) for each in (finished, run))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_the_time_can_be_over_while_test_pictures_are_decoded(copied: Run, looks: Callable[[], None]) -> None:
+    task = replace(copied.task(0), machine=Machine(workers=0, stop_at=0.0))
+    (task.folder / DONE).unlink()
+    looks()  # the train pictures are decoded at 0, the test pictures would be at 1
+    with pytest.raises(OutOfTime, match=r"decoding the test pictures at 32×32[\s\S]*stage still of fold 0"):
+        train_fold(task)
+    assert not task.done
 
 
 def test_a_training_that_is_stopped_leaves_no_worker_and_no_open_log(
