@@ -22,7 +22,9 @@ def unpack() -> str:
     inputs, folder = Path(os.environ.get("KAGGLE_ROOT", "/kaggle")) / "input", tempfile.mkdtemp(prefix="kit-")
     text = PAYLOAD
     if not text:
-        attached = next(inputs.rglob(f"{JOB['bundle']}.b85"), None)
+        # Not `**`: that goes through every picture of the competition, and not into links.
+        name = f"{JOB['bundle']}.b85"
+        attached = next((file for depth in ("*", "*/*", "*/*/*") for file in inputs.glob(f"{depth}/{name}")), None)
         if attached is None:
             sys.exit(f"error: the data set {JOB['bundle']}, which holds the package, is not attached")
         text = attached.read_text("ascii")
