@@ -1,7 +1,7 @@
 """The errors a user can cause or mend: what was given, what was expected, what to do next.
 
-Everything else that is raised is a bug and keeps its traceback. `cli.py` turns these into a message and
-an exit code; nothing below it prints or exits.
+Everything else that is raised is a bug and keeps its traceback. The command line, and `on_kaggle.py` inside a kernel,
+turn these into a message and an exit code; nothing below them prints or exits.
 """
 
 

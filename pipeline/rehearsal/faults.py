@@ -4,7 +4,7 @@
     Upload=drop               the next upload is cut off in its middle
     Download=corrupt*0        every download has the right size and wrong bytes
 
-Which answer a fault makes belongs to `server.py`.
+Which answer a fault makes belongs to `handler.py`.
 """
 
 import re

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -59,6 +60,24 @@ def test_the_code_file_carries_package_and_competition(workspace: Workspace, tin
     assert made.code_file.stat().st_size < SOURCE_LIMIT
     assert made.metadata["enable_internet"] is True
     assert made.metadata["machine_shape"] == "NvidiaTeslaT4"
+
+
+def test_a_built_folder_says_nothing_of_this_machine(
+    workspace: Workspace, tiny_competition: Competition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "kgat_0123456789abcdef")
+    made = built(workspace, tiny_competition)
+    texts = [file.read_text() for file in made.folder.iterdir()]
+    texts += [unpacked(made).read(name).decode() for name in unpacked(made).namelist()]
+    kit = Path(__file__).resolve().parents[2]
+    for private in (
+        "kgat_0123456789abcdef",
+        str(workspace.root),
+        f"{kit}/",
+        f"{Path.home()}/",
+        os.uname().nodename + "/",
+    ):
+        assert not [text for text in texts if private in text], private
 
 
 def test_the_same_files_give_the_same_payload(tiny_competition: Competition) -> None:
