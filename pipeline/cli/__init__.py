@@ -5,6 +5,7 @@ Each module holds some commands as plain functions; here is the list of them all
 
 import typer
 
+from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
@@ -39,6 +40,7 @@ for group, name, command in (
     (app, "train", train),
     (app, "predict", predict),
     (oof_app, "list", oof_list),
+    (oof_app, "compare", oof_compare),
     (submission_app, "make", submission_make),
     (submission_app, "check", submission_check),
     (app, "download", download),

@@ -1,0 +1,86 @@
+"""Several experiments' OOF predictions on the same rows, in the same order, with the same classes.
+
+What is compared or blended must have been held out in the same folds: an experiment that was trained on a row that
+another held out would look better than it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.predictions.metrics import METRICS, Metric
+from pipeline.predictions.store import Experiment, probabilities_of
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """OOF predictions of experiments on one competition.
+
+    Attributes:
+        ids: Of the rows, sorted.
+        labels: int64 of shape (rows,), numbers into `classes`.
+        folds: int64 of shape (rows,): the fold each row was held out in.
+        probabilities: By experiment, float32 of shape (rows, classes); with TTA where the experiment uses it.
+    """
+
+    metric: Metric
+    classes: list[str]
+    ids: list[str]
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    probabilities: dict[str, NDArray[np.float32]]
+
+
+def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Aligned:
+    """Bring experiments together by id.
+
+    Args:
+        labels: The label of each training row, by id.
+
+    Raises:
+        DataError: They are of different competitions, folds, rows, classes or metrics, or a row has no label now.
+    """
+    first = experiments[0]
+    for other in experiments[1:]:
+        _require_comparable(first, other)
+    ordered = first.oof.sort_values("id")
+    ids = list(ordered["id"])
+    unknown = [key for key in ids if labels.get(key) not in first.classes]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} rows of {first.name} have no label it knows, such as {unknown[0]}",
+            expected="the training data that the experiments were made from",
+            next_step="were rows removed or relabelled? train the experiments again",
+        )
+    number = {name: position for position, name in enumerate(first.classes)}
+    return Aligned(
+        metric=METRICS[first.manifest["metric"]],
+        classes=first.classes,
+        ids=ids,
+        labels=np.array([number[labels[key]] for key in ids], dtype=np.int64),
+        folds=ordered["fold"].to_numpy(dtype=np.int64),
+        probabilities={one.name: probabilities_of(one.oof, ids, first.classes) for one in experiments},
+    )
+
+
+def _require_comparable(first: Experiment, other: Experiment) -> None:
+    what = {
+        "folds_sha256": "other folds",
+        "data_sha256": "other pictures or labels",
+        "classes": "other classes",
+        "metric": "another metric",
+    }
+    differs = [words for key, words in what.items() if first.manifest.get(key) != other.manifest.get(key)]
+    if first.slug != other.slug:
+        differs.insert(0, f"another competition ({other.slug})")
+    if set(first.oof["id"]) != set(other.oof["id"]):
+        differs.append("other rows")
+    if differs:
+        raise DataError(
+            f"{other.name} cannot be held against {first.name}: it has {', '.join(differs)}",
+            expected="experiments on the same rows, held out in the same folds",
+            next_step=f"train {other.name} again, or leave it out",
+        )

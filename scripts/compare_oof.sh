@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Compare experiments on the same rows: scores, differences with their intervals, and whether they mean anything.
+#
+#   scripts/compare_oof.sh [EXPERIMENT…] [options of `kit oof compare`]
+#
+# Without arguments: all finished experiments of the only competition that has any.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup_kit
+
+kit oof compare "$@"
