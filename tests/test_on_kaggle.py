@@ -279,12 +279,12 @@ def test_a_kernel_that_dies_has_failed(root: Path, folder: Path, end: str, code:
     assert (report["state"], report["message"]) == ("failed", "the kernel did not end by itself")
 
 
-UNPACKED = """import os
+UNPACKED = """import os, sys
 os.environ["KAGGLE_ROOT"] = ".."
 from pipeline.submit.payload import JOB, unpack
 folder = unpack()
 import pipeline.errors
-assert pipeline.errors.__file__.startswith(folder)
+assert pipeline.errors.__file__.startswith(folder) and sys.path[0] == folder
 open("said.txt", "w").write(JOB["build"])
 """
 

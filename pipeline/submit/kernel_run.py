@@ -208,7 +208,7 @@ def earlier_parts(name: str, job: Job, *, workspace: Workspace, server: str) -> 
     can be gone on from together. Only those that ended well can be an input.
 
     Raises:
-        KitError: There is none.
+        KitError: There is none, or one that was not fetched.
     """
     of_same = [
         pushed
@@ -217,13 +217,18 @@ def earlier_parts(name: str, job: Job, *, workspace: Workspace, server: str) -> 
         and (job.folds is None or pushed.folds is None or set(job.folds) & set(pushed.folds))
     ]
     ended = [pushed.ref for pushed in of_same if pushed.state in ("finished", "stopped")]
-    if not ended:
-        waiting = [pushed.slug for pushed in of_same if not pushed.state]
+    waiting = [pushed.slug for pushed in of_same if not pushed.state]
+    if waiting:
         raise KitError(
-            f"there is no kernel of {job.experiment} on {job.competition} to go on from"
-            + (f"; not fetched yet: {', '.join(waiting)}" if waiting else ""),
+            f"not fetched yet, and their work would be done again: {', '.join(waiting)}",
+            expected=f"every kernel of {job.experiment} on {job.competition} fetched before going on from them",
+            next_step=f"kit kernel output {name} --slug {waiting[0]}",
+        )
+    if not ended:
+        raise KitError(
+            f"there is no kernel of {job.experiment} on {job.competition} to go on from",
             expected="one that finished folds or stages, and was fetched",
-            next_step=f"kit kernel output {name}" if waiting else "leave --resume out",
+            next_step="leave --resume out",
         )
     parts = [int(found[1]) for pushed in of_same if (found := re.search(r"-part-(\d+)$", pushed.slug))]
     return max(parts, default=1) + 1, ended
@@ -280,7 +285,7 @@ def wait(
 def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:
     """Download a kernel's output, and take its predictions and weights over into oof/ and runs/.
 
-    Of a kernel that failed, the folds it had finished are taken over.
+    Of a kernel that failed, the folds and stages it had finished are taken over.
 
     Raises:
         KitError: The output is of another version or build, or does not fit what is here; it stays in
