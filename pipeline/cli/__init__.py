@@ -5,6 +5,7 @@ Each module holds some commands as plain functions; here is the list of them all
 
 import typer
 
+from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
 from pipeline.cli.kaggle import download, submissions, submit
@@ -39,6 +40,7 @@ for group, name, command in (
     (app, "folds", folds),
     (app, "train", train),
     (app, "predict", predict),
+    (app, "blend", blend),
     (oof_app, "list", oof_list),
     (oof_app, "compare", oof_compare),
     (submission_app, "make", submission_make),

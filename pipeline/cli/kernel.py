@@ -191,7 +191,7 @@ def _build(
 ) -> "Built":
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import find_experiment, read_manifest
+    from pipeline.predictions.store import find_experiment, read_manifest, require_networks
     from pipeline.recipe import load_recipe, parse_recipe
     from pipeline.submit.bundle import bundle_folder, needs_bundle
     from pipeline.submit.job import kernel_slug, predict_job, train_job
@@ -207,6 +207,7 @@ def _build(
             raise typer.BadParameter("--recipe, --set, --fold and --resume have no effect with a finished experiment")
         slug, found = find_experiment(workspace, experiment or "demo", slug=competition)
         described, manifest = load_competition(slug, root=ROOT), read_manifest(workspace, slug, found)
+        require_networks(manifest)
         settings = parse_recipe(manifest["recipe"], source=f"of {found}")
         options["bundle"] = kernel_slug("kit", name, slug, found) + "-files"
         job = predict_job(manifest, described, **options)

@@ -146,6 +146,20 @@ def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
     return manifest
 
 
+def require_networks(manifest: Mapping[str, Any]) -> None:
+    """Refuse a blend where fold models are needed.
+
+    Raises:
+        DataError: It is one.
+    """
+    if manifest["recipe"] is None:
+        raise DataError(
+            f"{manifest['experiment']} is a blend and has no networks of its own",
+            expected="a trained experiment",
+            next_step="name one of its members",
+        )
+
+
 def list_experiments(workspace: Workspace, slug: str | None = None) -> list[tuple[str, str]]:
     """(slug, experiment) of every finished experiment, sorted."""
     pattern = f"{slug or '*'}/*/{MANIFEST}"

@@ -12,6 +12,7 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import load_data
 from pipeline.errors import DataError
 from pipeline.model.backbones import BACKBONES, check_backbone
+from pipeline.predictions.store import require_networks
 from pipeline.recipe import Recipe, parse_recipe
 
 SESSION_SECONDS = 12 * 3600.0  # Kaggle's limit
@@ -91,6 +92,7 @@ def predict_job(
     internet: bool = False,
 ) -> Job:
     """The job of predicting the test pictures with a finished experiment, by its manifest."""
+    require_networks(manifest)
     model = {
         "classes": manifest["classes"],
         "folds": [int(fold) for fold in manifest["fold_scores"]],

@@ -12,7 +12,7 @@ from pipeline.artifacts import Workspace
 from pipeline.competition import load_competition
 from pipeline.data.pictures import FilePictures, Pictures
 from pipeline.errors import DataError
-from pipeline.predictions.store import read_experiment
+from pipeline.predictions.store import read_experiment, require_networks
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import FoldTask, Machine, predict_views
 from pipeline.training.stage import load_network, stage_done
@@ -36,6 +36,7 @@ def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, works
                 next_step=f"name them: {path}/*.jpg" if path.is_dir() else "check the path",
             )
     stored = read_experiment(workspace, slug, experiment)
+    require_networks(stored.manifest)
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)
     tasks = [

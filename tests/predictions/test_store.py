@@ -19,6 +19,7 @@ from pipeline.predictions.store import (
     read_experiment,
     read_manifest,
     read_predictions,
+    require_networks,
     write_predictions,
 )
 
@@ -185,3 +186,9 @@ def test_an_experiment_is_found_by_its_name_where_that_is_enough(tmp_path: Path)
 def test_without_any_experiment_the_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="kit train"):
         find_experiment(Workspace(tmp_path), "demo", slug=None)
+
+
+def test_a_blend_has_no_networks() -> None:
+    with pytest.raises(DataError, match="mix is a blend"):
+        require_networks({"experiment": "mix", "recipe": None})
+    require_networks({"experiment": "one", "recipe": {}})
