@@ -100,7 +100,7 @@ class WorkerPool:
                 yield make_batch(pictures, augmenter, task)
             return
         shape = (_AHEAD, batch_size, *pictures.size, 3)
-        with self._lock, tempfile.TemporaryDirectory(prefix="kit-", dir=_slot_folder(shape)) as folder:
+        with self._lock, tempfile.TemporaryDirectory(prefix=f"kit-{os.getpid()}-", dir=_slot_folder(shape)) as folder:
             self._stream += 1
             stream = self._stream
             self._settle()

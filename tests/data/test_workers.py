@@ -164,7 +164,7 @@ def test_a_killed_worker_is_an_error_and_not_a_hang(pictures):
 
 def leftovers():
     places = [Path(tempfile.gettempdir()), Path("/dev/shm")]
-    return {path for place in places if place.is_dir() for path in place.glob("kit-*")}
+    return {path for place in places if place.is_dir() for path in place.glob(f"kit-{os.getpid()}-*")}
 
 
 def test_nothing_is_left_behind(pictures):
