@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pipeline.data.extra import in_words
+
 Row = dict[str, Any]
 
 FEWEST = 3
@@ -35,6 +37,8 @@ def result_text(manifest: Row) -> str:
         used = "used" if manifest["tta_used"] else "not used"
         gain = f"{manifest['tta_gain']:+.4f} ± {manifest['tta_gain_se']:.4f}"
         lines.append(f"TTA changes the score on the same rows by {gain} (plus is better): {used}")
+    if manifest.get("extra_rows"):  # a blend has none of its own
+        lines.append(f"extra rows: {in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
 
 
@@ -52,12 +56,13 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
                 "± se": manifest["score_se"],
                 "with TTA": manifest["tta_score"],
                 "TTA used": "yes" if manifest["tta_used"] else "no",
+                "extra rows": ", ".join(manifest.get("extra_rows") or ()),
                 "seconds": _seconds(manifest),
                 "created": manifest["created"],
             }
             for manifest in of_slug
         ]
-        nothing = dict.fromkeys(("with TTA", "TTA used", "seconds", "created"))
+        nothing = dict.fromkeys(("with TTA", "TTA used", "extra rows", "seconds", "created"))
         for name, floor in of_slug[0]["floors"].items():
             head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
             entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **nothing})
