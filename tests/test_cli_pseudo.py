@@ -10,21 +10,22 @@ import yaml
 
 from pipeline.artifacts import Workspace, read_json
 from pipeline.competition import Competition
-from pipeline.predictions.store import read_experiment, read_predictions
+from pipeline.predictions.store import read_predictions
+from pipeline.recipe import load_recipe
+from tests.conftest import write_tiny_competition
 from tests.test_cli import KIT, RECIPE, kit, refused
+from tests.training.conftest import Run
 
 CLASSES = ["blue", "green", "red"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with the experiment `colours`, trained by `kit train`."""
-    from tests.conftest import write_tiny_competition
-
+    """A workspace with the experiment `colours` of `colours.yaml`."""
     root = tmp_path_factory.mktemp("trained")
-    write_tiny_competition(root)
     (root / "colours.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")
-    subprocess.run([*KIT, "train", "colours.yaml", "tiny", "--workers", "0"], cwd=root, check=True)
+    recipe = load_recipe(str(root / "colours.yaml"))
+    Run(write_tiny_competition(root), Workspace(root), recipe, "colours").train()
     return root
 
 
@@ -55,22 +56,16 @@ def test_test_rows_become_extra_rows_of_a_second_experiment(trained: Path, monke
     assert [row["label"] for row in json.loads(again.stdout)] == [*CLASSES, None]
     assert json.loads(again.stdout)[-1]["test_rows"] == pytest.approx(len(rows) / 2)
 
-    words = ["train", "colours.yaml", "tiny", "--set", "extra=[pseudo-0.4]", "--suffix", "pseudo", "--workers", "0"]
-    done = subprocess.run([*KIT, *words], cwd=trained, check=True, capture_output=True, text=True)
-    assert done.stdout.count("extra rows: pseudo-0.4") == 2  # as it begins, and with the result
-    before, after = (read_experiment(Workspace(trained), "tiny", name) for name in ("colours", "colours-pseudo"))
-    pd.testing.assert_frame_equal(after.oof[["id", "fold"]], before.oof[["id", "fold"]])
-    compared = kit("oof", "compare", "colours", "colours-pseudo", "--format", "json")
-    assert {row["experiment"] for row in json.loads(compared.stdout)} == {"colours", "colours-pseudo"}
-    listed = json.loads(kit("oof", "list", "--format", "json").stdout)
-    assert {row["experiment"]: row["extra rows"] for row in listed}["colours-pseudo"] == "pseudo-0.4"
+    words = ["train", "colours.yaml", "tiny", "--set", "extra=[pseudo-0.4]", "--suffix", "pseudo", "--fold", "1"]
+    done = subprocess.run([*KIT, *words, "--workers", "0"], cwd=trained, check=True, capture_output=True, text=True)
+    assert "extra rows: pseudo-0.4" in done.stdout
+    before, after = (trained / f"runs/tiny/{name}/fold-1/oof.parquet" for name in ("colours", "colours-pseudo"))
+    assert list(read_predictions(after)["id"]) == list(read_predictions(before)["id"])
 
 
-@pytest.mark.slow
 def test_what_cannot_be_pseudo_labelled_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     assert "did you mean 'colours'?" in refused("pseudo-label", "colour")
-    assert "gives no test row a probability of 1" in refused("pseudo-label", "colours", "--min-confidence", "1")
     assert "cannot be the name of extra rows" in refused(
         "pseudo-label", "colours", "--min-confidence", "0", "--name", "/x"
     )
