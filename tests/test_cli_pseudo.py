@@ -40,9 +40,11 @@ def test_test_rows_become_extra_rows_of_a_second_experiment(trained: Path, monke
     assert result.exit_code == 0, result.output
     rows = table(trained, "pseudo-0.4")
     assert list(rows.columns) == ["id", "fold", "label", "confidence"]
-    used = read_json(trained / "oof/tiny/colours/manifest.json")["tta_used"]
+    used = read_json(trained / "oof/tiny/colours/manifest.json")["tta_used_by_fold"]
     for fold in (0, 1):
-        own = read_predictions(trained / f"runs/tiny/colours/fold-{fold}/test{'_tta' if used else ''}.parquet")
+        own = read_predictions(
+            trained / f"runs/tiny/colours/fold-{fold}/test{'_tta' if used[str(fold)] else ''}.parquet"
+        )
         sure = own[own[CLASSES].max(axis=1) >= 0.4].set_index("id")
         found = rows[rows["fold"] == fold].set_index("id")
         assert found["label"].to_dict() == sure[CLASSES].idxmax(axis=1).to_dict()

@@ -7,6 +7,7 @@ labels into the training that is then scored on them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,14 @@ def make_pseudo_labels(
             "experiment": experiment.name,
             "fingerprint": manifest["fingerprint"],
             "min_confidence": min_confidence,
-            "tta_used": manifest["tta_used"],
+            "tta_used_by_fold": manifest["tta_used_by_fold"],
             "folds_sha256": manifest["folds_sha256"],
         },
     )
 
 
 def read_fold_predictions(experiment: Experiment, workspace: Workspace) -> dict[int, pd.DataFrame]:
-    """The test predictions of each fold's model, by fold; with TTA where the experiment uses it.
+    """The test predictions of each fold's model, by fold; with TTA where the fold's OOF rows are.
 
     Raises:
         DataError: There are no test pictures; or the run is gone, or is another one than that of the experiment.
@@ -109,11 +110,14 @@ def read_fold_predictions(experiment: Experiment, workspace: Workspace) -> dict[
             expected="test predictions: pseudo-labels are labels of test pictures",
             next_step=f"check `test` in competition.yaml; then train {name} again",
         )
-    suffix = "_tta" if manifest["tta_used"] else ""
-    files = {
-        int(fold): workspace.fold(slug, name, int(fold)) / f"test{suffix}.parquet" for fold in manifest["fold_scores"]
-    }
-    gone = [file for file in files.values() if not file.is_file()]
+
+    def file(fold: str, with_views: bool) -> Path:
+        return workspace.fold(slug, name, int(fold)) / ("test_tta.parquet" if with_views else "test.parquet")
+
+    # By fold, as of the OOF rows: what the fold's own rows say of TTA has no part in it.
+    own = {int(fold): file(fold, with_views) for fold, with_views in manifest["tta_used_by_fold"].items()}
+    averaged = [file(fold, manifest["tta_used"]) for fold in manifest["tta_used_by_fold"]]
+    gone = [path for path in [*own.values(), *averaged] if not path.is_file()]
     remake = _remake(experiment, workspace)
     if gone:
         raise DataError(
@@ -121,16 +125,15 @@ def read_fold_predictions(experiment: Experiment, workspace: Workspace) -> dict[
             expected="the run of the experiment, beside its result",
             next_step=remake,
         )
-    found = {fold: read_predictions(file) for fold, file in files.items()}
     ids = list(experiment.test["id"])
-    mean = np.mean([probabilities_of(frame, ids, experiment.classes) for frame in found.values()], axis=0)
+    mean = np.mean([probabilities_of(read_predictions(path), ids, experiment.classes) for path in averaged], axis=0)
     if not np.allclose(mean, experiment.test[experiment.classes], atol=_SAME):
         raise DataError(
             f"the predictions in {workspace.run(slug, name)} are not those that {name} is the mean of",
             expected="the run that the result was made of",
             next_step=remake,
         )
-    return found
+    return {fold: read_predictions(path) for fold, path in own.items()}
 
 
 def _remake(experiment: Experiment, workspace: Workspace) -> str:

@@ -10,6 +10,7 @@ from pipeline.artifacts import Workspace
 from pipeline.errors import DataError
 from pipeline.predictions.pseudo import make_pseudo_labels
 from pipeline.predictions.store import Experiment, prediction_frame, write_predictions
+from tests.conftest import manifest_scores
 
 CLASSES = ["cat", "dog"]
 IDS = ["a", "b", "c", "d"]
@@ -32,8 +33,7 @@ def experiment(tmp_path: Path) -> Experiment:
         "experiment": "base-long",
         "recipe": {"name": "base"},
         "classes": CLASSES,
-        "fold_scores": {"0": 0.5, "1": 0.5},
-        "tta_used": False,
+        **manifest_scores(0.5),
         "fingerprint": "f",
         "folds_sha256": "s",
     }
@@ -64,7 +64,7 @@ def test_the_rows_of_a_fold_are_those_that_its_own_model_is_sure_of(experiment: 
         "experiment": "base-long",
         "fingerprint": "f",
         "min_confidence": 0.9,
-        "tta_used": False,
+        "tta_used_by_fold": {"0": False, "1": False},
         "folds_sha256": "s",
     }
 
@@ -105,15 +105,15 @@ def test_all_right_is_not_certain_and_none_is_unknown(experiment: Experiment, tm
     assert [(one.test_rows, one.oof_rows) for one in nothing.expected] == [(0.5, 1), (0.0, 1), (0.5, 2)]
 
 
-def test_with_tta_where_the_experiment_uses_it(experiment: Experiment, tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
+def test_with_tta_where_the_oof_rows_of_the_fold_are(experiment: Experiment, tmp_path: Path) -> None:
+    workspace, with_views = Workspace(tmp_path), two((0.99, 0.5, 0.5, 0.5))
     for fold in (0, 1):
         path = workspace.fold("pets", "base-long", fold) / "test_tta.parquet"
-        write_predictions(path, prediction_frame(IDS, two((0.99, 0.5, 0.5, 0.5)), CLASSES))
-    test = prediction_frame(IDS, two((0.99, 0.5, 0.5, 0.5)), CLASSES)
-    averaged = Experiment("pets", "base-long", {**experiment.manifest, "tta_used": True}, experiment.oof, test)
-    rows = make_pseudo_labels(averaged, LABELS, min_confidence=0.9, workspace=workspace).rows
-    assert list(rows["id"]) == ["a", "a"]
+        write_predictions(path, prediction_frame(IDS, with_views, CLASSES))
+    manifest = {**experiment.manifest, "tta_used": True, "tta_used_by_fold": {"0": False, "1": True}}
+    mixed = Experiment("pets", "base-long", manifest, experiment.oof, prediction_frame(IDS, with_views, CLASSES))
+    rows = make_pseudo_labels(mixed, LABELS, min_confidence=0.9, workspace=workspace).rows
+    assert [(row.id, row.fold) for row in rows.itertuples()] == [("a", 0), ("b", 0), ("d", 0), ("a", 1)]
 
 
 def test_a_run_that_is_gone_or_another_is_refused(experiment: Experiment, tmp_path: Path) -> None:

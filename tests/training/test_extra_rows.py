@@ -85,7 +85,7 @@ def test_a_fold_trains_on_its_own_rows_and_the_extra_ones_for_it(
     assert set(trained) == own | guessed | more
 
     # What the fold's own model says of the test pictures, and not the other, which differs.
-    suffix = "_tta" if read_json(copied.oof / MANIFEST)["tta_used"] else ""
+    suffix = "_tta" if read_json(copied.oof / MANIFEST)["tta_used_by_fold"][str(fold)] else ""
     by_model = [read_predictions(copied.task(n).folder / f"test{suffix}.parquet").set_index("id") for n in (0, 1)]
     labelled = {source.ids[row]: CLASSES[source.labels[row]] for row in source.rows}
     expected, other = (by_model[number][CLASSES].idxmax(axis=1) for number in (fold, 1 - fold))
@@ -105,6 +105,18 @@ def test_a_fold_trains_on_its_own_rows_and_the_extra_ones_for_it(
 
     assert set(task.ids) == held_out
     assert len(task.held_out.pictures) == len(data.train)
+
+
+def test_extra_rows_never_choose_the_epoch(begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = begin(stage("one"))
+    recipe = recipe_of(stage("one"), extra=["more"], select_on={"kind": "inner", "share": 0.25})
+    run = Run(with_more(begun, blue=2, red=2), begun.workspace, recipe, "with-extra")
+    task, data = stage_of(run, 0, monkeypatch), run.data
+    trained, watched = ({int(row) for row in rows} for rows in (task.source.rows, task.watched.rows))
+    assert watched
+    assert len(task.watched.pictures) == len(data.train)
+    assert not trained & watched
+    assert trained | watched == {*data.rows_without(0), *range(len(data.train), len(data.train) + 4)}
 
 
 def test_the_model_of_another_fold_has_no_part_in_a_folds_training(copied: Run) -> None:
