@@ -12,7 +12,7 @@ import io
 import json
 import pprint
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def build_kernel(
         KitError: The folder would hold a secret or a path of this machine, or as `gather` raises.
     """
     described = {**template.metadata, **metadata}
-    code_file, packed = str(described["code_file"]), pack(competition)
+    code_file, packed = str(described["code_file"]), pack(competition, extra=recipe.extra)
     refuse_leaks({**_members(packed), code_file: _fill_in(template.code, job, "")}, workspace)
     job = replace(job, attached=_size(_fill_in(template.code, job, packed)) >= SOURCE_LIMIT)
     if needs_bundle(job):
@@ -121,16 +121,23 @@ def build_kernel(
     return Built(target, job)
 
 
-def pack(competition: Competition) -> str:
-    """The package and the competition's description, zipped, in base 85; the same text for the same files."""
+def pack(competition: Competition, *, extra: Sequence[str] = ()) -> str:
+    """The package and the competition's description, zipped, in base 85; the same text for the same files.
+
+    Args:
+        extra: Names of extra rows, of which pseudo-labels travel along.
+    """
     files = {
         path.relative_to(_PACKAGE.parent).as_posix(): path
         for path in sorted(_PACKAGE.rglob("*"))
         if path.suffix in {".py", ".yaml"} and path.relative_to(_PACKAGE).parts[0] not in _LEFT_OUT
     }
-    for file in (competition.folder / "competition.yaml", competition.folds_file, competition.quarantine_file):
+    described = [competition.folder / "competition.yaml", competition.folds_file, competition.quarantine_file]
+    for name in extra:
+        described += [competition.pseudo_file(name), competition.pseudo_file(name).with_suffix(".json")]
+    for file in described:
         if file.is_file():
-            files[f"competitions/{competition.slug}/{file.name}"] = file
+            files[f"competitions/{competition.slug}/{file.relative_to(competition.folder).as_posix()}"] = file
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, path in files.items():
