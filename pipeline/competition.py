@@ -4,6 +4,8 @@
     competitions/<slug>/folds.csv          id, fold                    (committed)
     competitions/<slug>/quarantine.csv     id, reason: rows left out   (committed, where there are any)
     competitions/<slug>/pseudo/<name>.csv  pseudo-labels               (committed, where there are any)
+    competitions/<slug>/groups.csv         id, group: kept together    (committed, where there are any)
+    competitions/<slug>/explore/           `kit explore`: page, plots  (ignored)
     competitions/<slug>/data/              the data, or a link to it   (ignored)
 
 Every path inside competition.yaml is relative to data/, so that the file holds on any machine.
@@ -123,6 +125,10 @@ class Competition(Settings):
     def pseudo_file(self, name: str) -> Path:
         """The table of these pseudo-labels; what they were made from stands in a JSON file beside it."""
         return self.folder / "pseudo" / f"{name}.csv"
+
+    @property
+    def groups_file(self) -> Path:
+        return self.folder / "groups.csv"
 
     def to_yaml(self) -> str:
         content = self.model_dump(mode="json", exclude_none=True, exclude=set() if self.extra else {"extra"})
