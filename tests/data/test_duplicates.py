@@ -93,10 +93,10 @@ def test_what_differs_in_one_place_alone_is_not_one_picture() -> None:
 def test_one_small_place_outweighs_the_whole() -> None:
     """The correlation is that of copies; the difference in one block says otherwise."""
     one, other = scene(4), scene(4).copy()
-    other[100:124, 150:174] = 255 - other[100:124, 150:174]
+    other[100:116, 150:166] = 255 - other[100:116, 150:166]
     small = thumbnail(one), thumbnail(other)
     correlation = np.corrcoef(*(cv2.blur(picture, (3, 3)).ravel() for picture in small))[0, 1]
-    assert correlation > 0.985
+    assert correlation > 0.99
     assert same_picture(*small) is None
 
 
