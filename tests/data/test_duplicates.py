@@ -90,6 +90,16 @@ def test_what_differs_in_one_place_alone_is_not_one_picture() -> None:
     assert duplicates({"four": four, "again": re_encoded(four), "five": five}) == {("four", "again")}
 
 
+def test_one_small_place_outweighs_the_whole() -> None:
+    """The correlation is that of copies; the difference in one block says otherwise."""
+    one, other = scene(4), scene(4).copy()
+    other[100:116, 150:166] = 255 - other[100:116, 150:166]
+    small = thumbnail(one), thumbnail(other)
+    correlation = np.corrcoef(*(cv2.blur(picture, (3, 3)).ravel() for picture in small))[0, 1]
+    assert correlation > 0.99
+    assert same_picture(*small) is None
+
+
 def test_one_outline_in_two_colours_is_two_pictures() -> None:
     red, black = card(4), card(4).copy()
     black[(black[..., 0] > 150) & (black[..., 1] < 100)] = (20, 20, 20)
