@@ -2,10 +2,10 @@
 
     python benchmarks/selection.py RECIPE COMPETITION --root WORKSPACE [--suffix NAME] [--set PATH=VALUE …]
 
-Trains the recipe with `select_on: fold`, `inner` and `last` (what is finished is not trained again), each as an experiment
-of the workspace: RECIPE[-NAME], …-inner and …-last. Prints the OOF score of each stage, plain pictures without TTA, and
-what `fold` has over the other two on the same rows. The difference to `last` is part flattery, part what a choice is
-worth; `inner` makes the same choice honestly, but from fewer rows to train on, a tenth by default.
+Trains the recipe with `select_on: fold`, `inner` and `last` (what is finished is not trained again), each as an
+experiment of the workspace: RECIPE[-NAME], …-inner and …-last. Prints the OOF score of each stage, without TTA, and
+what `fold` has over the other two on the same rows. The difference to `last` is part flattery, part what a choice
+is worth; `inner` makes the same choice honestly, but from fewer rows to train on, a tenth by default.
 """
 
 import argparse

@@ -128,7 +128,12 @@ class Stage(Settings):
         clip_norm: Gradients whose global norm is larger are scaled down to it (Pascanu et al., 2013).
         monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the `loss` of the
             recipe's `select_on` rows, or the competition's metric of them (`score`).
+        layer_decay: The backbone's last block learns at the rate × this, the one before at × its square and so on; the
+            head at the rate itself (Howard & Ruder, 2018).
+        ema: Momentum of a moving average of the weights over the batches, which is what is validated and kept.
         augment: A preset's name, or albumentations transforms: `[{HorizontalFlip: {p: 0.5}}, …]`.
+        mixup: Alpha of the Beta distribution that shares of mixed pictures are drawn from (see `data/mix.py`).
+        cutmix: Likewise; with both, a coin decides for each picture.
         batch_norm: Whether the unfrozen blocks' BatchNorm is trained with them, or stays `frozen`, that
             is, in inference mode. Frozen is right for pretrained weights, trained for random ones.
     """
@@ -144,13 +149,19 @@ class Stage(Settings):
     schedule: Annotated[Schedule, BeforeValidator(_kind)] = Constant()
     early_stopping: EarlyStopping | None = None
     monitor: Literal["loss", "score"] = "loss"
+    layer_decay: float | None = Field(default=None, gt=0, lt=1)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     augment: Augment = "light"
+    mixup: float | None = Field(default=None, gt=0)
+    cutmix: float | None = Field(default=None, gt=0)
     batch_norm: Literal["frozen", "trained"] = "frozen"
 
     @model_validator(mode="after")
     def _effective(self) -> "Stage":
         if self.unfreeze == 0 and self.batch_norm == "trained":
             raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
+        if self.unfreeze == 0 and self.layer_decay is not None:
+            raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
         return self

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.augment import picture_seeds
+from pipeline.data.mix import Mix, mix_targets, plan_mix
 from pipeline.data.pictures import Pictures
 from pipeline.data.workers import Task, WorkerPool
 from pipeline.errors import KitError
@@ -34,6 +35,8 @@ class TrainingInput:
         ids: Their ids, in the same order.
         labels: Their classes as int64 numbers below `classes`, likewise.
         rows: The rows to train on, int64.
+        mixup: Alpha of the Beta distribution of shares; None for no mixup.
+        cutmix: Likewise.
     """
 
     pictures: Pictures
@@ -46,6 +49,8 @@ class TrainingInput:
     seed: int
     fold: int
     stage: int
+    mixup: float | None = None
+    cutmix: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,7 +72,8 @@ class TrainingInput:
         made = pool.batches(self.pictures, self.augment, tasks, batch_size=self.batch_size)
         one_hot = np.eye(self.classes, dtype=np.float32)
         for pictures, (task, weights) in zip(made, plan, strict=True):
-            yield pictures, one_hot[self.labels[task.rows]], weights
+            targets = one_hot[self.labels[task.rows]]
+            yield pictures, mix_targets(targets, task.mix) if task.mix else targets, weights
 
     def _epoch(self, epoch: int) -> Iterator[tuple[Task, NDArray[np.float32]]]:
         rows = self.epoch_rows(epoch)
@@ -79,7 +85,14 @@ class TrainingInput:
             seeds = picture_seeds(ids, seed=self.seed, fold=self.fold, stage=self.stage, epoch=epoch)
             weights = np.zeros(self.batch_size, dtype=np.float32)
             weights[: len(real)] = 1
-            yield Task(used, seeds), weights
+            yield Task(used, seeds, self._mix(len(real), epoch, start)), weights
+
+    def _mix(self, real: int, epoch: int, start: int) -> Mix | None:
+        if self.mixup is None and self.cutmix is None:
+            return None
+        rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch, start])
+        size, count = self.pictures.size, self.batch_size
+        return plan_mix(count, real=real, size=size, mixup=self.mixup, cutmix=self.cutmix, rng=rng)
 
 
 class ErrorRelay:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.augment import Augmenter
+from pipeline.data.mix import Mix, mix_pictures
 from pipeline.data.pictures import Pictures
 from pipeline.errors import KitError
 from pipeline.recipe import Augment
@@ -34,16 +35,19 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Task:
-    """What a batch is made of: rows of the pictures, shape (batch,), and a seed for each."""
+    """What a batch is made of: rows of the pictures, shape (batch,), a seed for each, and how they are mixed."""
 
     rows: NDArray[np.int64]
     seeds: NDArray[np.uint32]
+    mix: Mix | None = None
 
 
 def make_batch(pictures: Pictures, augmenter: Augmenter, task: Task) -> NDArray[np.uint8]:
     """Augmented pictures, uint8 of shape (batch, height, width, 3)."""
     batch = pictures.take(task.rows)
     augmenter(batch, task.seeds)
+    if task.mix:
+        mix_pictures(batch, task.mix)
     return batch
 
 

@@ -131,3 +131,18 @@ def unfreeze(
         trainable_parameters=sum(math.prod(w.shape) for w in backbone.trainable_weights),
         parameters=sum(math.prod(w.shape) for w in backbone.weights),
     )
+
+
+def depth_scales(backbone: "keras.Model", name: str, decay: float) -> dict[str, float]:
+    """What the learning rate of each of the backbone's variables is multiplied by: `decay` to the power of its depth.
+
+    The depth is the block's number counted from the output end, from 1 (Howard & Ruder, “Universal language model
+    fine-tuning for text classification”, ACL 2018).
+
+    Returns:
+        By variable path; empty with a decay of 1.
+    """
+    if decay == 1:
+        return {}
+    numbered = enumerate(reversed(blocks(backbone, name)), start=1)
+    return {variable.path: decay**depth for depth, block in numbered for layer in block for variable in layer.weights}

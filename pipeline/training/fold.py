@@ -148,6 +148,8 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
                 rows=trained,
                 batch_size=stage.batch_size,
                 augment=stage.augment,
+                mixup=stage.mixup,
+                cutmix=stage.cutmix,
                 seed=task.recipe.seed,
                 fold=task.fold,
                 stage=number,

@@ -1,28 +1,54 @@
 """Optimizers and learning-rate schedules of a stage."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.recipe import SGD, AdamW, Cosine, Exponential, Plateau, Stage
 
 
-def make_optimizer(stage: Stage, *, steps_per_epoch: int, precision: str) -> Any:
+def make_optimizer(stage: Stage, *, steps_per_epoch: int, precision: str, scales: Mapping[str, float]) -> Any:
     """The stage's Keras optimizer, fresh: nothing is carried over from the stage before.
 
     With `mixed_float16` the loss is scaled, lest small gradients vanish (Micikevicius et al., 2018).
+
+    Args:
+        scales: By variable path, what its learning rate is multiplied by; 1 for those not named.
     """
     import keras
 
-    rate = learning_rate(stage, steps_per_epoch=steps_per_epoch)
-    settings, clip = stage.optimizer, stage.clip_norm
+    settings, options = stage.optimizer, {"global_clipnorm": stage.clip_norm}
+    if stage.ema is not None:
+        options |= {"use_ema": True, "ema_momentum": stage.ema}
+    kind: Any = keras.optimizers.Adam
     if isinstance(settings, AdamW):
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, global_clipnorm=clip)
+        kind, options["weight_decay"] = keras.optimizers.AdamW, settings.weight_decay
     elif isinstance(settings, SGD):
-        optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum, global_clipnorm=clip)
-    else:
-        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
+        kind, options["momentum"] = keras.optimizers.SGD, settings.momentum
+    optimizer = _scaled(kind, scales)(learning_rate(stage, steps_per_epoch=steps_per_epoch), **options)
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def _scaled(kind: Any, scales: Mapping[str, float]) -> Any:
+    """The optimizer class with a learning rate of its own for some variables; Keras has none."""
+    if not scales:
+        return kind
+
+    class Scaled(kind):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            # By its index, as Keras' own optimizers do: with TensorFlow `variable` is the bare one, which has no path.
+            path = self._trainable_variables[self._get_variable_index(variable)].path
+            super().update_step(gradient, variable, learning_rate * scales.get(path, 1.0))
+
+    return Scaled
+
+
+def ema_callback(stage: Stage) -> list[Any]:
+    """The callback that validates and keeps the moving average instead of the weights, if the stage has one."""
+    import keras
+
+    return [] if stage.ema is None else [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
 
 
 def learning_rate(stage: Stage, *, steps_per_epoch: int) -> Any:

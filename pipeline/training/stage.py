@@ -19,12 +19,12 @@ from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
 from pipeline.model.classifier import build_classifier
-from pipeline.model.freezing import unfreeze
+from pipeline.model.freezing import depth_scales, unfreeze
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnLast, Recipe
 from pipeline.training.device import distribution, for_training, replicas
-from pipeline.training.schedule import make_optimizer, plateau_callback
+from pipeline.training.schedule import ema_callback, make_optimizer, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
 
@@ -76,8 +76,11 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     with distribution():
         network = load_network(recipe, classes=len(task.classes), weights=task.start)
         freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
+        scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay or 1.0)
         network.compile(
-            optimizer=make_optimizer(stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision),
+            optimizer=make_optimizer(
+                stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision, scales=scales
+            ),
             # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
             weighted_metrics=["accuracy"],
@@ -193,7 +196,8 @@ def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     chosen_by = None if isinstance(recipe.select_on, OnLast) else stage.monitor
     weights = task.folder / WEIGHTS
     return [
-        # First: the callbacks after it read what it puts into the logs.
+        *ema_callback(stage),  # before the validation, which is of the moving average then
+        # The callbacks after it read what it puts into the logs.
         validation_callback(task.watched, best, monitor=chosen_by, weights=weights, callbacks=[in_time]),
         progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),

@@ -158,3 +158,27 @@ def test_an_unreadable_picture_is_named_through_tf_data(source, pool, tmp_path, 
 def test_the_relay_leaves_other_errors_alone():
     with pytest.raises(ZeroDivisionError), ErrorRelay():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixed_batches_are_the_plain_ones_mixed_and_the_same_from_workers(source, pool, mixing):
+    plain = list(source.batches(pool, epochs=range(2)))
+    mixed = list(replace(source, **mixing).batches(pool, epochs=range(2)))
+    with WorkerPool(2) as workers:
+        again = list(replace(source, **mixing).batches(workers, epochs=range(2)))
+    for before, after, other in zip(plain, mixed, again, strict=True):
+        assert all((one == two).all() for one, two in zip(after, other, strict=True))
+        assert (before[2] == after[2]).all()
+        np.testing.assert_allclose(after[1].sum(axis=1), 1, atol=1e-6)
+        assert after[1].shape == before[1].shape
+    assert any((before[0] != after[0]).any() for before, after in zip(plain, mixed, strict=True))
+    assert any(((after[1] > 0) & (after[1] < 1)).any() for after in mixed)
+    first, second = mixed[: len(mixed) // 2], mixed[len(mixed) // 2 :]
+    assert any((one[1] != two[1]).any() for one, two in zip(first, second, strict=True))  # another epoch, other shares
+
+
+def test_what_fills_up_a_batch_is_never_mixed_in(source, pool):
+    """A row of weight 0 would be seen twice in an epoch through its partner."""
+    for _, targets, weights in replace(source, batch_size=4, mixup=5.0).batches(pool, epochs=range(3)):
+        whole = targets.max(axis=1) == 1
+        assert whole[weights == 0].all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.model.backbones import BACKBONES, build_backbone
-from pipeline.model.freezing import blocks, unfreeze
+from pipeline.model.freezing import blocks, depth_scales, unfreeze
 
 # How many blocks the smallest network of each family has, counted in its paper or source.
 COUNTS = {
@@ -179,3 +179,14 @@ def test_training_moves_what_is_unfrozen_and_nothing_else(batch_norm: Any) -> No
     kernels = {"block3_conv/kernel", "block4_conv/kernel"}
     norms = {f"block{i}_bn/{v}" for i in (3, 4) for v in ("gamma", "beta", "moving_mean", "moving_variance")}
     assert moved == (kernels if batch_norm == "frozen" else kernels | norms)
+
+
+def test_deeper_blocks_learn_more_slowly() -> None:
+    backbone = build_backbone("tiny", weights="none")
+    scales = depth_scales(backbone, "tiny", 0.5)
+    assert set(scales) == {weight.path for weight in backbone.weights}
+    by_block = [
+        {scales[weight.path] for layer in block for weight in layer.weights} for block in blocks(backbone, "tiny")
+    ]
+    assert by_block == [{0.5**4}, {0.5**3}, {0.5**2}, {0.5}]
+    assert depth_scales(backbone, "tiny", 1.0) == {}

@@ -29,7 +29,7 @@ def test_b7_passes_all_stages(backbone: str) -> None:
     shares = []
     for stage in recipe.stages:
         summary = unfreeze(inside, backbone, stage.unfreeze, batch_norm=stage.batch_norm)
-        optimizer = make_optimizer(stage, steps_per_epoch=1, precision="float32")
+        optimizer = make_optimizer(stage, steps_per_epoch=1, precision="float32", scales={})
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
         network.compile(optimizer=optimizer, loss=loss, run_eagerly=True, jit_compile=False)
         before = values(network)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.recipe import Stage
-from pipeline.training.schedule import learning_rate, make_optimizer, plateau_callback
+from pipeline.training.schedule import ema_callback, learning_rate, make_optimizer, plateau_callback
 
 PEAK = 0.02
 
@@ -84,7 +84,7 @@ def test_only_a_plateau_needs_a_callback(kind: str) -> None:
     ],
 )
 def test_optimizer_has_its_settings_and_the_stages_rate(settings: Any, kind: type, option: str, value: object) -> None:
-    optimizer = make_optimizer(stage(optimizer=settings), steps_per_epoch=5, precision="float32")
+    optimizer = make_optimizer(stage(optimizer=settings), steps_per_epoch=5, precision="float32", scales={})
     assert type(optimizer) is kind
     assert getattr(optimizer, option) == value
     assert float(optimizer.learning_rate) == pytest.approx(PEAK)
@@ -92,13 +92,13 @@ def test_optimizer_has_its_settings_and_the_stages_rate(settings: Any, kind: typ
 
 def test_the_loss_is_scaled_with_float16_alone() -> None:
     for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
-        optimizer = make_optimizer(stage(optimizer="sgd"), steps_per_epoch=5, precision=precision)
+        optimizer = make_optimizer(stage(optimizer="sgd"), steps_per_epoch=5, precision=precision, scales={})
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         assert scaled == (precision == "mixed_float16")
 
 
 def test_each_stage_has_an_optimizer_of_its_own() -> None:
-    one, other = (make_optimizer(stage(), steps_per_epoch=5, precision="float32") for _ in range(2))
+    one, other = (make_optimizer(stage(), steps_per_epoch=5, precision="float32", scales={}) for _ in range(2))
     assert one is not other
 
 
@@ -107,7 +107,7 @@ def test_each_stage_has_an_optimizer_of_its_own() -> None:
 def test_gradients_are_clipped_together(precision: str, clip: float | None, expected: list[float]) -> None:
     """Two variables with the gradients 3 and 4: their norm is 5."""
     settings = stage(optimizer={"kind": "sgd", "momentum": 0}, learning_rate=1.0, clip_norm=clip)
-    optimizer = make_optimizer(settings, steps_per_epoch=5, precision=precision)
+    optimizer = make_optimizer(settings, steps_per_epoch=5, precision=precision, scales={})
     variables = [keras.Variable(0.0), keras.Variable(0.0)]
     optimizer.build(variables)
     scale = float(optimizer.scale_loss(1.0))
@@ -120,3 +120,32 @@ def test_warm_up_leaves_at_least_one_step_to_the_cosine() -> None:
     one = Stage(name="one", unfreeze=1, epochs=1, learning_rate=0.1, schedule={"kind": "cosine", "warmup_epochs": 0.9})
     assert float(learning_rate(one, steps_per_epoch=2)(0)) == 0
     assert float(learning_rate(one, steps_per_epoch=1)(0)) == pytest.approx(0.1)
+
+
+def test_a_variable_learns_at_its_own_rate() -> None:
+    """One step of SGD with gradients of 1: each weight falls by the rate × its scale."""
+    weights = [keras.Variable(np.ones(2), name=name) for name in ("low", "high", "head")]
+    scales = {weights[0].path: 0.25, weights[1].path: 0.5}
+    optimizer = make_optimizer(
+        stage(optimizer={"kind": "sgd", "momentum": 0}), steps_per_epoch=5, precision="float32", scales=scales
+    )
+    optimizer.apply([keras.ops.ones(2)] * 3, weights)
+    fallen = [1 - keras.ops.convert_to_numpy(weight)[0] for weight in weights]
+    assert fallen == pytest.approx([PEAK * 0.25, PEAK * 0.5, PEAK], rel=1e-4)
+
+
+def test_the_moving_average_by_hand() -> None:
+    """Weights 1, then 0.98, 0.96, 0.94: Keras starts the average at the first step's weights."""
+    weight = keras.Variable(1.0)
+    settings = stage(optimizer={"kind": "sgd", "momentum": 0}, ema=0.5)
+    optimizer = make_optimizer(settings, steps_per_epoch=5, precision="float32", scales={})
+    for _ in range(3):
+        optimizer.apply([keras.ops.ones(())], [weight])
+    assert float(weight) == pytest.approx(0.94)
+    optimizer.finalize_variable_values([weight])
+    assert float(weight) == pytest.approx(0.5 * (0.5 * 0.98 + 0.5 * 0.96) + 0.5 * 0.94)
+
+
+def test_without_a_momentum_there_is_no_average() -> None:
+    assert ema_callback(stage()) == []
+    assert not make_optimizer(stage(), steps_per_epoch=5, precision="float32", scales={}).use_ema

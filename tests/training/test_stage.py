@@ -127,6 +127,26 @@ def test_inner_rows_choose_and_are_not_trained_on(begin: Callable[..., Run]) -> 
     np.testing.assert_allclose(predict(network, pictures, data.rows_of(0), batch_size=5), stored(run, 0, 0), atol=1e-6)
 
 
+def test_what_is_validated_and_kept_is_the_moving_average(begin: Callable[..., Run]) -> None:
+    """With a momentum near one the average stays near where it began, while the weights run away."""
+    plain = begin(stage("warm", epochs=4, learning_rate=0.05, augment="none"), select_on="last")
+    plain.train(folds=[0])
+    first = [load_network(plain.recipe, classes=3, weights=plain.task(0).weights).get_weights(), stored(plain, 0, 0)]
+    shutil.rmtree(plain.workspace.run(plain.competition.slug, plain.experiment))
+    averaged = begin(stage("warm", epochs=4, learning_rate=0.05, augment="none", ema=0.999), select_on="last")
+    averaged.train(folds=[0])
+    network = load_network(averaged.recipe, classes=3, weights=averaged.task(0).weights)
+    moved = [np.abs(one - other).max() for one, other in zip(first[0], network.get_weights(), strict=True)]
+    assert max(moved) > 0.05
+    pictures = averaged.task(0).machine.open(
+        list(averaged.data.train["path"]), (32, 32), averaged.workspace.cache(averaged.competition.slug)
+    )
+    found = predict(network, pictures, averaged.data.rows_of(0), batch_size=5)
+    np.testing.assert_allclose(found, stored(averaged, 0, 0), atol=1e-6)
+    log = pd.read_csv(averaged.task(0).stage_folder(0) / LOG)
+    assert log["val_loss"].iloc[-1] == pytest.approx((stage_done(averaged.task(0).stage_folder(0)) or {})["loss"])
+
+
 def test_unfreezing_is_reported(finished: Run) -> None:
     first, second = (stage_done(finished.task(0).stage_folder(number)) or {} for number in (0, 1))
     assert first["unfrozen"] == first["blocks"] == second["blocks"] > 1
