@@ -32,7 +32,7 @@ from pipeline.predictions.blend_methods import (
     apply_temperatures,
     fit_temperature,
 )
-from pipeline.predictions.compare import compare
+from pipeline.predictions.compare import fold_scores, sample
 from pipeline.predictions.metrics import Labels, Metric
 from pipeline.predictions.store import MANIFEST, Experiment, finish_experiment, prediction_frame, probabilities_of
 from pipeline.settings import NAME
@@ -319,25 +319,25 @@ def _judge(
     aligned: Aligned, found: dict[str, Blended], rules: dict[str, Rule]
 ) -> tuple[tuple[ScoredMethod, ...], str, str]:
     """Every method's score; the simplest within one standard error of the best (Breiman et al., 1984), and why."""
-    blended = replace(aligned, probabilities=found)
-    compared = compare(blended, baseline=SIMPLEST, resamples=_RESAMPLES)
-    standings = {one.name: one for one in compared.standings}
+    blended, names = replace(aligned, probabilities=found), list(found)  # in the order of METHODS
+    sampled = sample(blended, _RESAMPLES)
 
-    def scored(name: str) -> ScoredMethod:
-        one, gained = standings[name], compared.differences.get(name)
-        gain, error = (gained.gain, gained.gain_se) if gained else (0.0, 0.0)
-        return ScoredMethod(name, one.score, one.score_se, one.fold_scores, gain, error, rules[name].weights)
+    def scored(number: int, name: str) -> ScoredMethod:
+        score, error = float(sampled.scores[number]), sampled.score_se(number)
+        gained = sampled.gain(number, names.index(SIMPLEST))
+        return ScoredMethod(name, score, error, fold_scores(blended, name), *gained, rules[name].weights)
 
-    best = max(found, key=lambda name: aligned.metric.gain(0.0, standings[name].score))  # of equals the simplest
-    against = compared if best == SIMPLEST else compare(blended, baseline=best, resamples=_RESAMPLES)
-    to_best = against.differences
-    near = [name for name in found if name == best or -to_best[name].gain <= to_best[name].gain_se + _SAME]
-    simplest = near[0]  # `found` is in the order of METHODS
-    gap = "" if simplest == best else f"{-to_best[simplest].gain:.4f} ± {to_best[simplest].gain_se:.4f}"
-    if gap:
-        reason = f"the simplest within one standard error of the best, {best}, which is better by {gap}"
+    gains = [aligned.metric.gain(0.0, score) for score in sampled.scores]
+    best = gains.index(max(gains))  # of equals the simplest
+    behind = [sampled.gain(best, number) for number in range(len(names))]
+    chosen = next(number for number, (gap, error) in enumerate(behind) if gap <= error + _SAME)
+    simplest = names[chosen]
+    if chosen != best:
+        gap, error = behind[chosen]
+        better = f"{names[best]}, which is better by {gap:.4f} ± {error:.4f}"
+        reason = f"the simplest within one standard error of the best, {better}"
     else:
-        reason = "the best" if best == SIMPLEST else "the best, and no simpler one is within one standard error of it"
+        reason = "the best" if best == 0 else "the best, and no simpler one is within one standard error of it"
     if simplest == SIMPLEST:
         reason += "; blending gains nothing here that can be told from noise"
-    return tuple(scored(name) for name in found), simplest, reason
+    return tuple(scored(number, name) for number, name in enumerate(names)), simplest, reason

@@ -4,7 +4,7 @@ What varies here is the rows. A verdict is about the trained models as they are:
 gives other predictions and another score.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -12,18 +12,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
-from pipeline.predictions.metrics import METRICS, Labels, Metric, Probabilities
+from pipeline.predictions.metrics import METRICS, Labels, Metric, Probabilities, Weights, resampling
 
 Verdict = Literal["better", "worse", "not distinguishable"]
-Weights = NDArray[np.float64]
 
 LEVEL = 0.05
 POWER = 0.8
 RESAMPLES = 2000
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,9 @@ def compare(aligned: Aligned, *, baseline: str | None = None, resamples: int = R
         baseline: One of them. Defaults to the best.
     """
     names = list(aligned.probabilities)
-    found = _sample(aligned, resamples)
+    found = sample(aligned, resamples)
     standings = [
-        _standing(aligned, name, score=float(found.scores[number]), score_se=found.error(found.weights_of(number)))
+        _standing(aligned, name, score=float(found.scores[number]), score_se=found.score_se(number))
         for number, name in enumerate(names)
     ]
     ordered = sorted(standings, key=lambda one: one.score, reverse=aligned.metric.greater_is_better)
@@ -178,18 +177,20 @@ def rows_needed(gain: float, gain_se: float, *, rows: int, pairs: int = 1) -> in
     return int(np.ceil(((alarm * np.sqrt(variance + gain**2) + power * np.sqrt(variance)) / gain) ** 2))
 
 
+def fold_scores(aligned: Aligned, name: str) -> dict[int, float]:
+    """An experiment's score on each fold."""
+    labels, found = aligned.labels, aligned.probabilities[name]
+    rows_of = {int(fold): aligned.folds == fold for fold in np.unique(aligned.folds)}
+    return {fold: aligned.metric.score(labels[rows], found[rows]) for fold, rows in rows_of.items()}
+
+
 def _standing(aligned: Aligned, name: str, *, score: float, score_se: float) -> Standing:
     labels, found = aligned.labels, aligned.probabilities[name]
-
-    def of_fold(fold: int) -> float:
-        rows = aligned.folds == fold
-        return aligned.metric.score(labels[rows], found[rows])
-
     return Standing(
         name=name,
         score=score,
         score_se=score_se,
-        fold_scores={int(fold): of_fold(fold) for fold in np.unique(aligned.folds)},
+        fold_scores=fold_scores(aligned, name),
         accuracy=METRICS["accuracy"].score(labels, found),
         log_loss=METRICS["log_loss"].score(labels, found),
         macro_f1=METRICS["macro_f1"].score(labels, found),
@@ -198,7 +199,7 @@ def _standing(aligned: Aligned, name: str, *, score: float, score_se: float) -> 
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """Experiments, by number, on the rows that there are and on resamples of them.
 
     Attributes:
@@ -220,7 +221,7 @@ class _Sample:
         weights = np.zeros(len(self.scores))
         weights[one] = 1
         if against is not None:
-            weights[against] = -1
+            weights[against] -= 1
             weights *= 1 if self.metric.greater_is_better else -1
         return weights
 
@@ -230,23 +231,29 @@ class _Sample:
             return float((self.values @ weights).std() / np.sqrt(self.rows))
         return float((self.resampled @ weights).std(ddof=1))
 
+    def score_se(self, one: int) -> float:
+        return self.error(self.weights_of(one))
+
+    def gain(self, one: int, against: int) -> tuple[float, float]:
+        """How much better one scores than another, and that difference's standard error."""
+        weights = self.weights_of(one, against)
+        return float(self.scores @ weights), self.error(weights)
+
     def p(self, one: int, other: int) -> float:
         """Two-sided p of there being no difference between two, by itself."""
         if self.metric.name == "accuracy":
             return self.mcnemar(one, other)
-        weights = self.weights_of(one, other)
-        gain, error = abs(float(self.scores @ weights)), self.error(weights)
+        gain, error = self.gain(one, other)
         if gain == 0:
             return 1.0
-        return float(2 * norm.sf(gain / error)) if error else 0.0
+        return float(2 * norm.sf(abs(gain) / error)) if error else 0.0
 
     def mcnemar(self, one: int, other: int) -> float:
         return mcnemar(int(self.alone[one, other]), int(self.alone[other, one]))
 
     def difference(self, one: int, reference: int, *, p: float, pairs: int) -> Difference:
-        weights = self.weights_of(one, reference)
-        gain, error = float(self.scores @ weights), self.error(weights)
-        low, high = np.quantile(self.resampled @ weights, [LEVEL / 2, 1 - LEVEL / 2])
+        gain, error = self.gain(one, reference)
+        low, high = np.quantile(self.resampled @ self.weights_of(one, reference), [LEVEL / 2, 1 - LEVEL / 2])
         return Difference(
             gain=gain,
             gain_se=error,
@@ -260,108 +267,34 @@ class _Sample:
         )
 
 
-def _sample(aligned: Aligned, resamples: int) -> _Sample:
+def sample(aligned: Aligned, resamples: int) -> Sample:
+    """Score experiments on the rows that there are, and on so many resamples of them, the same for all of them."""
     metric, labels, predictions = aligned.metric, aligned.labels, list(aligned.probabilities.values())
-    values = _row_values(metric, labels, predictions)
     right = np.stack([found.argmax(axis=1) == labels for found in predictions]).astype(np.float64)
-    return _Sample(
-        metric=metric,
-        rows=len(labels),
-        scores=np.array([metric.score(labels, found) for found in predictions]),
-        values=values,
-        resampled=_resample(_rescorer(metric, labels, predictions, values), len(labels), resamples),
-        alone=(right @ (1 - right).T).astype(np.int64),
-    )
+    values = None
+    if metric.per_row is not None:
+        values = np.stack([metric.per_row(labels, found) for found in predictions], axis=1)
+    with threadpool_limits(1):  # products as narrow as these are several times as slow on two threads
+        return Sample(
+            metric=metric,
+            rows=len(labels),
+            scores=np.array([metric.score(labels, found) for found in predictions]),
+            values=values,
+            resampled=_resampled(metric, labels, predictions, values, resamples),
+            alone=(right @ (1 - right).T).astype(np.int64),
+        )
 
 
-# --- Resampling. Scores are computed from how often each row was drawn, for all experiments at once, so that they
-# are paired and no prediction is copied.
-
-Rescorer = Callable[[Weights], NDArray[np.float64]]
-
-
-def _resample(rescore: Rescorer, rows: int, resamples: int) -> NDArray[np.float64]:
-    """The scores of each bootstrap sample (Efron, 1979), of shape (resamples, experiments)."""
-    rng = np.random.default_rng(_SEED)
-    return np.stack(
-        [rescore(np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float64)) for _ in range(resamples)]
-    )
-
-
-def _row_values(metric: Metric, labels: Labels, predictions: Sequence[Probabilities]) -> NDArray[np.float64] | None:
-    """The rows' parts in the scores, of shape (rows, experiments), where a score is their mean; else None."""
-    of_rows = _auc_values if metric.name == "roc_auc" else metric.per_row
-    return None if of_rows is None else np.stack([of_rows(labels, found) for found in predictions], axis=1)
-
-
-def _rescorer(
-    metric: Metric, labels: Labels, predictions: Sequence[Probabilities], values: NDArray[np.float64] | None
-) -> Rescorer:
+def _resampled(
+    metric: Metric,
+    labels: Labels,
+    predictions: Sequence[Probabilities],
+    values: NDArray[np.float64] | None,
+    resamples: int,
+) -> NDArray[np.float64]:
+    """Scores of resamples, of shape (resamples, experiments); paired, as all experiments have the same rows."""
+    draws = resampling(len(labels), resamples)
     if values is not None:
-        return lambda weights: weights @ values / len(labels)
-    chosen = [found.argmax(axis=1) for found in predictions]
-    return _RESCORERS[metric.name](labels, chosen, predictions[0].shape[1])
-
-
-def _macro_f1_rescorer(labels: Labels, chosen: Sequence[Labels], classes: int) -> Rescorer:
-    """As `METRICS["macro_f1"]`: a class that is neither among the labels nor predicted does not count."""
-    right = [one == labels for one in chosen]
-
-    def rescore(weights: Weights) -> NDArray[np.float64]:
-        actual = np.bincount(labels, weights=weights, minlength=classes)
-        scores = []
-        for one, hit in zip(chosen, right, strict=True):
-            total = actual + np.bincount(one, weights=weights, minlength=classes)
-            both = np.bincount(labels, weights=weights * hit, minlength=classes)
-            scores.append(np.mean(2 * both[total > 0] / total[total > 0]))
-        return np.array(scores)
-
-    return rescore
-
-
-def _kappa_rescorer(labels: Labels, chosen: Sequence[Labels], classes: int) -> Rescorer:
-    """Quadratic weights make kappa a function of five sums; they are whole numbers, so that 0/0 is seen."""
-    actual = labels.astype(np.float64)
-    predicted = np.stack(chosen, axis=1).astype(np.float64)
-    actual_squared, predicted_squared = actual**2, predicted**2
-    distances = (predicted - actual[:, None]) ** 2
-
-    def rescore(weights: Weights) -> NDArray[np.float64]:
-        squares = weights @ actual_squared + weights @ predicted_squared
-        by_chance = len(labels) * squares - 2 * (weights @ actual) * (weights @ predicted)
-        safe = np.where(by_chance > 0, by_chance, 1.0)
-        return np.where(by_chance > 0, 1 - len(labels) * (weights @ distances) / safe, 0.0)
-
-    return rescore
-
-
-_RESCORERS: dict[str, Callable[[Labels, Sequence[Labels], int], Rescorer]] = {
-    "macro_f1": _macro_f1_rescorer,
-    "quadratic_kappa": _kappa_rescorer,
-}
-
-
-def _auc_values(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    """The rows' parts in the mean one-versus-rest ROC AUC, by the placement values of DeLong, DeLong & Clarke-Pearson
-    (1988): exact for the score, and to first order for its resamples, as ranking each of them anew would take hours.
-    """
-    rows, classes = probabilities.shape
-    own = np.bincount(labels, minlength=classes)
-    known = np.flatnonzero((own > 0) & (own < rows))
-    values, score = np.zeros(rows), 0.0
-    for number in known:
-        column = np.ascontiguousarray(probabilities[:, number])
-        positive = labels == number
-        won = _share_below(column[positive], column[~positive])
-        kept = 1 - _share_below(column[~positive], column[positive])
-        area = float(won.mean())
-        score += area
-        values[positive] += (won - area) * rows / len(won)
-        values[~positive] += (kept - area) * rows / len(kept)
-    return (values + score) / len(known) if len(known) else np.full(rows, 0.5)
-
-
-def _share_below(values: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
-    """For each value the share of `others` that is smaller; equal ones count half."""
-    ordered = np.sort(others)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
+        return np.stack([weights @ values / len(labels) for weights in draws])
+    rescorers = [metric.rescorer(labels, found) for found in predictions]
+    return np.array([[rescore(weights) for rescore in rescorers] for weights in draws])

@@ -4,19 +4,21 @@ Every function takes labels as class numbers, int of shape (rows,), and probabil
 (rows, classes) whose rows sum to one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn import metrics
 from sklearn.dummy import DummyClassifier
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.floating]
+Weights = NDArray[np.float64]
+Confusion = NDArray[np.float64]
 
 _RESAMPLES = 200
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")  # how many are smaller; how many are not larger
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,17 @@ class Metric:
 
     Attributes:
         score: (labels, probabilities) → float.
-        per_row: The rows' contributions, of shape (rows,), where the score is their mean; else None.
+        rescorer: (labels, probabilities) → what gives the score of a resample from how often each row was drawn,
+            float of shape (rows,): no prediction is copied.
+        per_row: (labels, probabilities) → the rows' contributions, of shape (rows,), where the score is their mean;
+            else None. The spread of their mean is that of the score: for ROC AUC, where a row's contribution depends
+            on the other rows, to first order.
     """
 
     name: str
     greater_is_better: bool
     score: Callable[[Labels, Probabilities], float]
+    rescorer: Callable[[Labels, Probabilities], Callable[[Weights], float]]
     per_row: Callable[[Labels, Probabilities], NDArray[np.float64]] | None = None
 
     def gain(self, before: float, after: float) -> float:
@@ -48,45 +55,117 @@ def _losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]
     return losses
 
 
-def _macro_f1(labels: Labels, probabilities: Probabilities) -> float:
-    return float(metrics.f1_score(labels, probabilities.argmax(axis=1), average="macro", zero_division=0))
+def _macro_f1(confused: Confusion) -> float:
+    """A class that is neither among the labels nor predicted does not count."""
+    right, total = np.diag(confused), confused.sum(axis=0) + confused.sum(axis=1)
+    known = total > 0
+    return float(np.mean(2 * right[known] / total[known]))
 
 
-def _quadratic_kappa(labels: Labels, probabilities: Probabilities) -> float:
-    classes, chosen = list(range(probabilities.shape[1])), probabilities.argmax(axis=1)
-    if len({*labels, *chosen}) == 1:
-        return 0.0  # 0/0: one class alone, predicted without fail
-    return float(metrics.cohen_kappa_score(labels, chosen, labels=classes, weights="quadratic"))
+def _quadratic_kappa(confused: Confusion) -> float:
+    """Zero for 0/0, where one class alone is predicted without fail; of whole numbers, so that this is seen."""
+    numbers = np.arange(len(confused))
+    distances = (numbers[:, None] - numbers) ** 2
+    by_chance = float(confused.sum(axis=1) @ distances @ confused.sum(axis=0))
+    return 1 - float(confused.sum() * (confused * distances).sum()) / by_chance if by_chance else 0.0
 
 
 def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
     """Mean over the classes of one-versus-rest ROC AUC; classes without both sides are left out.
 
-    By rank sums (Mann & Whitney, 1947), all classes at once: the bootstrap asks for it hundreds of times.
+    The area of a class is the share of pairs in the right order, equal ones counting half (Mann & Whitney, 1947).
     """
-    ranks = rankdata(probabilities, axis=0)
-    own = labels[:, None] == np.arange(probabilities.shape[1])
-    positive = own.sum(axis=0)
-    pairs = positive * (len(labels) - positive)
-    wins = (ranks * own).sum(axis=0) - positive * (positive + 1) / 2
-    known = pairs > 0
-    return float(np.mean(wins[known] / pairs[known])) if known.any() else 0.5
+    areas = []
+    for own, column in _one_versus_rest(labels, probabilities):
+        inside, outside = column[own], np.sort(column[~own])
+        pairs = sum(int(np.searchsorted(outside, inside, side).sum()) for side in _SIDES)
+        areas.append(pairs / (2 * len(inside) * len(outside)))
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def _auc_parts(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
+    """By the placement values of DeLong, DeLong & Clarke-Pearson (1988), from one sorting a class (Sun & Xu, 2014).
+
+    A row's placement is the share of the other side's rows that it is in the right order with.
+    """
+    rows, areas = len(labels), []
+    deviations = np.zeros(rows)
+    for own, column in _one_versus_rest(labels, probabilities):
+        inside, outside = np.flatnonzero(own), np.flatnonzero(~own)
+        outside = outside[column[outside].argsort()]
+        below = [np.searchsorted(column[outside], column[inside], side) for side in _SIDES]
+        won = (below[0] + below[1]) / (2 * len(outside))
+        lost = np.bincount(np.concatenate(below), minlength=len(outside) + 1).cumsum()[:-1]
+        areas.append(won.mean())
+        deviations[inside] += (won - areas[-1]) * rows / len(inside)
+        deviations[outside] += (1 - lost / (2 * len(inside)) - areas[-1]) * rows / len(outside)
+    return np.mean(areas) + deviations / len(areas) if areas else np.full(rows, 0.5)
+
+
+def _one_versus_rest(
+    labels: Labels, probabilities: Probabilities
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.floating]]]:
+    """For each class that some rows are of and others not: which rows are, and all rows' probabilities of it."""
+    for number, column in enumerate(np.ascontiguousarray(probabilities.T)):
+        own = labels == number
+        if own.any() and not own.all():
+            yield own, column
+
+
+def _of_rows(
+    name: str,
+    per_row: Callable[[Labels, Probabilities], NDArray[np.float64]],
+    *,
+    score: Callable[[Labels, Probabilities], float] | None = None,
+    greater_is_better: bool = True,
+) -> Metric:
+    """A metric that is a mean over the rows; `score` where that is faster."""
+
+    def rescorer(labels: Labels, probabilities: Probabilities) -> Callable[[Weights], float]:
+        values = per_row(labels, probabilities)
+        return lambda weights: float(weights @ values / len(values))
+
+    mean = score or (lambda labels, probabilities: float(per_row(labels, probabilities).mean()))
+    return Metric(name, greater_is_better, mean, rescorer, per_row)
+
+
+def _of_confusion(name: str, of_confusion: Callable[[Confusion], float]) -> Metric:
+    """A metric of the confusion matrix alone: how many rows of class i were taken for class j."""
+
+    def rescorer(labels: Labels, probabilities: Probabilities) -> Callable[[Weights | None], float]:
+        classes = probabilities.shape[1]
+        cells = labels * classes + probabilities.argmax(axis=1)
+        return lambda weights: of_confusion(
+            np.bincount(cells, weights, classes**2).astype(np.float64).reshape(classes, classes)
+        )
+
+    return Metric(name, True, lambda labels, probabilities: rescorer(labels, probabilities)(None), rescorer)
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", True, lambda y, p: float(_hits(y, p).mean()), _hits),
-    "log_loss": Metric("log_loss", False, lambda y, p: float(_losses(y, p).mean()), _losses),
-    "macro_f1": Metric("macro_f1", True, _macro_f1),
-    "quadratic_kappa": Metric("quadratic_kappa", True, _quadratic_kappa),
-    "roc_auc": Metric("roc_auc", True, _roc_auc),
+    metric.name: metric
+    for metric in (
+        _of_rows("accuracy", _hits),
+        _of_rows("log_loss", _losses, greater_is_better=False),
+        _of_confusion("macro_f1", _macro_f1),
+        _of_confusion("quadratic_kappa", _quadratic_kappa),
+        _of_rows("roc_auc", _auc_parts, score=_roc_auc),
+    )
 }
+
+
+def resampling(rows: int, resamples: int) -> Iterator[Weights]:
+    """How often each row is drawn in so many bootstrap samples (Efron, 1979); the same ones every time."""
+    rng = np.random.default_rng(0)
+    for _ in range(resamples):
+        yield np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float64)
 
 
 def standard_error(metric: Metric, labels: Labels, probabilities: Probabilities) -> float:
     """Standard error of the score over the rows: of a mean where it is one, else by bootstrap (Efron, 1979)."""
     if metric.per_row is not None:
         return _of_mean(metric.per_row(labels, probabilities))
-    return _bootstrap(len(labels), lambda rows: metric.score(labels[rows], probabilities[rows]))
+    return float(_bootstrapped(metric, labels, probabilities).std(ddof=1))
 
 
 def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Probabilities) -> tuple[float, float]:
@@ -94,11 +173,7 @@ def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Pr
     gain = metric.gain(metric.score(labels, before), metric.score(labels, after))
     if metric.per_row is not None:
         return gain, _of_mean(metric.per_row(labels, after) - metric.per_row(labels, before))
-    error = _bootstrap(
-        len(labels),
-        lambda rows: metric.score(labels[rows], after[rows]) - metric.score(labels[rows], before[rows]),
-    )
-    return gain, error
+    return gain, float((_bootstrapped(metric, labels, after) - _bootstrapped(metric, labels, before)).std(ddof=1))
 
 
 def floors(labels: Labels, classes: int) -> dict[str, Probabilities]:
@@ -125,6 +200,7 @@ def _of_mean(values: NDArray[np.float64]) -> float:
     return float(values.std() / np.sqrt(len(values)))
 
 
-def _bootstrap(count: int, statistic: Callable[[NDArray[np.int64]], float]) -> float:
-    rng = np.random.default_rng(0)
-    return float(np.std([statistic(rng.integers(0, count, count)) for _ in range(_RESAMPLES)], ddof=1))
+def _bootstrapped(metric: Metric, labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
+    """Scores of resamples, the same rows for all predictions: shape (resamples,)."""
+    rescore = metric.rescorer(labels, probabilities)
+    return np.array([rescore(weights) for weights in resampling(len(labels), _RESAMPLES)])

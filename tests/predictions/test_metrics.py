@@ -1,5 +1,6 @@
 """Metrics against values worked out by hand and against scikit-learn; standard errors; the floor of chance."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -65,6 +66,45 @@ def test_score_is_scikit_learns(name: str) -> None:
     assert METRICS[name].score(labels, probabilities) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("decimals", [1, 2])
+def test_roc_auc_with_many_ties_is_scikit_learns(decimals: int) -> None:
+    labels, probabilities = random_predictions(300, 5)
+    tied = probabilities.round(decimals)
+    assert len(np.unique(tied)) < 102
+    expected = [sklearn_metrics.roc_auc_score(labels == number, tied[:, number]) for number in range(5)]
+    assert METRICS["roc_auc"].score(labels, tied) == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.per_row])
+def test_a_score_is_the_mean_of_its_rows_parts(name: str) -> None:
+    metric = METRICS[name]
+    labels, probabilities = random_predictions(200, 4)
+    for given in (labels, np.where(labels == 3, 0, labels), np.zeros_like(labels)):  # classes without rows, too
+        for found in (probabilities, probabilities.round(1), probabilities.astype(np.float32)):
+            assert metric.per_row is not None
+            parts = metric.per_row(given, found)
+            assert parts.shape == (200,)
+            assert parts.mean() == pytest.approx(metric.score(given, found), rel=1e-12)
+
+
+def test_the_rows_parts_in_roc_auc_by_hand() -> None:
+    """Of class 1 two rows, of class 0 three; one pair ties."""
+    labels = np.array([1, 0, 1, 0, 0])
+    of_one = np.array([0.8, 0.5, 0.5, 0.2, 0.6])
+    found = np.stack([1 - of_one, of_one], axis=1)
+    # Shares of the other side that a row is in the right order with: 3/3 and 1.5/3; 1.5/2, 2/2 and 1/2.
+    area, own, rest = 0.75, np.array([1, 0.5]), np.array([0.75, 1, 0.5])
+    roc_auc = METRICS["roc_auc"]
+    assert roc_auc.per_row is not None
+    assert roc_auc.score(labels, found) == area
+    by_hand = np.array([0, 0, 0, 0, 0]) + area
+    by_hand[[0, 2]] += (own - area) * 5 / 2
+    by_hand[[1, 3, 4]] += (rest - area) * 5 / 3
+    assert roc_auc.per_row(labels, found) == pytest.approx(by_hand)
+    # DeLong's variance: that of either side's shares over its number of rows.
+    assert standard_error(roc_auc, labels, found) == pytest.approx(math.sqrt(own.var() / 2 + rest.var() / 3))
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_perfect_predictions_reach_the_best_score(name: str) -> None:
     labels = np.array([0, 1, 2, 2, 1, 0])
@@ -110,14 +150,27 @@ def test_standard_error_of_log_loss_by_hand() -> None:
 
 
 def _without_rows(metric: Metric) -> Metric:
-    return Metric(metric.name, metric.greater_is_better, metric.score)
+    return dataclasses.replace(metric, per_row=None)
 
 
 def test_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
     labels, probabilities = random_predictions(500, 3)
-    for name in ("accuracy", "log_loss"):
+    for name in ("accuracy", "log_loss", "roc_auc"):
         exact = standard_error(METRICS[name], labels, probabilities)
         assert standard_error(_without_rows(METRICS[name]), labels, probabilities) == pytest.approx(exact, rel=0.2)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_resample_is_scored_as_its_rows_are(name: str) -> None:
+    labels, probabilities = random_predictions(60, 4)
+    labels[labels == 3] = 0  # class 3 has no row, and is predicted
+    rows = np.random.default_rng(0).integers(0, 60, 60)
+    found = METRICS[name].rescorer(labels, probabilities)(np.bincount(rows, minlength=60).astype(float))
+    tolerance = 0.02 if name == "roc_auc" else 1e-12  # to first order
+    assert found == pytest.approx(METRICS[name].score(labels[rows], probabilities[rows]), rel=tolerance)
+    assert METRICS[name].rescorer(labels, probabilities)(np.ones(60)) == pytest.approx(
+        METRICS[name].score(labels, probabilities), rel=1e-12
+    )
 
 
 def test_standard_error_is_the_same_every_time() -> None:
@@ -159,14 +212,22 @@ def test_paired_gain_changes_sign_with_its_arguments(name: str) -> None:
 
 def test_the_same_predictions_gain_nothing() -> None:
     labels, found = random_predictions(80, 2)
-    for name in ("accuracy", "log_loss", "macro_f1"):
+    for name in ("accuracy", "log_loss", "macro_f1", "roc_auc"):
         assert paired_gain(METRICS[name], labels, found, found) == (0.0, 0.0)
+
+
+def test_bootstrapped_gains_in_roc_auc_spread_as_the_formula_says() -> None:
+    labels, before = random_predictions(500, 3)
+    after = 0.9 * before + 0.1 * random_predictions(500, 3, seed=1)[1]
+    _, exact = paired_gain(METRICS["roc_auc"], labels, before, after)
+    _, bootstrapped = paired_gain(_without_rows(METRICS["roc_auc"]), labels, before, after)
+    assert bootstrapped == pytest.approx(exact, rel=0.2)
 
 
 def test_paired_error_is_smaller_than_that_of_two_independent_scores() -> None:
     labels, before = random_predictions(400, 3)
     after = 0.9 * before + 0.1 * np.eye(3)[labels]
-    for name in ("accuracy", "log_loss", "macro_f1"):
+    for name in ("accuracy", "log_loss", "macro_f1", "roc_auc"):
         _, paired = paired_gain(METRICS[name], labels, before, after)
         alone = [standard_error(METRICS[name], labels, found) for found in (before, after)]
         assert 0 < paired < 0.7 * math.hypot(*alone)
