@@ -8,6 +8,7 @@ import typer
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
+from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
@@ -41,6 +42,7 @@ for group, name, command in (
     (app, "train", train),
     (app, "predict", predict),
     (app, "blend", blend),
+    (app, "export", export),
     (oof_app, "list", oof_list),
     (oof_app, "compare", oof_compare),
     (submission_app, "make", submission_make),
