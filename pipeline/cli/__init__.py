@@ -9,6 +9,7 @@ from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
 from pipeline.cli.explore import explore
+from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
@@ -47,6 +48,7 @@ for group, name, command in (
     (app, "blend", blend),
     (app, "pseudo-label", pseudo_label),
     (app, "report", report),
+    (app, "export", export),
     (oof_app, "list", oof_list),
     (oof_app, "compare", oof_compare),
     (submission_app, "make", submission_make),
