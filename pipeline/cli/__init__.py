@@ -12,6 +12,7 @@ from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
 from pipeline.cli.rehearse import rehearse
+from pipeline.cli.report import report
 from pipeline.cli.results import oof_list, submission_check, submission_make
 from pipeline.cli.train import predict, train
 
@@ -41,6 +42,7 @@ for group, name, command in (
     (app, "train", train),
     (app, "predict", predict),
     (app, "blend", blend),
+    (app, "report", report),
     (oof_app, "list", oof_list),
     (oof_app, "compare", oof_compare),
     (submission_app, "make", submission_make),

@@ -96,7 +96,12 @@ def _p_is_mcnemars(comparison: Comparison) -> bool:
     return comparison.metric.name == "accuracy" and comparison.pairs == 1
 
 
-def _legend(comparison: Comparison, role: str) -> list[str]:
+def comparison_notes(comparison: Comparison, role: str) -> dict[str, str]:
+    """What the columns of a comparison mean, and how they were made.
+
+    Args:
+        role: What the reference is: "best" or "baseline".
+    """
     order = ", to first order (DeLong's placement values)" if comparison.metric.name == "roc_auc" else ""
     notes = {
         "ECE": f"expected calibration error, {BINS} equally wide bins of the largest probability",
@@ -109,10 +114,14 @@ def _legend(comparison: Comparison, role: str) -> list[str]:
         corrected = f", corrected by Holm's method for {comparison.pairs} pairs" if comparison.pairs > 1 else ""
         notes["p"] = source + corrected
     p = "McNemar p" if _p_is_mcnemars(comparison) else "p"
-    notes |= {
+    return notes | {
         "verdict": f"better or worse only where the interval leaves out zero and {p} is below 0.05",
         "rows needed": "to tell a difference of the size seen, at 95 % confidence and 80 % power",
     }
+
+
+def _legend(comparison: Comparison, role: str) -> list[str]:
+    notes = comparison_notes(comparison, role)
     width = max(map(len, notes))
     return [
         *(f"{name:{width}}  {note}" for name, note in notes.items()),

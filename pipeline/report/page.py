@@ -27,6 +27,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.report.plots import plain_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -113,8 +115,8 @@ def figure_svg(figure: "Figure", *, name: str, label: str) -> Markup:
     import matplotlib
 
     text = io.StringIO()
-    # Text stays text; a dollar sign in a class's name is not the beginning of a formula.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}):
+    # Text stays text, in the page's own fonts.
+    with plain_text(figure), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     drawing = text.getvalue()
     drawing = drawing[drawing.index("<svg") :]
