@@ -80,6 +80,28 @@ class EarlyStopping(Settings):
     patience: int = Field(ge=1)
 
 
+class OnFold(Settings):
+    """The held-out fold itself chooses: all other rows are trained on, and the fold's score is a little flattered."""
+
+    kind: Literal["fold"] = "fold"
+
+
+class OnInner(Settings):
+    """A `share` of the training rows, the same in every stage, chooses and is not trained on."""
+
+    kind: Literal["inner"] = "inner"
+    share: float = Field(default=0.1, gt=0, le=0.5)
+
+
+class OnLast(Settings):
+    """Nothing chooses: the last epoch is kept."""
+
+    kind: Literal["last"] = "last"
+
+
+SelectOn = Annotated[OnFold | OnInner | OnLast, Field(discriminator="kind")]
+
+
 class Head(Settings):
     """What stands on the backbone: pooling, then batch norm, dense layers with ReLU, dropout, logits."""
 
@@ -104,8 +126,8 @@ class Stage(Settings):
             or a fraction of that mean, rounded likewise.
         learning_rate: The peak of the schedule.
         clip_norm: Gradients whose global norm is larger are scaled down to it (Pascanu et al., 2013).
-        monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the validation
-            `loss`, or the competition's metric (`score`).
+        monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the `loss` of the
+            recipe's `select_on` rows, or the competition's metric of them (`score`).
         augment: A preset's name, or albumentations transforms: `[{HorizontalFlip: {p: 0.5}}, …]`.
         batch_norm: Whether the unfrozen blocks' BatchNorm is trained with them, or stays `frozen`, that
             is, in inference mode. Frozen is right for pretrained weights, trained for random ones.
@@ -172,6 +194,8 @@ class Recipe(Settings):
         backbone: A name from `model/backbones.py`.
         weights: `none`, `imagenet`, `noisy-student`, or a `.h5` file of the backbone's weights.
         precision: What the network computes in; its logits are float32 always.
+        select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: `fold`, `inner`
+            (`{kind: inner, share: 0.1}`) or `last`.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
@@ -182,6 +206,7 @@ class Recipe(Settings):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0)
+    select_on: Annotated[SelectOn, BeforeValidator(_kind)] = OnFold()
     stages: tuple[Stage, ...] = Field(min_length=1)
     tta: TTA = TTA()
 
@@ -190,6 +215,23 @@ class Recipe(Settings):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages must have different names; received {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_watched(self) -> "Recipe":
+        if not isinstance(self.select_on, OnLast):
+            return self
+        for stage in self.stages:
+            watching = {
+                "early_stopping": stage.early_stopping is not None,
+                "schedule: plateau": isinstance(stage.schedule, Plateau),
+                "monitor: score": stage.monitor == "score",
+            }
+            for setting, there in watching.items():
+                if there:
+                    raise ValueError(
+                        f"stage {stage.name}: {setting} has no effect with select_on: last; leave one of them out"
+                    )
         return self
 
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -159,3 +159,27 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Chromium without a network; skips where there is none."""
     with started_browser(tmp_path_factory.mktemp("browser")) as running:
         yield running
+
+
+def manifest_scores(
+    score: float, error: float = 0.1, *, tta: float | None = None, folds: Sequence[int] = (0, 1)
+) -> dict[str, Any]:
+    """The part of a manifest about scores; with `tta` the score with TTA, which is used then."""
+    names = [str(fold) for fold in folds]
+    used = tta is not None
+    return {
+        "oof_score": tta if used else score,
+        "oof_score_se": error,
+        "oof_fold_scores": dict.fromkeys(names, tta if used else score),
+        "score": score,
+        "score_se": error,
+        "fold_scores": dict.fromkeys(names, score),
+        "tta_score": tta,
+        "tta_score_se": error if used else None,
+        "tta_fold_scores": dict.fromkeys(names, tta) if used else None,
+        "tta_gain": tta - score if tta is not None else None,
+        "tta_gain_se": error if used else None,
+        "tta_used": used,
+        "tta_used_by_fold": dict.fromkeys(names, used),
+        "select_on": "last",
+    }

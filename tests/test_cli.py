@@ -24,6 +24,7 @@ from pipeline.artifacts import Workspace
 from pipeline.cli import app
 from pipeline.competition import Competition
 from pipeline.predictions.store import finish_experiment, prediction_frame
+from tests.conftest import manifest_scores
 
 KIT = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 HEAVY = ("tensorflow", "keras", "kaggle", "pandas", "numpy", "sklearn", "matplotlib", "cv2", "albumentations")
@@ -93,10 +94,7 @@ def experiment(workspace: Path, tiny_competition: Competition) -> pd.DataFrame:
         "experiment": "made",
         "metric": "accuracy",
         "greater_is_better": True,
-        "score": 1.0,
-        "score_se": 0.0,
-        "tta_score": None,
-        "tta_used": False,
+        **manifest_scores(1.0, 0.0),
         "classes": classes,
         "floors": floors,
         "stages": [{"seconds": 2.0}],

@@ -19,6 +19,7 @@ from pipeline.competition import Competition
 from pipeline.predictions.blend_methods import METHODS
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import finish_experiment, prediction_frame, read_experiment, read_manifest
+from tests.conftest import manifest_scores
 
 CLASSES = ["blue", "green", "red"]
 APP = typer.Typer()
@@ -63,10 +64,7 @@ def workspace(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest
             "experiment": name,
             "metric": "accuracy",
             "greater_is_better": True,
-            "score": METRICS["accuracy"].score(truth, found),
-            "score_se": 0.1,
-            "tta_score": None,
-            "tta_used": False,
+            **manifest_scores(METRICS["accuracy"].score(truth, found), folds=sorted({int(fold) for fold in folds})),
             "classes": CLASSES,
             "floors": {"random classifier": {"score": 0.3, "score_se": 0.1}},
             "stages": [{"seconds": 2.0}],

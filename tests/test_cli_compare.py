@@ -14,7 +14,7 @@ import pytest
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.predictions.store import finish_experiment, prediction_frame
-from tests.conftest import write_table
+from tests.conftest import manifest_scores, write_table
 from tests.test_cli import kit, refused
 
 CLASSES = ["blue", "green", "red"]
@@ -38,9 +38,7 @@ def make(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.Monk
             "competition": slug,
             "experiment": name,
             "metric": "accuracy",
-            "score": 1 - wrong / 24,
-            "tta_score": None if tta_wrong is None else 1 - tta_wrong / 24,
-            "tta_used": tta_wrong is not None,
+            **manifest_scores(1 - wrong / 24, tta=None if tta_wrong is None else 1 - tta_wrong / 24),
             "classes": CLASSES,
             "stages": [{"seconds": 2.0}, {"seconds": 3.4}],
             "folds_sha256": "f",

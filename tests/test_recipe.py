@@ -331,3 +331,36 @@ def test_a_fault_inside_a_list_is_not_told_as_a_short_list_too():
         parse_recipe({"name": "x", "backbone": "tiny", "stages": [stage]}, source="x")
     assert "stages.0.schedule: " in caught.value.problem
     assert "at least 1 item" not in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("fold", {"kind": "fold"}), ("last", {"kind": "last"}), ("inner", {"kind": "inner", "share": 0.1})],
+)
+def test_what_chooses_the_epochs_can_be_said_in_a_word(given, meant):
+    assert parse(changed("select_on", given)).select_on.model_dump() == meant
+    assert parse(changed("select_on", meant)) == parse(changed("select_on", given))
+
+
+def test_the_scored_fold_chooses_unless_told():
+    assert parse(SMALL).select_on.kind == "fold"
+    assert parse(SMALL).fingerprint() != parse(changed("select_on", "last")).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("early_stopping", {"patience": 1}, "early_stopping"),
+        ("schedule", "plateau", "schedule: plateau"),
+        ("monitor", "score", "monitor: score"),
+    ],
+)
+def test_nothing_can_be_watched_where_nothing_chooses(path, value, named):
+    content = changed(f"stages.1.{path}", value)
+    parse({**content, "select_on": "inner"})
+    assert f"stage all: {named} has no effect with select_on: last" in refused({**content, "select_on": "last"})
+
+
+def test_a_share_belongs_to_inner_alone():
+    assert "select_on" in refused(changed("select_on", {"kind": "last", "share": 0.2}))
+    assert "select_on" in refused(changed("select_on", {"kind": "inner", "share": 0.6}))

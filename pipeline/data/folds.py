@@ -1,10 +1,12 @@
 """Folds: which part each training row is held out in; made once, shared by every experiment."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.artifacts import atomic_path
@@ -50,9 +52,7 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     held_out = (index["split"] == "held_out").to_numpy()
     if held_out.any():
         return Folds(pd.DataFrame({"id": index["id"], "fold": np.where(held_out, 0, NEVER_HELD_OUT)}))
-    grouped = bool((index["group"] != "").any())
-    # A row without a group is a group of its own, which no other can have the name of.
-    groups = index["group"].where(index["group"] != "", "\0" + index["id"])
+    grouped, groups = _groups(index)
     counts = groups.groupby(index["label"]).nunique()
     small = counts[counts < folds].sort_index()
     if len(small):
@@ -71,6 +71,47 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     for number, (_, rows) in enumerate(parts):
         fold[rows] = number
     return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
+
+
+def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.int64]:
+    """About `share` of the `rows`, held out of the training to choose the epoch: stratified, whole groups together.
+
+    Args:
+        index: As `train_index` returns it.
+        rows: Positions in the index, int64.
+        seed: Another one takes other rows.
+
+    Returns:
+        Some of `rows`, ascending.
+
+    Raises:
+        DataError: Every class is too small to give a part of its rows.
+    """
+    part = index.iloc[rows]
+    grouped, groups = _groups(part)
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = kind(n_splits=round(1 / share), shuffle=True, random_state=seed)
+    try:
+        with warnings.catch_warnings():
+            # Of a class with fewer rows than splits there may be none among the inner rows, which does no harm.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            _, found = next(splitter.split(np.zeros(len(part)), part["label"], groups if grouped else None))
+    except ValueError:
+        found = np.array([], dtype=np.int64)
+    if not len(found):
+        raise DataError(
+            f"an inner share of {share:g} cannot be taken from {len(part)} training rows in "
+            f"{part['label'].nunique()} classes",
+            expected=f"at least one class with {round(1 / share)} {'groups' if grouped else 'rows'}",
+            next_step="enlarge it (--set select_on.share=0.25), or choose --set select_on=last",
+        )
+    return np.asarray(np.sort(rows[found]), dtype=np.int64)
+
+
+def _groups(index: pd.DataFrame) -> tuple[bool, pd.Series]:
+    """Whether there are any, and the group of each row: one without is a group of its own."""
+    own = "\0" + index["id"]  # which no other can have the name of
+    return bool((index["group"] != "").any()), index["group"].where(index["group"] != "", own)
 
 
 def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:

@@ -216,16 +216,18 @@ def store_blend(
     if ids:
         members = np.stack([probabilities_of(one.test, ids, aligned.classes) for one in experiments])
         frames["test.parquet"] = prediction_frame(ids, blend.predict(members), aligned.classes)
+    by_fold = {str(fold): score for fold, score in blend.result.fold_scores.items()}
+    scores = {"score": blend.result.score, "score_se": blend.result.score_se, "fold_scores": by_fold}
     manifest = {
         "competition": first.slug,
         "experiment": name,
         "metric": aligned.metric.name,
         "greater_is_better": aligned.metric.greater_is_better,
-        "score": blend.result.score,
-        "score_se": blend.result.score_se,
-        "fold_scores": {str(fold): score for fold, score in blend.result.fold_scores.items()},
+        **{f"{prefix}{key}": value for prefix in ("oof_", "") for key, value in scores.items()},
         **dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se")),
         "tta_used": False,
+        "tta_used_by_fold": dict.fromkeys(by_fold, False),
+        "select_on": None,
         "oof_rows": len(aligned.ids),
         "floors": first.manifest["floors"],
         "stages": [],

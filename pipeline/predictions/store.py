@@ -4,6 +4,7 @@
     oof/<slug>/<experiment>/test.parquet      id, one float32 column a class: the mean of the fold models
     oof/<slug>/<experiment>/oof_tta.parquet   the same with test-time augmentation, where the recipe has views
     oof/<slug>/<experiment>/test_tta.parquet
+    oof/<slug>/<experiment>/learning_curves.csv   every epoch of every fold, where something was trained
     oof/<slug>/<experiment>/manifest.json     written last: without it the experiment is not finished
 
 Columns of classes are in the order of `manifest.json: classes`.
@@ -23,6 +24,7 @@ from pipeline.artifacts import Workspace, atomic_path, read_json, write_json
 from pipeline.errors import DataError
 
 MANIFEST = "manifest.json"
+CURVES = "learning_curves.csv"
 KEYS = ("id", "fold")
 
 
@@ -31,8 +33,8 @@ class Experiment:
     """A finished experiment.
 
     Attributes:
-        oof: The OOF predictions that its score is of, with or without TTA as the manifest's `tta_used` says.
-        test: The test predictions, likewise; no rows where the competition has no test pictures.
+        oof: The OOF predictions that its score is of, with or without TTA as the manifest's `tta_used_by_fold` says.
+        test: The test predictions, as `tta_used` says; no rows where the competition has no test pictures.
     """
 
     slug: str
@@ -44,7 +46,7 @@ class Experiment:
     @property
     def score(self) -> float:
         """The OOF score of the predictions that are used."""
-        return float(self.manifest["tta_score" if self.manifest["tta_used"] else "score"])
+        return float(self.manifest["oof_score"])
 
     @property
     def classes(self) -> list[str]:
@@ -126,11 +128,26 @@ def read_experiment(workspace: Workspace, slug: str, name: str) -> Experiment:
         DataError: It has no manifest, that is, it does not exist or is not finished.
     """
     folder, manifest = workspace.oof(slug, name), read_manifest(workspace, slug, name)
-    suffix = "_tta" if manifest["tta_used"] else ""
-    oof = read_predictions(folder / f"oof{suffix}.parquet")
-    test_file = folder / f"test{suffix}.parquet"
+    files = {"oof.parquet"} | ({"oof_tta.parquet"} if any(manifest["tta_used_by_fold"].values()) else set())
+    oof = with_choices({file: read_predictions(folder / file) for file in files}, manifest["tta_used_by_fold"])
+    test_file = folder / ("test_tta.parquet" if manifest["tta_used"] else "test.parquet")
     test = read_predictions(test_file) if test_file.is_file() else oof.iloc[:0].drop(columns="fold")
     return Experiment(slug, name, manifest, oof, test)
+
+
+def with_choices(frames: Mapping[str, pd.DataFrame], tta_used_by_fold: Mapping[str, bool]) -> pd.DataFrame:
+    """The OOF predictions that count: of each fold those with TTA, or the plain ones.
+
+    Args:
+        frames: `oof.parquet`, and `oof_tta.parquet` where it is used.
+    """
+    plain = frames["oof.parquet"]
+    used = plain["fold"].astype(str).map(tta_used_by_fold).astype(bool)
+    if not used.any():
+        return plain
+    with_views = frames["oof_tta.parquet"]
+    chosen = pd.concat([plain[~used], with_views[with_views["id"].isin(set(plain["id"][used]))]])
+    return chosen.sort_values("id").reset_index(drop=True)
 
 
 def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
@@ -144,6 +161,12 @@ def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
         )
     manifest: dict[str, Any] = read_json(file)
     return manifest
+
+
+def read_learning_curves(workspace: Workspace, slug: str, name: str) -> pd.DataFrame:
+    """Every epoch of every fold (`training.cross_validate.learning_curves`); empty where nothing was trained."""
+    file = workspace.oof(slug, name) / CURVES
+    return pd.read_csv(file) if file.is_file() and file.stat().st_size > 1 else pd.DataFrame()
 
 
 def require_networks(manifest: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ def comparison_rows(comparison: Comparison, manifests: Manifests) -> list[Row]:
             "macro_f1": one.macro_f1,
             "calibration_error": one.calibration_error,
             "tta_used": bool(manifests[one.name]["tta_used"]),
+            "select_on": manifests[one.name]["select_on"],
             "seconds": _seconds(manifests[one.name]),
             **{f"fold_{fold}": score for fold, score in one.fold_scores.items()},
             "reference": comparison.reference,
@@ -70,6 +71,7 @@ def _score_row(one: Standing, metric: str, manifest: Mapping[str, Any]) -> Row:
         **{name: score for name, score in beside.items() if name != metric},
         "ECE": one.calibration_error,
         "TTA": "yes" if manifest["tta_used"] else "no",
+        "select_on": manifest["select_on"],
         "seconds": _seconds(manifest),
         "by fold": " ".join(f"{score:.3f}" for score in one.fold_scores.values()),
     }
@@ -104,6 +106,7 @@ def comparison_notes(comparison: Comparison, role: str) -> dict[str, str]:
     """
     order = ", to first order (DeLong's placement values)" if comparison.metric.name == "roc_auc" else ""
     notes = {
+        "select_on": "what chose the epochs: fold flatters the score a little; inner and last do not",
         "ECE": f"expected calibration error, {BINS} equally wide bins of the largest probability",
         "95 % interval": f"of the difference: paired bootstrap of the rows, {comparison.resamples:,} resamples{order}",
         f"only it, only {role}": "rows that one of the two alone gets right",

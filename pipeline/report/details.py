@@ -190,7 +190,9 @@ def _steps(manifest: Mapping[str, Any]) -> list[Row]:
         scores = {"score": manifest["tta_score"], "score_se": manifest["tta_score_se"]}
         gains = {"gain": manifest["tta_gain"], "gain_se": manifest["tta_gain_se"]}
         nothing = {"size": "", "unfrozen": "", "rate": None, "seconds": None}
-        steps.append({"name": "with TTA" if manifest["tta_used"] else "with TTA (not used)", **nothing, **scores, **gains})
+        steps.append(
+            {"name": "with TTA" if manifest["tta_used"] else "with TTA (not used)", **nothing, **scores, **gains}
+        )
     return steps
 
 

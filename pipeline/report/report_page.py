@@ -170,7 +170,9 @@ def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
         if not has_label.all():
             notes.append(f"{one.name}: {(~has_label).sum():,} rows have no label or no file any more and are left out.")
         known.append(replace(one, oof=one.oof[has_label]))
-    best_first = sorted(known, key=lambda one: one.score, reverse=bool(known[0].manifest.get("greater_is_better", True)))
+    best_first = sorted(
+        known, key=lambda one: one.score, reverse=bool(known[0].manifest.get("greater_is_better", True))
+    )
     groups = []
     for members, apart in comparable_groups(best_first):
         aligned = align(members, sources.labels)
@@ -192,9 +194,7 @@ def _duplicates(sources: Sources, name: str, group: _Group) -> list[Duplicate]:
     return sort_duplicates(sources.duplicates or (), labels=sources.labels, predicted=predicted)
 
 
-def _thumbnails(
-    load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str]
-) -> dict[str, str | None]:
+def _thumbnails(load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str]) -> dict[str, str | None]:
     def made(key: str) -> str | None:
         picture = load(key)
         return None if picture is None else thumbnail(picture)
@@ -204,9 +204,7 @@ def _thumbnails(
         return dict(zip(wanted, tqdm(pool.map(made, wanted), "pictures", len(wanted), disable=None), strict=True))
 
 
-def _figures(
-    group: _Group, sources: Sources, details: Sequence[Details]
-) -> tuple[dict[str, "Figure"], dict[str, Any]]:
+def _figures(group: _Group, sources: Sources, details: Sequence[Details]) -> tuple[dict[str, "Figure"], dict[str, Any]]:
     """Figures by the name of their file, and the same as SVG."""
     metric = group.aligned.metric.name
     figures: dict[str, Figure] = {}
@@ -270,6 +268,7 @@ def _leaderboard_row(row: Row, group: _Group) -> Row:
         **{name: score for name, score in beside.items() if name.replace(" ", "_").lower() != metric},
         "ECE": row["calibration_error"],
         "TTA": "yes" if row["tta_used"] else "no",
+        "select_on": row["select_on"] or "",
         "seconds": row["seconds"],
         **{name.replace("_", " "): score for name, score in row.items() if name.startswith("fold_")},
     }
@@ -284,6 +283,7 @@ def _leaderboard_notes(comparison: Comparison) -> dict[str, str]:
         "verdict": notes["verdict"].replace("McNemar p", "p"),
         "ECE": notes["ECE"],
         "TTA": "whether predictions with test-time augmentation are used",
+        "select_on": notes["select_on"],
         "seconds": "of training",
         "fold 0 …": "the score of each held-out fold",
     }
@@ -294,7 +294,10 @@ def _detail(one: Details, thumbnails: Mapping[str, str | None]) -> dict[str, Any
         Picture(
             thumbnails[mistake.id],
             mistake.id,
-            [f"true: {mistake.true} ({mistake.own:.1%})", f"predicted: {mistake.predicted} ({mistake.probability:.1%})"],
+            [
+                f"true: {mistake.true} ({mistake.own:.1%})",
+                f"predicted: {mistake.predicted} ({mistake.probability:.1%})",
+            ],
         )
         for mistake in one.mistakes
     ]

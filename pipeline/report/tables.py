@@ -4,12 +4,20 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Literal
 
 Row = dict[str, Any]
 
 FEWEST = 3
 """Two submissions have one of two orders: a rank correlation of fewer than three says nothing."""
+
+
+CHOSEN_BY = {
+    "fold": "the best on the scored fold, which flatters the score a little (select_on: fold)",
+    "inner": "the best on training rows held out for it (select_on: inner)",
+    "last": "the last of each stage (select_on: last)",
+}
 
 
 def format_rows(rows: Sequence[Row], style: Literal["table", "json", "csv"] | str) -> str:
@@ -28,13 +36,17 @@ def format_rows(rows: Sequence[Row], style: Literal["table", "json", "csv"] | st
 
 
 def result_text(manifest: Row) -> str:
-    """An experiment's result for a person: chance, each stage and the end in one table; then what TTA did."""
-    folds = ", ".join(f"{score:.4f}" for score in manifest["fold_scores"].values())
+    """An experiment's result for a person: chance, each stage and the end in one table; then how to read it."""
+    folds = ", ".join(f"{score:.4f}" for score in manifest["oof_fold_scores"].values())
     lines = [_aligned(_result_rows(manifest)), "", f"OOF by fold: {folds}   ({manifest['oof_rows']} rows)"]
     if manifest["tta_gain"] is not None:
         used = "used" if manifest["tta_used"] else "not used"
         gain = f"{manifest['tta_gain']:+.4f} ± {manifest['tta_gain_se']:.4f}"
-        lines.append(f"TTA changes the score on the same rows by {gain} (plus is better): {used}")
+        lines.append(f"TTA changes the score on the same rows by {gain} (plus is better): {used} for the test pictures")
+        if len(manifest["oof_fold_scores"]) == 1:
+            lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
+    if manifest["select_on"]:
+        lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
     return "\n".join(lines)
 
 
@@ -48,20 +60,22 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
                 "competition": slug,
                 "experiment": manifest["experiment"],
                 "metric": manifest["metric"],
-                "score": manifest["score"],
-                "± se": manifest["score_se"],
+                "score": manifest["oof_score"],
+                "± se": manifest["oof_score_se"],
+                "without TTA": manifest["score"],
                 "with TTA": manifest["tta_score"],
                 "TTA used": "yes" if manifest["tta_used"] else "no",
+                "select_on": manifest["select_on"],
                 "seconds": _seconds(manifest),
                 "created": manifest["created"],
             }
             for manifest in of_slug
         ]
-        nothing = dict.fromkeys(("with TTA", "TTA used", "seconds", "created"))
+        nothing = dict.fromkeys(("without TTA", "with TTA", "TTA used", "select_on", "seconds", "created"))
         for name, floor in of_slug[0]["floors"].items():
             head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
             entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **nothing})
-        rows += sorted(entries, key=_score_used, reverse=of_slug[0]["greater_is_better"])
+        rows += sorted(entries, key=itemgetter("score"), reverse=of_slug[0]["greater_is_better"])
     return rows
 
 
@@ -149,11 +163,9 @@ def _result_rows(manifest: Row) -> list[Row]:
     rows.append(row("OOF", manifest, seconds=_seconds(manifest)))
     if manifest["tta_score"] is not None:
         rows.append(row("OOF with TTA", manifest, prefix="tta_"))
+    if len(set(manifest["tta_used_by_fold"].values())) > 1:
+        rows.append(row("OOF, TTA as other folds choose", manifest, prefix="oof_"))
     return rows
-
-
-def _score_used(row: Row) -> float:
-    return float(row["with TTA"] if row["TTA used"] == "yes" else row["score"])
 
 
 def _seconds(manifest: Row) -> int:

@@ -103,8 +103,7 @@ def _of_file(competition: Competition, path: Path, rows: int, experiment: Experi
 def _with_scores(outgoing: Outgoing, experiment: Experiment | None) -> Outgoing:
     if experiment is None:
         return outgoing
-    prefix = "tta_" if experiment.manifest["tta_used"] else ""
-    error = float(experiment.manifest[f"{prefix}score_se"])
+    error = float(experiment.manifest["oof_score_se"])
     return replace(outgoing, experiment=experiment.name, oof_score=experiment.score, oof_score_se=error)
 
 

@@ -27,12 +27,14 @@ from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import check_backbone
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
 from pipeline.predictions.store import (
+    CURVES,
     KEYS,
     MANIFEST,
     finish_experiment,
     prediction_frame,
     probabilities_of,
     read_predictions,
+    with_choices,
 )
 from pipeline.predictions.tta import check_views
 from pipeline.recipe import NAME, Recipe
@@ -108,6 +110,8 @@ def cross_validate(
     with lock(finishing, what=f"the result of {experiment}", wait=True):
         if trained or not (folder / MANIFEST).is_file():
             frames, manifest = summarise(list(tasks.values()), data)
+            curves = learning_curves(tasks[numbers[0]].folder.parent, [stage.name for stage in recipe.stages])
+            write_text(folder / CURVES, curves.to_csv(index=False))
             finish_experiment(folder, frames, manifest)
         return Progress(read_json(folder / MANIFEST), ())
 
@@ -189,16 +193,20 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         }
 
     plain = scored(frames["oof.parquet"])
+    tta = _tta_effect(frames, ids, labels, data.classes, tasks[0], scored)
+    used = scored(with_choices(frames, tta["tta_used_by_fold"]))
     manifest = {
         "competition": competition.slug,
         "experiment": tasks[0].experiment,
         "metric": metric.name,
         "greater_is_better": metric.greater_is_better,
+        **{f"oof_{key}": value for key, value in used.items()},
         **plain,
-        **_tta_effect(frames, ids, labels, data.classes, tasks[0], scored),
+        **tta,
+        "select_on": recipe.select_on.kind,
         "oof_rows": len(ids),
         "floors": _floor_scores(tasks[0], labels, len(data.classes)),
-        "stages": [_stage_summary(tasks, number, scored) for number in range(len(recipe.stages))],
+        "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
         "classes": data.classes,
         "recipe": recipe.model_dump(mode="json"),
         "fingerprint": recipe.fingerprint(),
@@ -234,37 +242,64 @@ def learning_curves(tasks_folder: Path, stages: Sequence[str]) -> pd.DataFrame:
     return curves
 
 
-def _stage_summary(tasks: Sequence[FoldTask], number: int, scored: Any) -> dict[str, Any]:
-    folders = [task.stage_folder(number) for task in tasks]
-    results = [stage_done(folder) or {} for folder in folders]
-    found = scored(_concatenated([folder / OOF for folder in folders]))
-    return {
-        "name": tasks[0].recipe.stages[number].name,
-        "size": results[0]["size"],
-        "unfrozen": results[0]["unfrozen"],
-        "blocks": results[0]["blocks"],
-        "devices": max(result.get("devices", 1) for result in results),
-        **found,
-        "seconds": sum(result["training_seconds"] for result in results),
-        "images_per_second": images_per_second(results),
-    }
+def _stage_summaries(
+    tasks: Sequence[FoldTask], ids: list[str], labels: Any, classes: list[str], scored: Any
+) -> list[dict[str, Any]]:
+    """A stage's size, cost and score, and what it gained over the stage before on the same rows."""
+    metric, summaries, before = METRICS[tasks[0].competition.metric], [], None
+    for number, stage in enumerate(tasks[0].recipe.stages):
+        folders = [task.stage_folder(number) for task in tasks]
+        results = [stage_done(folder) or {} for folder in folders]
+        frame = _concatenated([folder / OOF for folder in folders])
+        found = probabilities_of(frame, ids, classes)
+        gain, error = (None, None) if before is None else paired_gain(metric, labels, before, found)
+        before = found
+        summaries.append(
+            {
+                "name": stage.name,
+                "size": results[0]["size"],
+                "unfrozen": results[0]["unfrozen"],
+                "blocks": results[0]["blocks"],
+                "devices": max(result.get("devices", 1) for result in results),
+                **scored(frame),
+                "gain": gain,
+                "gain_se": error,
+                "seconds": sum(result["training_seconds"] for result in results),
+                "images_per_second": images_per_second(results),
+            }
+        )
+    return summaries
 
 
 def _tta_effect(
     frames: dict[str, pd.DataFrame], ids: list[str], labels: Any, classes: list[str], task: FoldTask, scored: Any
 ) -> dict[str, Any]:
-    """Score with TTA, its gain over the plain score, and whether it is used."""
+    """Score with TTA, its gain over the plain score, and where it is used.
+
+    `tta_used` is for the test predictions. For the OOF rows of a fold the rows of the other folds decide, so that
+    the choice is not scored on what it was made by; where there is one fold alone, that cannot be.
+    """
+    numbers = sorted(set(frames["oof.parquet"]["fold"]))
     if "oof_tta.parquet" not in frames:
         nothing = dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se"))
-        return {**nothing, "tta_used": False}
+        return {**nothing, "tta_used": False, "tta_used_by_fold": dict.fromkeys(map(str, numbers), False)}
     averaged = scored(frames["oof_tta.parquet"])
     before, after = (probabilities_of(frames[name], ids, classes) for name in ("oof.parquet", "oof_tta.parquet"))
-    gain, error = paired_gain(METRICS[task.competition.metric], labels, before, after)
+    fold = frames["oof.parquet"].set_index("id").loc[ids, "fold"].to_numpy()
+    metric, always = METRICS[task.competition.metric], task.recipe.tta.use == "always"
+
+    def helps(rows: Any) -> bool:
+        plain, with_views = (metric.score(labels[rows], found[rows]) for found in (before, after))
+        return always or metric.gain(plain, with_views) > 0
+
+    gain, error = paired_gain(metric, labels, before, after)
+    used = helps(fold >= 0)
     return {
         **{f"tta_{key}": value for key, value in averaged.items()},
         "tta_gain": gain,
         "tta_gain_se": error,
-        "tta_used": task.recipe.tta.use == "always" or gain > 0,
+        "tta_used": used,
+        "tta_used_by_fold": {str(n): helps(fold != n) if len(numbers) > 1 else used for n in numbers},
     }
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts import Workspace, lock, write_json
 from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import TrainingInput
 from pipeline.data.pictures import Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
@@ -22,8 +23,8 @@ from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
-from pipeline.recipe import Recipe
-from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, train_stage
+from pipeline.recipe import OnInner, Recipe
+from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, stage_seed, train_stage
 from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import HeldOut, mean_of, predict
 
@@ -129,7 +130,11 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     folder.mkdir(parents=True, exist_ok=True)
     stage, started = task.recipe.stages[number], time.perf_counter()
     pictures = _train_pictures(task, data, number)
-    held_out = data.rows_of(task.fold)
+    trained, inner = _trained_rows(task, data)
+    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.batch_size)
+    watched = held_out
+    if len(inner):
+        watched = _held_out(task, data, pictures, inner, batch_size=stage.batch_size)
     train_stage(
         task.recipe,
         StageTask(
@@ -140,28 +145,41 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
                 ids=list(data.train["id"]),
                 labels=data.labels,
                 classes=len(data.classes),
-                rows=data.rows_without(task.fold),
+                rows=trained,
                 batch_size=stage.batch_size,
                 augment=stage.augment,
                 seed=task.recipe.seed,
                 fold=task.fold,
                 stage=number,
             ),
-            held_out=HeldOut(
-                pictures=pictures,
-                rows=held_out,
-                labels=data.labels[held_out],
-                batch_size=stage.batch_size,
-                metric=METRICS[task.competition.metric],
-            ),
+            held_out=held_out,
+            watched=watched,
             start=task.stage_folder(number - 1) / WEIGHTS if number else None,
             folder=folder,
-            ids=list(data.train["id"].iloc[held_out]),
+            ids=list(data.train["id"].iloc[held_out.rows]),
             limit=limit,
         ),
         pool,
     )
     _log_stage(task, stage_done(folder) or {}, time.perf_counter() - started)
+
+
+def _trained_rows(task: FoldTask, data: CompetitionData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows to train on, and the inner rows that choose the epoch; without the latter the second is empty."""
+    rows, select_on = data.rows_without(task.fold), task.recipe.select_on
+    if not isinstance(select_on, OnInner):
+        return rows, rows[:0]
+    # One choice for all stages: a stage that trained on what the next one chooses by would mislead it.
+    seed = stage_seed(task.recipe.seed, task.fold, len(task.recipe.stages))
+    inner = inner_rows(data.train, rows, share=select_on.share, seed=seed)
+    return np.setdiff1d(rows, inner), inner
+
+
+def _held_out(
+    task: FoldTask, data: CompetitionData, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int
+) -> HeldOut:
+    metric = METRICS[task.competition.metric]
+    return HeldOut(pictures=pictures, rows=rows, labels=data.labels[rows], batch_size=batch_size, metric=metric)
 
 
 def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:

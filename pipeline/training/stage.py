@@ -1,4 +1,4 @@
-"""One stage of one fold: build, load the weights of the stage before, unfreeze, fit, keep the best epoch.
+"""One stage of one fold: build, load the weights of the stage before, unfreeze, fit, keep an epoch.
 
 The network is built anew and every random number seeded at the start of a stage, so a stage that follows a
 restart is the same as one that follows its predecessor.
@@ -20,8 +20,9 @@ from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
 from pipeline.model.classifier import build_classifier
 from pipeline.model.freezing import unfreeze
+from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
-from pipeline.recipe import Recipe
+from pipeline.recipe import OnLast, Recipe
 from pipeline.training.device import distribution, for_training, replicas
 from pipeline.training.schedule import make_optimizer, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
@@ -41,6 +42,8 @@ class StageTask:
     Attributes:
         number: The stage's position in the recipe, from 0.
         classes: Class names.
+        held_out: The fold's rows, whose predictions are the stage's result.
+        watched: The rows that are predicted after every epoch: `held_out` itself, or the inner rows.
         start: Weights of the stage before; None for the first.
         folder: Where weights, logs and the held-out predictions go.
         ids: Ids of the held-out rows.
@@ -51,6 +54,7 @@ class StageTask:
     classes: list[str]
     source: TrainingInput
     held_out: HeldOut
+    watched: HeldOut
     start: Path | None
     folder: Path
     ids: list[str]
@@ -105,10 +109,15 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     diverged = not np.isfinite(log_frame["loss"].to_numpy()).all()
     if diverged:
         log.warning(
-            "fold %d, stage %s: the loss was not a number in epoch %d; the best weights before it are kept",
+            "fold %d, stage %s: the loss was not a number in epoch %d; weights from before it are kept",
             *(source.fold, stage.name, len(log_frame)),
         )
-    oof = prediction_frame(task.ids, best.probabilities, task.classes, fold=source.fold)
+    found = best.probabilities
+    if task.watched is not task.held_out:
+        keras.Model(network.inputs, network.outputs).load_weights(task.folder / WEIGHTS)
+        in_time = time_callback(task.limit, f"fold {source.fold}, stage {stage.name}", epochs=0)
+        found = task.held_out.predict(network, callbacks=[in_time])
+    oof = prediction_frame(task.ids, found, task.classes, fold=source.fold)
     write_predictions(task.folder / OOF, oof)
     write_json(
         task.folder / DONE,
@@ -121,8 +130,8 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "epochs": len(log_frame),
             "diverged": diverged,
             "best_epoch": best.epoch,
-            "score": best.logs["val_score"],
-            "loss": best.logs["val_loss"],
+            "score": task.held_out.metric.score(task.held_out.labels, found),
+            "loss": METRICS["log_loss"].score(task.held_out.labels, found),
             "training_seconds": float(log_frame["seconds"].sum()),
             "pictures_trained": len(source.rows) * len(log_frame),
             "devices": replicas(),
@@ -172,7 +181,7 @@ def stage_seed(seed: int, fold: int, stage: int) -> int:
 def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     import keras
 
-    stage, metric = recipe.stages[task.number], task.held_out.metric
+    stage, metric = recipe.stages[task.number], task.watched.metric
     monitor = f"val_{stage.monitor}"
     mode = "max" if stage.monitor == "score" and metric.greater_is_better else "min"
     height, width = task.source.pictures.size
@@ -181,10 +190,11 @@ def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     if stage.early_stopping:
         stopping = [keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)]
     in_time = time_callback(task.limit, label, epochs=stage.epochs)
+    chosen_by = None if isinstance(recipe.select_on, OnLast) else stage.monitor
     weights = task.folder / WEIGHTS
     return [
         # First: the callbacks after it read what it puts into the logs.
-        validation_callback(task.held_out, best, monitor=stage.monitor, weights=weights, callbacks=[in_time]),
+        validation_callback(task.watched, best, monitor=chosen_by, weights=weights, callbacks=[in_time]),
         progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def predict(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows a fold is validated on.
+    """Rows that are not trained on.
 
     Attributes:
         labels: int64 of shape (len(rows),).
@@ -64,13 +64,17 @@ class HeldOut:
     batch_size: int
     metric: Metric
 
+    def predict(self, network: Any, *, callbacks: Sequence[Any] = ()) -> NDArray[np.float32]:
+        """Their class probabilities, float32 of shape (len(rows), classes); `callbacks` of Keras."""
+        return predict(network, self.pictures, self.rows, batch_size=self.batch_size, callbacks=callbacks)
+
 
 @dataclass
 class Best:
-    """The best epoch so far.
+    """The epoch that is kept: the best so far, or the last.
 
     Attributes:
-        probabilities: Of the held-out rows, float32 of shape (rows, classes).
+        probabilities: Of the rows that were validated on, float32 of shape (rows, classes).
     """
 
     epoch: int = -1
@@ -80,14 +84,20 @@ class Best:
 
 
 def validation_callback(
-    held_out: HeldOut, best: Best, *, monitor: str, weights: Path, callbacks: Sequence[Any] = ()
+    held_out: HeldOut,
+    best: Best,
+    *,
+    monitor: Literal["loss", "score"] | None,
+    weights: Path,
+    callbacks: Sequence[Any] = (),
 ) -> Any:
     """Callback that puts val_loss, val_accuracy and val_score into an epoch's logs, for those after it to use,
     and keeps the weights of the best epoch in `weights`.
 
-    Of equal epochs the first is kept. An epoch whose predictions are not finite is never the best.
+    Of equal epochs the first is kept. An epoch whose predictions are not finite is never kept.
 
     Args:
+        monitor: What an epoch is the best by; None keeps the last epoch instead.
         callbacks: Keras callbacks of the prediction.
     """
     import keras
@@ -101,15 +111,14 @@ def validation_callback(
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             logs["seconds"] = time.perf_counter() - self.started
-            size = held_out.batch_size
-            found = predict(self.model, held_out.pictures, held_out.rows, batch_size=size, callbacks=callbacks)
+            found = held_out.predict(self.model, callbacks=callbacks)
             if not np.isfinite(found).all():
                 logs |= {"val_loss": np.nan, "val_accuracy": np.nan, "val_score": np.nan}
                 return
             logs["val_loss"] = log_loss.score(held_out.labels, found)
             logs["val_accuracy"] = accuracy.score(held_out.labels, found)
             logs["val_score"] = metric.score(held_out.labels, found)
-            value = sign * logs[f"val_{monitor}"]
+            value = sign * logs[f"val_{monitor}"] if monitor else -float(epoch)
             if value < best.value:
                 with atomic_path(weights) as temporary:
                     # Without the optimizer, which would triple the file and is never read back.

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.folds import load_folds, make_folds
+from pipeline.data.folds import inner_rows, load_folds, make_folds
 from pipeline.data.index import train_index
 from pipeline.errors import DataError
 from tests.conftest import write_table
@@ -145,3 +145,36 @@ def test_folds_that_cannot_be_made_leave_no_file(tiny_competition):
     with pytest.raises(DataError, match="smaller than the number of folds"):
         load_folds(tiny_competition.model_copy(update={"folds": 9}), index)
     assert sorted(path.name for path in tiny_competition.folder.iterdir()) == ["competition.yaml", "data"]
+
+
+@pytest.mark.parametrize(("share", "each"), [(0.1, 2), (0.25, 5), (0.5, 10)])
+def test_inner_rows_are_a_stratified_part_of_the_rows(share, each):
+    index = index_of(["a", "b", "c"] * 30)
+    rows = np.arange(15, 75)  # 20 of each class
+    inner = inner_rows(index, rows, share=share, seed=0)
+    assert set(inner) <= set(rows)
+    assert list(inner) == sorted(set(inner))
+    assert dict(index.iloc[inner]["label"].value_counts()) == dict.fromkeys("abc", each)
+
+
+def test_the_seed_chooses_the_inner_rows():
+    index, rows = index_of(["a", "b"] * 40), np.arange(80)
+    found = [inner_rows(index, rows, share=0.2, seed=seed).tolist() for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_inner_rows_are_whole_groups():
+    groups = [f"g{number // 4}" for number in range(80)]
+    index, rows = index_of(["a", "b"] * 40, groups=groups), np.arange(8, 80)
+    inner = inner_rows(index, rows, share=0.2, seed=0)
+    outside = set(rows) - set(inner)
+    assert len(inner)
+    assert not set(index["group"].iloc[inner]) & set(index["group"].iloc[sorted(outside)])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_small_class_may_have_no_inner_row_but_all_of_them_may_not():
+    index = index_of(["a"] * 40 + ["b"] * 2)
+    assert len(inner_rows(index, np.arange(42), share=0.1, seed=0)) > 0
+    with pytest.raises(DataError, match=r"inner share of 0.1 cannot be taken from 12 training rows in 2 classes"):
+        inner_rows(index_of(["a", "b"] * 6), np.arange(12), share=0.1, seed=0)

@@ -41,6 +41,7 @@ from pipeline.predictions.store import (
     read_experiment,
 )
 from pipeline.report.tables import leaderboard_rows, result_text
+from tests.conftest import manifest_scores
 
 LEARNING = [name for name, method in METHODS.items() if method.learns]
 LOG_LOSS, ACCURACY = METRICS["log_loss"], METRICS["accuracy"]
@@ -519,12 +520,7 @@ def _experiments(workspace: Workspace, case: Aligned, **changes: Mapping[str, An
             "experiment": name,
             "metric": case.metric.name,
             "greater_is_better": case.metric.greater_is_better,
-            "score": case.metric.score(case.labels, found),
-            "score_se": 0.01,
-            "fold_scores": {"0": 0.5},
-            "tta_score": None,
-            "tta_gain": None,
-            "tta_used": False,
+            **manifest_scores(case.metric.score(case.labels, found), 0.01, folds=np.unique(case.folds).tolist()),
             "oof_rows": len(case.ids),
             "floors": {"random classifier": {"score": 0.25, "score_se": 0.01}},
             "stages": [{"seconds": 3.0}],

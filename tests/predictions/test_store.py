@@ -22,6 +22,7 @@ from pipeline.predictions.store import (
     require_networks,
     write_predictions,
 )
+from tests.conftest import manifest_scores
 
 CLASSES = ["10", "2", "a b"]
 IDS = ["b", "d", "a", "c"]
@@ -33,7 +34,7 @@ def frame(**options: Any) -> pd.DataFrame:
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    return {"classes": CLASSES, "tta_used": False, "score": 0.5, "tta_score": 0.75, **changes}
+    return {"classes": CLASSES, **manifest_scores(0.5, folds=[0]), **changes}
 
 
 def finish(workspace: Workspace, slug: str, name: str, **changes: Any) -> None:
@@ -136,7 +137,9 @@ def test_reading_takes_the_predictions_that_the_score_is_of(
         "test_tta.parquet": other,
     }
     workspace = Workspace(tmp_path)
-    finish_experiment(workspace.oof("cards", "one"), stored, manifest(tta_used=used))
+    finish_experiment(
+        workspace.oof("cards", "one"), stored, manifest(**manifest_scores(0.5, tta=0.75 if used else None, folds=[0]))
+    )
     found = read_experiment(workspace, "cards", "one")
     assert found.score == score
     assert found.classes == CLASSES

@@ -32,7 +32,12 @@ BEST_FIRST = Comparison(
     resamples=2000,
 )
 MANIFESTS: dict[str, Any] = {
-    name: {"competition": "cars", "tta_used": name == "big", "stages": [{"seconds": 100.4}, {"seconds": 56.3}]}
+    name: {
+        "competition": "cars",
+        "tta_used": name == "big",
+        "select_on": "fold",
+        "stages": [{"seconds": 100.4}, {"seconds": 56.3}],
+    }
     for name in ("big", "seed-1", "head")
 }
 
@@ -91,7 +96,7 @@ def test_the_scores_stand_best_first() -> None:
     assert text.splitlines()[0] == "cars: 3 experiments on the same 1,800 rows, best first"
     found = table(text, "accuracy")
     assert list(found) == ["header", "big", "seed-1", "head"]
-    columns = "experiment accuracy ± se log_loss macro_f1 ECE TTA seconds by fold"
+    columns = "experiment accuracy ± se log_loss macro_f1 ECE TTA select_on seconds by fold"
     assert " ".join(found["header"].split()) == columns
     assert found["big"].split() == [
         "big",
@@ -101,6 +106,7 @@ def test_the_scores_stand_best_first() -> None:
         "0.7022",
         "0.0512",
         "yes",
+        "fold",
         "157",
         "0.710",
         "0.745",
@@ -111,7 +117,7 @@ def test_the_scores_stand_best_first() -> None:
 def test_what_was_not_trained_took_no_seconds() -> None:
     blend = {**MANIFESTS, "big": {**MANIFESTS["big"], "stages": []}}
     assert [row["seconds"] for row in comparison_rows(BEST_FIRST, blend)] == [None, 157, 157]
-    assert "yes           0.710 0.745" in table(comparison_text(BEST_FIRST, blend), "accuracy")["big"]
+    assert "yes  fold                0.710 0.745" in table(comparison_text(BEST_FIRST, blend), "accuracy")["big"]
 
 
 def test_another_metric_has_accuracy_beside_it() -> None:

@@ -21,6 +21,7 @@ from pipeline.submit.kaggle_errors import DailyLimit, KaggleError, NoAccess, Rul
 from pipeline.submit.ledger import Entry, Ledger, Status, new_tag
 from pipeline.submit.outgoing import Outgoing, outgoing_experiment, outgoing_file, outgoing_kernel
 from pipeline.submit.send import LOST_AFTER, StillOpen, preflight, submit_file, submit_kernel, sync, wait_for_score
+from tests.conftest import manifest_scores
 
 TRUTH = ["blue", "green", "red", "blue", "green", "red"]
 IDS = [f"t{number}.jpg" for number in range(6)]
@@ -53,18 +54,13 @@ def finish(workspace: Path, name: str = "made", *, labels: Sequence[str] = TRUTH
         "experiment": name,
         "metric": "accuracy",
         "greater_is_better": True,
-        "score": 0.75,
-        "score_se": 0.0625,
-        "tta_score": 0.875 if tta else None,
-        "tta_score_se": 0.03125 if tta else None,
-        "tta_used": tta,
+        **manifest_scores(0.75, 0.03125 if tta else 0.0625, tta=0.875 if tta else None, folds=[0]),
         "classes": CLASSES,
         "floors": {},
         "stages": [],
         "created": "2026-01-01T00:00:00+00:00",
     }
-    suffix = "_tta" if tta else ""
-    frames = {f"oof{suffix}.parquet": oof, f"test{suffix}.parquet": test}
+    frames = {"oof.parquet": oof, "test.parquet": test, "oof_tta.parquet": oof, "test_tta.parquet": test}
     finish_experiment(Workspace(workspace).oof("tiny", name), frames, manifest)
 
 

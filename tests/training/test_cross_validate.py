@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipeline.competition import load_competition
 from pipeline.data.folds import load_folds
 from pipeline.data.index import train_index
 from pipeline.errors import DataError, KitError, RecipeError
-from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions, write_predictions
+from pipeline.predictions.store import CURVES, MANIFEST, read_experiment, read_predictions, write_predictions
 from pipeline.training.cross_validate import learning_curves, summarise
 from pipeline.training.engines import local_process
 from pipeline.training.fold import FoldTask, Machine
@@ -112,15 +112,19 @@ def test_the_scores_can_be_worked_out_from_the_files(finished: Run) -> None:
         by_fold = {str(fold): right[oof["fold"] == fold].mean() for fold in (0, 1)}
         assert manifest[f"{prefix}fold_scores"] == pytest.approx(by_fold)
     assert manifest["tta_gain"] == pytest.approx(manifest["tta_score"] - manifest["score"])
+    assert manifest["stages"][0]["gain"] is None
+    assert manifest["stages"][1]["gain"] == pytest.approx(
+        manifest["stages"][1]["score"] - manifest["stages"][0]["score"]
+    )
     for number, entry in enumerate(manifest["stages"]):
         parts = [read_predictions(finished.task(fold).stage_folder(number) / "oof.parquet") for fold in (0, 1)]
         assert entry["score"] == pytest.approx(hits(finished, pd.concat(parts)).mean())
 
 
-def with_oof(run: Run, *, plain: float, tta: float) -> None:
+def with_oof(run: Run, *, plain: Sequence[float], tta: Sequence[float]) -> None:
     """Overwrite the folds' predictions by ones that are right with these shares, plain and with TTA."""
     for fold in (0, 1):
-        for name, share in (("oof.parquet", plain), ("oof_tta.parquet", tta)):
+        for name, share in (("oof.parquet", plain[fold]), ("oof_tta.parquet", tta[fold])):
             path = run.task(fold).folder / name
             frame = read_predictions(path)
             numbers = truth(run).loc[frame["id"]].map(CLASSES.index).to_numpy()
@@ -131,26 +135,50 @@ def with_oof(run: Run, *, plain: float, tta: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "plain", "tta", "used"),
-    [("auto", 0.5, 0.75, True), ("auto", 0.75, 0.5, False), ("auto", 0.5, 0.5, False), ("always", 0.75, 0.5, True)],
+    ("use", "plain", "tta", "used", "by_fold", "scored"),
+    [
+        ("auto", (0.5, 0.5), (0.75, 0.75), True, (True, True), 0.75),
+        ("auto", (0.75, 0.75), (0.5, 0.5), False, (False, False), 0.75),
+        ("auto", (0.5, 0.5), (0.5, 0.5), False, (False, False), 0.5),
+        ("always", (0.75, 0.75), (0.5, 0.5), True, (True, True), 0.5),
+        # It helps fold 0 more than it harms fold 1; what each fold does the other one chose, and both chose badly.
+        ("auto", (0.25, 0.75), (0.75, 0.5), True, (False, True), (0.25 + 0.5) / 2),
+    ],
 )
-def test_tta_is_used_where_it_helps_or_is_asked_for(
-    copied: Run, use: str, plain: float, tta: float, used: bool
+def test_tta_is_used_where_it_helps_or_is_asked_for_and_scored_where_it_was_not_chosen(
+    copied: Run,
+    use: str,
+    plain: tuple[float, float],
+    tta: tuple[float, float],
+    used: bool,
+    by_fold: tuple[bool, bool],
+    scored: float,
 ) -> None:
     with_oof(copied, plain=plain, tta=tta)
     recipe = recipe_of(*RECIPE.model_dump()["stages"], tta={"views": ["flip"], "use": use})
     run = Run(copied.competition, copied.workspace, recipe)
     frames, manifest = summarise([run.task(0), run.task(1)], run.data)
-    assert manifest["score"] == pytest.approx(plain)
-    assert manifest["tta_score"] == pytest.approx(tta)
-    assert manifest["tta_gain"] == pytest.approx(tta - plain)
+    assert manifest["score"] == pytest.approx(np.mean(plain))
+    assert manifest["tta_score"] == pytest.approx(np.mean(tta))
+    assert manifest["tta_gain"] == pytest.approx(np.mean(tta) - np.mean(plain))
     assert manifest["tta_used"] is used
+    assert manifest["tta_used_by_fold"] == {"0": by_fold[0], "1": by_fold[1]}
+    assert manifest["oof_score"] == pytest.approx(scored)
     for name, frame in frames.items():
         write_predictions(copied.oof / name, frame)
     write_json(copied.oof / MANIFEST, manifest)
     stored = read_experiment(copied.workspace, "tiny", "two-stages")
-    assert stored.score == pytest.approx(tta if used else plain)
-    assert hits(copied, stored.oof).mean() == pytest.approx(stored.score)
+    assert stored.score == pytest.approx(scored)
+    assert hits(copied, stored.oof).mean() == pytest.approx(scored)
+    assert list(stored.oof["id"]) == sorted(stored.oof["id"])
+    kept = frames["test_tta.parquet" if used else "test.parquet"]
+    pd.testing.assert_frame_equal(stored.test, kept)
+
+
+def test_the_learning_curves_are_kept_with_the_result(finished: Run) -> None:
+    kept = pd.read_csv(finished.oof / CURVES)
+    pd.testing.assert_frame_equal(kept, learning_curves(finished.task(0).folder.parent, ["warm", "still"]))
+    assert len(kept) == 2 * (6 + 2)
 
 
 def test_an_experiment_that_is_done_is_not_done_again(copied: Run) -> None:

@@ -1,5 +1,6 @@
 """A stage: ends on its best weights, and the next one begins there."""
 
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import read_json
+from pipeline.data.folds import inner_rows
 from pipeline.errors import KitError
+from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.stage import LOG, OOF, WEIGHTS, images_per_second, load_network, stage_done, stage_seed
 from pipeline.training.validation import predict
@@ -69,6 +72,59 @@ def test_early_stopping_ends_a_stage_that_does_not_improve(finished: Run, fold: 
     result = stage_done(finished.task(fold).stage_folder(1)) or {}
     assert result["epochs"] == 2  # the first, and `patience: 1` more, of 6
     assert result["best_epoch"] == 0
+
+
+def swap_held_out_labels(run: Run, fold: int) -> None:
+    """Give the fold's rows the labels of other classes; folds and all other rows stay."""
+    data = run.data
+    held_out = set(data.train["id"].iloc[data.rows_of(fold)])
+    table = pd.read_csv(run.competition.data / "train.csv", dtype=str)
+    other = dict(zip(data.classes, np.roll(data.classes, 1), strict=True))
+    table["label"] = [other[row.label] if row.id in held_out else row.label for row in table.itertuples()]
+    table.to_csv(run.competition.data / "train.csv", index=False)
+
+
+@pytest.mark.parametrize("select_on", ["inner", "last"])
+def test_the_scored_fold_has_no_part_in_what_is_kept(begin: Callable[..., Run], select_on: str) -> None:
+    """With wrong labels on the held-out rows alone, every prediction stays as it was; only the score does not."""
+    wanted = {"kind": "inner", "share": 0.25} if select_on == "inner" else select_on
+    stages = [stage("warm", epochs=4), stage("more", epochs=2, augment="none")]
+    run = begin(*stages, select_on=wanted)
+    run.train(folds=[0])
+    found, scores = [stored(run, 0, number) for number in (0, 1)], stage_done(run.task(0).stage_folder(1)) or {}
+    shutil.rmtree(run.workspace.run(run.competition.slug, run.experiment))
+    swap_held_out_labels(run, 0)
+    run.train(folds=[0])
+    for number in (0, 1):
+        np.testing.assert_array_equal(stored(run, 0, number), found[number])
+    assert (stage_done(run.task(0).stage_folder(1)) or {})["score"] != scores["score"]
+
+
+def test_without_a_choice_the_last_epoch_is_kept(begin: Callable[..., Run]) -> None:
+    run = begin(stage("warm", epochs=6, learning_rate=0.03), select_on="last")
+    run.train(folds=[0])
+    folder = run.task(0).stage_folder(0)
+    log, result = pd.read_csv(folder / LOG), read_json(folder / "stage.json")
+    assert result["best_epoch"] == 5
+    assert result["loss"] == pytest.approx(log["val_loss"].iloc[-1])
+    assert log["val_loss"].iloc[-1] > log["val_loss"].min()  # else the best would be the same
+
+
+def test_inner_rows_choose_and_are_not_trained_on(begin: Callable[..., Run]) -> None:
+    run = begin(stage("warm", epochs=5), select_on={"kind": "inner", "share": 0.25})
+    run.train(folds=[0])
+    task, data = run.task(0), run.data
+    folder = task.stage_folder(0)
+    log, result = pd.read_csv(folder / LOG), read_json(folder / "stage.json")
+    inner = inner_rows(data.train, data.rows_without(0), share=0.25, seed=stage_seed(0, 0, 1))
+    assert result["pictures_trained"] == (12 - len(inner)) * 5
+    assert result["best_epoch"] == int(log["val_loss"].argmin())
+    network = load_network(run.recipe, classes=3, weights=task.weights)
+    pictures = task.machine.open(list(data.train["path"]), (32, 32), run.workspace.cache(run.competition.slug))
+    found = predict(network, pictures, inner, batch_size=5)
+    of_inner = METRICS["log_loss"].score(data.labels[inner], found)
+    assert of_inner == pytest.approx(log["val_loss"].min(), rel=1e-4)
+    np.testing.assert_allclose(predict(network, pictures, data.rows_of(0), batch_size=5), stored(run, 0, 0), atol=1e-6)
 
 
 def test_unfreezing_is_reported(finished: Run) -> None:
