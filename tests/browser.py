@@ -39,8 +39,10 @@ class Browser:
         """
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        scheme = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+        # Scrolling softly, the page would move under the mouse.
+        media = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         self.driver.get(page.resolve().as_uri())
         self.run("try { localStorage.clear(); } catch {}")
         self.driver.refresh()
@@ -82,16 +84,6 @@ class Browser:
         """The texts of a table's column, from above, without rows that a filter hides."""
         script = "return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[arguments[1]].textContent)"
         return list(self.run(script, f"#{table} tbody tr:not([hidden])", number))
-
-    def screenshot(self, path: Path) -> None:
-        """The whole page, however long."""
-        import base64
-
-        size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        options = {"captureBeyondViewport": True, "clip": clip}
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", options)
-        path.write_bytes(base64.b64decode(shot["data"]))
 
 
 @contextmanager

@@ -87,8 +87,8 @@ def _difference_row(comparison: Comparison, name: str, role: str) -> Row:
         "95 % interval": f"{_signed(one.low)} to {_signed(one.high)}",
         "only it": one.right_alone,
         f"only {role}": one.reference_right_alone,
-        "McNemar p": _probability(one.mcnemar_p),
-        **({} if _p_is_mcnemars(comparison) else {"p": _probability(one.p)}),
+        "McNemar p": format_p(one.mcnemar_p),
+        **({} if _p_is_mcnemars(comparison) else {"p": format_p(one.p)}),
         "verdict": f"{one.verdict} with {comparison.rows:,} rows" if unclear else one.verdict,
         "rows needed": needed if unclear else "",
     }
@@ -148,7 +148,8 @@ def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # adding zero turns -0.0 into 0.0
 
 
-def _probability(p: float) -> str:
+def format_p(p: float) -> str:
+    """Four digits; what is smaller is said to be so."""
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 

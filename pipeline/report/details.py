@@ -1,7 +1,7 @@
 """What the report says about one experiment: tables, figures and the most confident mistakes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.predictions.aligned import Aligned
-from pipeline.predictions.calibration import BINS, calibration
+from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
 from pipeline.predictions.store import Experiment
@@ -70,7 +70,6 @@ class Details:
     rows: int
     facts: Mapping[str, str]
     recipe: str
-    calibration_bins: int = field(default=BINS)
 
 
 def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curves: pd.DataFrame | None) -> Details:
@@ -190,9 +189,7 @@ def _steps(manifest: Mapping[str, Any]) -> list[Row]:
         scores = {"score": manifest["tta_score"], "score_se": manifest["tta_score_se"]}
         gains = {"gain": manifest["tta_gain"], "gain_se": manifest["tta_gain_se"]}
         nothing = {"size": "", "unfrozen": "", "rate": None, "seconds": None}
-        steps.append(
-            {"name": "with TTA" if manifest["tta_used"] else "with TTA (not used)", **nothing, **scores, **gains}
-        )
+        steps.append({"name": "TTA" if manifest["tta_used"] else "TTA (not used)", **nothing, **scores, **gains})
     return steps
 
 

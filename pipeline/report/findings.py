@@ -1,4 +1,4 @@
-"""What several experiments say together about single rows: labels that are likely wrong, pictures that look the same."""
+"""What several experiments say of single rows: labels that are likely wrong, pictures that look the same."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Duplicate:
 
 
 def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
-    """Rows that any of the experiments finds mislabelled: those that most say so of first, then the least likely labels.
+    """Rows that any experiment finds mislabelled: those that most agree on first, then the least likely labels.
 
     Args:
         experiments: Names, each with predictions that hold it.

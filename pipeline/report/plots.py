@@ -147,7 +147,7 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
     folds = sorted(curves["fold"].unique())
     for position, fold in enumerate(folds):
         rows = curves[curves["fold"] == fold].sort_values("step")
-        colour = colours(0.1 + 0.75 * position / max(1, len(folds) - 1))
+        colour = colours(0.1 + 0.65 * position / max(1, len(folds) - 1))
         # Where a fold stopped early its line is interrupted until the next stage.
         for _, stage in rows.groupby("number"):
             axis.plot(stage["step"], stage[column], color=colour, linewidth=1.4, marker=".", markersize=4)

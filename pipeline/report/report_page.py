@@ -19,7 +19,7 @@ from pipeline.errors import DataError
 from pipeline.predictions.aligned import Aligned, align, comparable_groups
 from pipeline.predictions.compare import Comparison, Standing, compare
 from pipeline.predictions.store import Experiment
-from pipeline.report.comparison import comparison_notes, comparison_rows
+from pipeline.report.comparison import comparison_notes, comparison_rows, format_p
 from pipeline.report.details import CLASS_NOTES, Details, describe
 from pipeline.report.figures import scores_figure
 from pipeline.report.findings import Duplicate, Issue, find_issues, sort_duplicates
@@ -254,17 +254,16 @@ def _leaderboard(group: _Group) -> list[Row]:
 def _leaderboard_row(row: Row, group: _Group) -> Row:
     metric, best = group.aligned.metric.name, group.comparison.standings[0].name
     beside = {"accuracy": row["accuracy"], "log loss": row["log_loss"], "macro F1": row["macro_f1"]}
-    difference = Cell("the best", 0.0)
+    against: Row = {"against the best": Cell("the best", 0.0), "p": None, "verdict": ""}
     if row["experiment"] != best:
         text = f"{row['gain']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
         difference = Cell(text, row["gain"], _TONES.get(row["verdict"], ""))
+        against = {"against the best": difference, "p": Cell(format_p(row["p"]), row["p"]), "verdict": row["verdict"]}
     return {
         "experiment": row["experiment"],
         metric: row["score"],
         "± se": row["score_se"],
-        "against the best": difference,
-        "p": row["p"],
-        "verdict": row["verdict"] or "",
+        **(against if len(group.experiments) > 1 else {}),
         **{name: score for name, score in beside.items() if name.replace(" ", "_").lower() != metric},
         "ECE": row["calibration_error"],
         "TTA": "yes" if row["tta_used"] else "no",

@@ -35,7 +35,7 @@ def drawn(frame: pd.DataFrame, path: Path) -> NDArray[np.uint8]:
 
 
 def pixels_of(picture: NDArray[np.uint8], fold: int, folds: int) -> int:
-    colour = np.array(colormaps["viridis"](0.1 + 0.75 * fold / max(1, folds - 1))[:3]) * 255
+    colour = np.array(colormaps["viridis"](0.1 + 0.65 * fold / max(1, folds - 1))[:3]) * 255
     return int((np.abs(picture - colour).max(axis=2) < 3).sum())
 
 
