@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST_MISTAKES = 48
 _MOST_PAIRS = 300
 _LEVELS = 10
+_NAME_WIDTH = 145  # pixels for a class's name at its row
 
 CLASS_NOTES = {
     "rows": "how many rows are of this class",
@@ -143,8 +144,9 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
     """A confusion matrix as the page draws it: cells of one strength are one path, so that 196 classes stay small.
 
     Returns:
-        `paths` of (right or wrong, strength from 0 to 1, SVG path in units of cells), and what the page needs to name a
-        cell: `classes`, `totals` by class, `cells` of [true, predicted, rows].
+        `paths` of (right or wrong, strength from 0 to 1, SVG path in units of cells); the sizes of a `cell`, the `font`
+        and the `label` in pixels, and the `longest` name in letters; and what the page needs to name a cell: `classes`,
+        `totals` by class, `cells` of [true, predicted, rows].
     """
     count = len(classes)
     # Few wrong rows are what is looked for, so the root of the share is shown.
@@ -157,12 +159,14 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
             if len(cells):
                 path = "".join(f"M{predicted} {true}h1v1h-1z" for true, predicted in cells)
                 paths.append((tone, level / _LEVELS, path))
-    cell = 30 if count <= 15 else 16 if count <= 60 else 11
+    cell, font = (30, 13) if count <= 15 else (16, 11) if count <= 60 else (11, 9)
+    longest = min(round(_NAME_WIDTH / (0.58 * font)), max(map(len, classes)))
     return {
         "paths": paths,
         "cell": cell,
-        "font": 13 if count <= 15 else 11 if count <= 60 else 9,
-        "label": min(150, 14 + 7 * max(map(len, classes))),
+        "font": font,
+        "longest": longest,
+        "label": round(12 + 0.6 * font * longest),
         "classes": list(classes),
         "totals": matrix.sum(axis=1).tolist(),
         "cells": [[int(true), int(predicted), int(matrix[true, predicted])] for true, predicted in np.argwhere(matrix)],
