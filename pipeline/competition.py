@@ -3,6 +3,8 @@
     competitions/<slug>/competition.yaml   this description            (committed)
     competitions/<slug>/folds.csv          id, fold                    (committed)
     competitions/<slug>/quarantine.csv     id, reason: rows left out   (committed, where there are any)
+    competitions/<slug>/groups.csv         id, group: kept together    (committed, where there are any)
+    competitions/<slug>/explore/           `kit explore`: page, plots  (ignored)
     competitions/<slug>/data/              the data, or a link to it   (ignored)
 
 Every path inside competition.yaml is relative to data/, so that the file holds on any machine.
@@ -103,6 +105,10 @@ class Competition(Settings):
     @property
     def quarantine_file(self) -> Path:
         return self.folder / "quarantine.csv"
+
+    @property
+    def groups_file(self) -> Path:
+        return self.folder / "groups.csv"
 
     def to_yaml(self) -> str:
         content = self.model_dump(mode="json", exclude_none=True)

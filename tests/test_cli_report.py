@@ -1,5 +1,7 @@
 """`kit report`: what it reads, what it writes where, and what it refuses."""
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,12 +113,27 @@ def test_a_picture_that_is_gone_or_damaged_breaks_no_page(
     make("poor", 12)
     (tiny_competition.data / "train" / "000.jpg").unlink()
     (tiny_competition.data / "train" / "001.jpg").write_bytes(b"no picture")
-    assert kit("report").exit_code == 0
+    result = kit("report")
+    assert result.exit_code == 0
+    assert "near-duplicates were not looked for: 1 rows of train.csv cannot be used: 000.jpg" in result.stderr
     html = (tmp_path / "oof/tiny/_report/report.html").read_text("utf-8")
     mistakes = html[html.index('id="e1-mistakes"') : html.index('id="labels"')]
     assert mistakes.count("<li>") == 12
     assert mistakes.count("the file is missing or cannot be read") == 2
     assert mistakes.count("<img") == 10
+
+
+def test_pictures_that_look_the_same_stand_side_by_side(
+    make: Make, tiny_competition: Competition, tmp_path: Path
+) -> None:
+    make("good", 3)
+    folder = tiny_competition.data / "train"
+    shutil.copy(folder / "000.jpg", folder / "023.jpg")  # blue and red
+    assert kit("report").exit_code == 0
+    html = (tmp_path / "oof/tiny/_report/report.html").read_text("utf-8")
+    pairs = html[html.index('id="pairs"') : html.index("</main>")]
+    assert re.findall(r'alt="(\d+\.jpg)"', pairs)[:2] == ["000.jpg", "023.jpg"]
+    assert "the labels differ; distance 0" in pairs
 
 
 def test_what_cannot_be_reported_is_said(make: Make, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
+from pipeline.cli.explore import explore
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
@@ -38,6 +39,7 @@ app.add_typer(kernel_app, name="kernel")
 for group, name, command in (
     (app, "demo", demo),
     (app, "init", init),
+    (app, "explore", explore),
     (app, "folds", folds),
     (app, "train", train),
     (app, "predict", predict),

@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from pipeline.errors import DataError, KitError
+
+if TYPE_CHECKING:
+    from pipeline.competition import Competition
 
 
 class Format(StrEnum):
@@ -52,6 +55,15 @@ def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
     from pipeline.report.tables import format_rows
 
     print(format_rows(rows, format.value))
+
+
+def say_left_out(competition: "Competition") -> None:
+    """One line on stderr, if quarantine.csv leaves rows out: nothing is left out in silence."""
+    from pipeline.data.index import read_quarantine
+
+    count = len(read_quarantine(competition))
+    if count:
+        typer.echo(f"note: {competition.quarantine_file} leaves out {count} row{'s' if count > 1 else ''}", err=True)
 
 
 def competition_of(csv_file: Path) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.artifacts import Workspace
+    from pipeline.competition import Competition
 
 
 def report(
@@ -42,7 +43,8 @@ def report(
 
     workspace = Workspace(ROOT)
     slug, named = _chosen(workspace, experiments or [], competition=competition)
-    rows = scan(load_competition(slug, root=ROOT)).rows
+    described = load_competition(slug, root=ROOT)
+    rows = scan(described).rows
     finished = [read_experiment(workspace, *key) for key in list_experiments(workspace, slug)]
     made = build_report(
         Sources(
@@ -52,6 +54,7 @@ def report(
             named=named,
             curves={one.name: read_learning_curves(workspace, slug, one.name) for one in finished},
             submissions=[{"competition": slug, **asdict(entry)} for entry in Ledger(workspace, slug).read()],
+            duplicates=_duplicates(described),
         )
     )
     folder = workspace.report(slug)
@@ -90,6 +93,17 @@ def _chosen(workspace: "Workspace", names: list[str], *, competition: str | None
             next_step=f"name it: --competition {slugs[0]}",
         )
     return slugs[0], [name for _, name in keys]
+
+
+def _duplicates(competition: "Competition") -> list[tuple[str, str, float]] | None:
+    """Pictures that look the same; None, saying why, where a file that cannot be read keeps from looking."""
+    from pipeline.data.duplicates import training_duplicates
+
+    try:
+        return [(pair.id_a, pair.id_b, pair.distance) for pair in training_duplicates(competition)]
+    except DataError as error:
+        typer.echo(f"note: near-duplicates were not looked for: {error.problem}", err=True)
+        return None
 
 
 def _loader(paths: dict[str, str]) -> "Callable[[str], NDArray[np.uint8] | None]":

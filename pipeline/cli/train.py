@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
 from pipeline.cli.results import submission_make
 
 
@@ -43,6 +43,7 @@ def train(
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
     machine = Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
+    say_left_out(described)
     progress = cross_validate(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )
