@@ -1,0 +1,194 @@
+"""Labels that have nothing to do with the pictures: no score that the kit reports may be above chance.
+
+What is fitted, chosen or averaged on the way could leak a row's label into its own score. In every fold each class has
+as many rows, so that a row's label says nothing of the others', and what knows nothing reaches exactly chance.
+"""
+
+import math
+import os
+
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tiny pictures: more threads only get in each other's way
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
+from pipeline.artifacts import Workspace
+from pipeline.competition import Competition
+from pipeline.data.index import train_index
+from pipeline.predictions.aligned import Aligned, align
+from pipeline.predictions.blend import Calibration, make_blend
+from pipeline.predictions.blend_methods import METHODS
+from pipeline.predictions.compare import compare
+from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.store import CURVES, Experiment, read_experiment
+from pipeline.recipe import parse_recipe
+from pipeline.training.cross_validate import cross_validate
+from pipeline.training.fold import Machine, train_fold
+from tests.conftest import write_competition, write_table
+
+CLASSES = ("blue", "green", "red", "white")
+FOLDS = 5
+
+# --- Predictions of nothing, many times over: small leaks add up.
+
+ROWS, MEMBERS, REPEATS = 200, 4, 20
+CHANCE = {"accuracy": 1 / 4, "macro_f1": 1 / 4, "quadratic_kappa": 0.0, "roc_auc": 1 / 2}
+
+
+def knowing_nothing(metric: str, seed: int) -> Aligned:
+    """Experiments of random probabilities, the later the surer of themselves."""
+    rng = np.random.default_rng([7, seed])
+    folds = np.arange(ROWS) % FOLDS
+    labels = np.arange(ROWS) // FOLDS % len(CLASSES)
+    for fold in range(FOLDS):
+        labels[folds == fold] = rng.permutation(labels[folds == fold])
+    exponentials = np.exp([(0.5 + 0.5 * number) * rng.normal(size=(ROWS, len(CLASSES))) for number in range(MEMBERS)])
+    members = (exponentials / exponentials.sum(axis=2, keepdims=True)).astype(np.float32)
+    return Aligned(
+        metric=METRICS[metric],
+        classes=list(CLASSES),
+        ids=[f"{number:04}" for number in range(ROWS)],
+        labels=labels,
+        folds=folds,
+        probabilities={f"m{number}": found for number, found in enumerate(members)},
+    )
+
+
+def errors_above(scores: Sequence[float], level: float) -> float:
+    """By how many standard errors the mean of repeats is above a level."""
+    return float((np.mean(scores) - level) / (np.std(scores, ddof=1) / math.sqrt(len(scores))))
+
+
+@pytest.mark.parametrize("calibration", ["none", "temperature"])
+@pytest.mark.parametrize("metric", CHANCE)
+def test_cross_fitted_blends_of_nothing_score_at_chance(metric: str, calibration: Calibration) -> None:
+    blends = [make_blend(knowing_nothing(metric, seed), calibration=calibration) for seed in range(REPEATS)]
+    for number, name in enumerate(METHODS):
+        scored = [blend.scored[number] for blend in blends]
+        assert {one.name for one in scored} == {name}
+        assert abs(errors_above([one.score for one in scored], CHANCE[metric])) < 3, name
+        # and the errors that are stated are of the size of what is seen
+        spread = np.std([one.score for one in scored], ddof=1)
+        assert 0.5 < np.mean([one.score_se for one in scored]) / spread < 1.6, name
+    # What is stored is the chosen method's, and it is chosen by these very scores: that flatters, by a known amount.
+    flattery = np.mean([(blend.result.score - CHANCE[metric]) / blend.result.score_se for blend in blends])
+    assert 0 < flattery < 1.3
+
+
+@pytest.mark.parametrize("calibration", ["none", "temperature"])
+def test_the_log_loss_of_blends_of_nothing_is_no_better_than_that_of_chance(calibration: Calibration) -> None:
+    blends = [make_blend(knowing_nothing("log_loss", seed), calibration=calibration) for seed in range(REPEATS)]
+    for number, name in enumerate(METHODS):
+        scores = [blend.scored[number].score for blend in blends]
+        assert errors_above(scores, math.log(4)) > -3, name
+        if calibration == "temperature":  # which learns that the members know nothing
+            assert np.mean(scores) < math.log(4) + 0.02, name
+
+
+@pytest.mark.parametrize(
+    ("metric", "fitted"),
+    [
+        ("accuracy", ["single", "hill", "stacking"]),
+        ("roc_auc", ["single", "convex", "hill", "stacking"]),
+        ("log_loss", ["stacking"]),
+    ],
+)
+def test_blends_scored_on_the_rows_they_were_fitted_on_score_above_chance(metric: str, fitted: list[str]) -> None:
+    """What the tests above would see if something were not cross-fitted."""
+    chance = CHANCE.get(metric, math.log(4))
+    with threadpool_limits(1):
+        for name in fitted:
+            gains = []
+            for seed in range(REPEATS):
+                case = knowing_nothing(metric, seed)
+                members = np.stack(list(case.probabilities.values()))
+                found = METHODS[name].fit(members, case.labels, case.metric).apply(members)
+                gains.append(case.metric.gain(chance, case.metric.score(case.labels, found)))
+            assert errors_above(gains, 0) > 3, name
+
+
+# --- Networks that were really trained, on noise.
+
+PICTURES, SIDE, HALVES = 240, 16, 2
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A competition of pictures of noise, 60 of each class, in two folds."""
+
+    competition: Competition
+    workspace: Workspace
+
+    def trained(self, select_on: str, seed: int) -> Experiment:
+        stage: dict[str, Any] = {"name": "all", "unfreeze": 1, "size": [SIDE, SIDE], "batch_norm": "trained"}
+        stage |= {"epochs": 30, "batch_size": 40, "learning_rate": 0.01, "augment": "none"}
+        stage |= {"monitor": "score"} if select_on == "fold" else {}
+        recipe = parse_recipe(
+            {
+                "name": f"{select_on}-{seed}",
+                "backbone": "tiny",
+                "weights": "none",
+                "seed": seed,
+                "select_on": select_on,
+                "stages": [stage],
+                "tta": {"views": ["flip"]},
+            },
+            source="of the test",
+        )
+        how: dict[str, Any] = {"machine": Machine(workers=0), "engine": train_fold}
+        cross_validate(recipe, self.competition, experiment=recipe.name, workspace=self.workspace, **how)
+        return read_experiment(self.workspace, "noise", recipe.name)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Noise:
+    root = tmp_path_factory.mktemp("noise")
+    rng, rows = np.random.default_rng(0), []
+    data = root / "competitions" / "noise" / "data"
+    (data / "train").mkdir(parents=True)
+    for number in range(PICTURES):
+        name = f"{number:03}.png"
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(data / "train" / name)
+        rows.append(f"{name},{CLASSES[number % len(CLASSES)]}")
+    table = write_table(data / "train.csv", "id,label", *rows)
+    train = {"pictures": "train", "table": table.name, "id_column": "id", "label_column": "label"}
+    return Noise(write_competition(root, "noise", train=train, folds=HALVES), Workspace(root))
+
+
+def at_chance(score: float, count: int = PICTURES) -> bool:
+    """Whether an accuracy is, within three binomial standard errors."""
+    return abs(score - 1 / 4) < 3 * math.sqrt(1 / 4 * 3 / 4 / count)
+
+
+@pytest.mark.slow
+def test_what_is_trained_on_noise_scores_at_chance_unless_the_scored_rows_choose(noise: Noise) -> None:
+    honest = [noise.trained("last", seed) for seed in (0, 1)]
+    table = train_index(noise.competition)
+    aligned = align(honest, dict(zip(table["id"], table["label"], strict=True)))
+    for one in honest:
+        assert one.manifest["tta_score"] is not None
+        for score in ("oof_score", "score", "tta_score"):
+            assert at_chance(one.manifest[score]), (one.name, score)
+    compared = compare(aligned, resamples=200)
+    assert [one.verdict for one in compared.differences.values()] == ["not distinguishable"]
+    for calibration in get_args(Calibration):
+        for method in make_blend(aligned, calibration=calibration).scored:
+            assert at_chance(method.score), (calibration, method)
+
+    flattered = noise.trained("fold", 0)
+    # The same networks, as nothing else differs: where the scored rows choose the epoch, it is the best of 30 by luck.
+    curves = pd.read_csv(noise.workspace.oof("noise", "last-0") / CURVES)
+    by_fold = curves.groupby("fold")["val_accuracy"]
+    assert (curves.groupby("fold")["accuracy"].max() > 0.95).all()  # learnt by heart
+    assert list(honest[0].manifest["fold_scores"].values()) == pytest.approx(by_fold.last().tolist())
+    assert list(flattered.manifest["fold_scores"].values()) == pytest.approx(by_fold.max().tolist())
+    assert flattered.manifest["score"] > honest[0].manifest["score"]
+    assert flattered.manifest["score"] > by_fold.mean().mean() + 0.02
