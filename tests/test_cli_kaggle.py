@@ -461,7 +461,7 @@ def ask(method, **request):
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call).read().decode()
 """
 ASK_OF_TINY = ASK + 'print(ask("competitions.CompetitionApiService/" + sys.argv[1], competitionName="tiny"))'
-RUN_KERNEL = (
+PUSH_KERNEL = (
     ASK
     + """
 import time
@@ -470,6 +470,11 @@ text = "import time; time.sleep(60)"
 title = {"slug": "rehearsal-user/sleeper", "newTitle": "sleeper", "language": "python", "kernelType": "script"}
 ask(of + "SaveKernel", text=text, **title)
 answer = ""
+"""
+)
+RUN_KERNEL = (
+    PUSH_KERNEL
+    + """
 while '"status": "ERROR"' not in answer:
     time.sleep(0.05)
     answer = ask(of + "GetKernelSessionStatus", userName="rehearsal-user", kernelSlug="sleeper")
@@ -532,14 +537,30 @@ def test_a_kernel_runs_with_the_python_and_for_the_time_that_are_given(
     assert (workspace / "used").exists()
 
 
+def test_the_end_of_a_rehearsal_says_what_it_cancels_and_what_never_happened(solution: Path) -> None:
+    faults = ("--fault", "GetKernel=503", "--fault", "SaveKernel=503*0")
+    ended = rehearsed("--", sys.executable, "-c", PUSH_KERNEL)
+    assert "cancelled, because the rehearsal is over: rehearsal-user/sleeper\n" in ended.stdout
+    assert "keep `kit rehearse` running in a terminal of its own" in ended.stdout
+    ended = rehearsed(*faults, "--", sys.executable, "-c", PUSH_KERNEL)
+    assert "the fault GetKernel=503 did not happen" in ended.stdout
+    assert "SaveKernel" not in ended.stdout
+    assert "cancelled" not in ended.stdout
+
+
 def test_a_rehearsal_that_cannot_be(workspace: Path, solution: Path) -> None:
     tiny = ("rehearse", "--competition", "tiny")
     assert "no-such-program cannot be run" in refused(*tiny, "--", "no-such-program")
     assert "CreateSubmission" in refused(*tiny, "--fault", "nonsense", "--", "true")
-    assert "other.csv does not exist" in refused(*tiny, "--solution", "other.csv")
+    assert "'Bogus=503' is no fault" in refused(*tiny, "--fault", "Bogus=503", "--", "true")
+    message = refused(*tiny, "--solution", "other.csv")
+    assert "other.csv does not exist" in message
+    assert "next: check the path" in message
     assert "there is no program no-python" in refused(*tiny, "--python", "no-python", "--", "true")
     solution.write_text("id,label\nt0.jpg,blue\n", "utf-8")
     assert "lacks 5 ids" in refused(*tiny, "--", "true")
+    solution.unlink()
+    assert "hold out a part of the training pictures" in refused(*tiny, "--", "true")
     assert "there is no competition 'demo'" in refused("rehearse")
 
 
@@ -561,10 +582,13 @@ def test_a_rehearsal_serves_until_it_is_interrupted(workspace: Path, solution: P
         assert '"maxDailySubmissions": 5' in used.stdout, used.stderr
         assert "in use by another process" in refused("rehearse", "--competition", "tiny", "--fresh", "--", "true")
         assert (workspace / "runs" / ".rehearsal" / "tiny" / "state.json").exists()
+        [unset] = [line for line in lines if line.startswith("unset ")]
+        assert unset.split()[1:] == [line.split("=")[0].removeprefix("export ") for line in exports.splitlines()]
         process.send_signal(how)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     assert "over" in stdout
+    assert unset in stdout
 
 
 @pytest.mark.slow
@@ -578,6 +602,14 @@ def test_a_signal_reaches_the_command_and_the_server_waits_for_it(workspace: Pat
         stdout, _ = process.communicate(timeout=60)
     assert "cleaned up" in stdout
     assert process.returncode == 5
+
+
+def test_forgetting_leaves_the_ledger_and_says_so(ledger: Ledger, solution: Path) -> None:
+    ledger.begin(row(1, 0.5, 0.5))
+    assert "log.csv" not in rehearsed("--fresh", "--", "true").stdout
+    ledger.begin(row(2, 0.5, 0.5, server="rehearsal"))
+    assert f"{ledger.path} keeps the 1 row of earlier rehearsals" in rehearsed("--fresh", "--", "true").stdout
+    assert len(ledger.read()) == 2
 
 
 def test_forgetting_leaves_the_rest_of_the_folder(workspace: Path, solution: Path) -> None:

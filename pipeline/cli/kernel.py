@@ -94,7 +94,8 @@ def kernel_push(name: Name, slug: Slug = None, again: Again = False) -> None:
 
     built = find_built(name, slug, workspace=Workspace(ROOT))
     _push(Kaggle.connect(), built, again=again)
-    print(f"next: kit kernel status {name}, then: kit kernel output {name}")
+    when = "next" if server_meant() == "kaggle.com" else "next, while the rehearsal runs"
+    print(f"{when}: kit kernel status {name}, then: kit kernel output {name}")
 
 
 def kernel_status(name: Name, slug: Slug = None) -> None:
@@ -276,7 +277,7 @@ def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
     from time import monotonic
 
     from pipeline.errors import KitError
-    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, wait
+    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, fetch_later, wait
 
     started = monotonic()
 
@@ -292,8 +293,7 @@ def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
             print(f"its output could not be taken over: {error}")
         raise
     except KeyboardInterrupt:
-        message = f"interrupted: the kernel goes on by itself; fetch it later: kit kernel output {pushed.name}"
-        typer.secho(f"\n{message}", fg="red", err=True)
+        typer.secho(f"\ninterrupted: {fetch_later(pushed)}", fg="red", err=True)
         raise typer.Exit(130) from None
     fetched = _fetch(kaggle, pushed)
     if fetched.state == "stopped":

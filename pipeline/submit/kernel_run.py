@@ -29,7 +29,8 @@ LOG = "kernel.log"
 _MANIFEST = "manifest.json"
 _FOLD = "fold.json"  # written last
 _IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "classes", "metric")
-_ENDED_BADLY = {"ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
+_CANCELLED = {"CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
+_ENDED_BADLY = {"ERROR", *_CANCELLED}
 
 
 class KernelFailed(KitError):
@@ -269,17 +270,25 @@ def wait(
                     f"the kernel {pushed.ref}, version {pushed.version}, ended with {status.state}"
                     + (f": {status.failure}" if status.failure else ""),
                     expected="COMPLETE",
-                    next_step=f"mend what the log says; it is on {pushed.url}, too",
+                    next_step=f"push it again: kit kernel push {pushed.name}"
+                    if status.state in _CANCELLED
+                    else f"mend what the log says; it is on {pushed.url}, too",
                 )
         if last != "COMPLETE":
             if time.monotonic() + pause > deadline:
                 raise StillRunning(
                     f"the kernel {pushed.ref} is {last or 'not heard of'} after {seconds / 60:.0f} minutes",
                     expected="COMPLETE",
-                    next_step=f"it goes on by itself; fetch it later: kit kernel output {pushed.name}",
+                    next_step=fetch_later(pushed),
                 )
             sleep(pause)
             pause = min(1.5 * pause, 30.0)
+
+
+def fetch_later(pushed: Pushed) -> str:
+    """What becomes of a kernel that nobody waits for, and how to come by its output."""
+    alone = "it goes on by itself" if pushed.server == "kaggle.com" else "it goes on for as long as the rehearsal does"
+    return f"{alone}; fetch it later: kit kernel output {pushed.name}"
 
 
 def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:

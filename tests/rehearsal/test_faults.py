@@ -22,7 +22,19 @@ def test_a_fault_is_read_from_text(text: str, fault: Fault) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "503", "Bogus=503", "createsubmission=503", "Upload", "Upload=", "Upload=200", "Upload=nested:drop", "Upload=503*", "Upload=corrupt", "*=quota"],
+    [
+        "",
+        "503",
+        "Bogus=503",
+        "createsubmission=503",
+        "Upload",
+        "Upload=",
+        "Upload=200",
+        "Upload=nested:drop",
+        "Upload=503*",
+        "Upload=corrupt",
+        "*=quota",
+    ],
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(KitError, match="is no fault"):
