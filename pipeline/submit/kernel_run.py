@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Workspace, atomic_folder, atomic_path, read_json, write_json
-from pipeline.errors import KitError
+from pipeline.errors import KitError, counted
 from pipeline.submit.bundle import needs_bundle
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
@@ -194,10 +194,16 @@ def find_pushed(name: str, slug: str | None, *, workspace: Workspace, server: st
     known = list_pushed(name, workspace=workspace, server=server)
     found = [pushed for pushed in known if slug in (None, pushed.slug)]
     if not found:
+        problem, ask = f"no kernel {slug or name!r} has been pushed to {server} from here", ""
+        rehearsed = list_pushed(name, workspace=workspace, server="rehearsal")
+        if rehearsed and server != "rehearsal":
+            problem += f", but {rehearsed[-1].slug} was pushed to a rehearsal"
+            where = f"kit rehearse --competition {rehearsed[-1].competition}"
+            ask = f"ask for that one there: {where} -- kit kernel status {name}; or push to {server}: "
         raise KitError(
-            f"no kernel {slug or name!r} has been pushed to {server} from here",
+            problem,
             expected="one of " + ", ".join(pushed.slug for pushed in known) if known else "a kernel that was pushed",
-            next_step=f"kit kernel run {name}, or: kit kernel push {name}",
+            next_step=f"{ask}kit kernel run {name}, or: kit kernel push {name}",
         )
     return found[-1]
 
@@ -276,8 +282,9 @@ def wait(
                 )
         if last != "COMPLETE":
             if time.monotonic() + pause > deadline:
+                waited = counted(round(seconds / 60), "minute", "minutes")
                 raise StillRunning(
-                    f"the kernel {pushed.ref} is {last or 'not heard of'} after {seconds / 60:.0f} minutes",
+                    f"the kernel {pushed.ref} is {last or 'not heard of'} after {waited}",
                     expected="COMPLETE",
                     next_step=fetch_later(pushed),
                 )
