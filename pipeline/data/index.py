@@ -47,7 +47,8 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
         DataError: There is no such file, it cannot be read, or a column is missing.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist", expected="a CSV file", next_step="check the path")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}", expected="a CSV file", next_step="check the path")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:

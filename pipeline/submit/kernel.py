@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import pprint
+import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -159,8 +160,8 @@ def read_template(name: str, workspace: Workspace) -> Template:
         known = sorted(path.parent.name for path in (workspace.root / "kernels").glob(f"*/{METADATA}"))
         raise KitError(
             f"there is no kernel {name!r} ({file} does not exist)",
-            expected="one of " + ", ".join(known) if known else "the folder kernels/ of the kit",
-            next_step="run the command in the kit's folder, or check the name",
+            expected="one of " + ", ".join(known) if known else "the folder kernels/ of the kit's clone, copied here",
+            next_step=_copy_template(name) or ("check the name" if known else "copy it from there"),
         )
     try:
         metadata: dict[str, Any] = json.loads(file.read_text("utf-8"))
@@ -178,6 +179,15 @@ def read_template(name: str, workspace: Workspace) -> Template:
             next_step="take kernels/train/train.py as an example",
         )
     return Template(folder, code, metadata)
+
+
+def _copy_template(name: str) -> str:
+    """The command that copies a template from the clone the kit runs from; empty where there is none."""
+    template = _PACKAGE.parent / "kernels" / name
+    if not (template / METADATA).is_file():
+        return ""
+    # Its files alone: what was built of it and pushed there stays there.
+    return f"mkdir -p kernels/{name} && cp {shlex.quote(str(template))}/*.* kernels/{name}/"
 
 
 def list_built(name: str, workspace: Workspace) -> list[Built]:
