@@ -58,6 +58,11 @@ def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
     print(format_rows(rows, format.value))
 
 
+def warn_of_order(order: str) -> None:
+    """Say of a CSV that its rows are in another order than the sample's."""
+    typer.secho(f"warning: {order}; Kaggle joins by id in nearly every competition", fg="yellow", err=True)
+
+
 def competition_of(csv_file: Path) -> str:
     """The competition a CSV belongs to: its folder's name in submissions/, or the only one there is."""
     from pipeline.competition import list_competitions
