@@ -119,7 +119,8 @@ def comparison_notes(comparison: Comparison, role: str) -> dict[str, str]:
     p = "McNemar p" if _p_is_mcnemars(comparison) else "p"
     return notes | {
         "verdict": f"better or worse only where the interval leaves out zero and {p} is below 0.05",
-        "rows needed": "to tell a difference of the size seen, at 95 % confidence and 80 % power",
+        "rows needed": "to tell a difference of the size seen, at 95 % confidence and 80 % power"
+        + (", corrected likewise" if comparison.pairs > 1 else ""),
     }
 
 

@@ -342,7 +342,7 @@ def test_each_fold_is_blended_by_what_the_others_taught(method: str) -> None:
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
 def test_the_scores_are_those_of_the_cross_fitted_predictions(metric: str) -> None:
     case = made(metric=metric)
-    single = cross_fitted(case, "single")
+    best = max(case.probabilities.values(), key=lambda one: case.metric.gain(0, case.metric.score(case.labels, one)))
     for one in make_blend(case).scored:
         oof = cross_fitted(case, one.name)
         assert one.score == pytest.approx(case.metric.score(case.labels, oof))
@@ -351,9 +351,7 @@ def test_the_scores_are_those_of_the_cross_fitted_predictions(metric: str) -> No
             assert score == pytest.approx(case.metric.score(case.labels[rows], oof[rows]))
         if case.metric.per_row is not None:
             assert one.score_se == pytest.approx(standard_error(case.metric, case.labels, oof))
-            assert (one.gain, one.gain_se) == pytest.approx(
-                paired_gain(case.metric, case.labels, single, oof), abs=1e-12
-            )
+            assert (one.gain, one.gain_se) == pytest.approx(paired_gain(case.metric, case.labels, best, oof), abs=1e-12)
         elif one.name == "mean":  # the bootstrap draws other rows
             assert one.score_se == pytest.approx(standard_error(case.metric, case.labels, oof), rel=0.3)
 
@@ -630,6 +628,9 @@ def test_what_cannot_be_a_name_is_refused(tmp_path: Path, name: str) -> None:
 def test_the_name_tells_what_was_asked_for() -> None:
     assert blend_name(["a", "b"], method=None, calibration="none") == "blend-a-b"
     assert blend_name(["a", "b"], method="hill", calibration="temperature") == "blend-hill-temperature-a-b"
+    wide = [blend_name(["m" * 30, name], method=None, calibration="none") for name in ("a" * 20, "b" * 20)]
+    assert len(set(wide)) == 2
+    assert all(name.startswith("blend-2-") and len(name) == 14 for name in wide)
 
 
 def test_members_whose_labels_have_changed_are_refused(tmp_path: Path) -> None:
