@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.artifacts import write_text
-from pipeline.report.explore_plots import plot_classes, plot_sheet, plot_sizes, quiet_about_glyphs, save_png
+from pipeline.report.explore_plots import plot_classes, plot_sheet, plot_sizes
 from pipeline.report.page import Cell, Pair, Picture, figure_svg, render_page, thumbnail
+from pipeline.report.plots import save_figure
+from pipeline.report.tables import Row
 
 PAGE = "explore.html"
 _MOST_ROWS = 500
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,9 @@ def write_explore_page(folder: Path, explored: Explored) -> Path:
         }
         figures["augmented"] = plot_sheet(versions, columns=max(map(len, versions.values())))
     for name, figure in figures.items():
-        save_png(figure, folder / f"{name}.png")
+        save_figure(figure, folder / f"{name}.png")
     labels = {"classes": "Pictures of each class", "sizes": "Sizes and brightness of the pictures"}
-    with quiet_about_glyphs():
-        drawings = {
-            name: figure_svg(figures[name], name=name, label=label) for name, label in labels.items() if figures
-        }
+    drawings = {name: figure_svg(figures[name], name=name, label=label) for name, label in labels.items() if figures}
     text = render_page(
         "explore.html.j2",
         title=f"{explored.slug} before training",

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -44,6 +44,23 @@ def new_figure(width: float, height: float, *, title: str = "") -> "Figure":
     if title:
         figure.suptitle(title, fontsize=12, color=INK)
     return figure
+
+
+def quiet(axis: Any, along: Literal["x", "y", "both"]) -> None:
+    """No frame at the top and the right; a faint grid behind what is drawn."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis=along, color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def legend_above(axis: Any) -> None:
+    """Above the axes: inside there may be something anywhere."""
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+
+
+def short(name: str, longest: int) -> str:
+    """A name of at most `longest` letters."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 @contextmanager
@@ -118,11 +135,8 @@ def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
     axis.set_aspect("equal")
     axis.set_xlabel(f"OOF {metric} ± standard error")
     axis.set_ylabel(f"leaderboard {metric}")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)
-    # Above the axes: there may be a submission anywhere inside.
-    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    quiet(axis, "both")
+    legend_above(axis)
 
 
 def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
@@ -155,9 +169,7 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
             axis.plot([], [], color=colour, label=f"{fold}")
     axis.set_xlabel("epoch")
     axis.set_title(label, fontsize=10, color=INK)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)
+    quiet(axis, "y")
 
 
 def _draw_training(axis: Any, curves: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.report.explore_page import Explored, write_explore_page
 from tests.browser import Browser
 
-NASTY = 'a < b & "c" $x$ <script>alert(1)</script> 猫'
+NASTY = 'a < b & "c" $\\bad{$ <script>alert(1)</script> 猫'
 PARTS = ("part", "id", "label", "path", "height", "width", "format", "mode", "brightness")
 
 
