@@ -28,6 +28,7 @@ def explore(
     """
     from pipeline.competition import load_competition
     from pipeline.data.augment import check_augment
+    from pipeline.data.duplicates import keep_duplicates
     from pipeline.data.explore import explore as look
     from pipeline.data.explore import findings
     from pipeline.data.remedies import refuse_groups_without_effect
@@ -61,6 +62,7 @@ def explore(
             notes=found.notes,
         ),
     )
+    keep_duplicates(described, found.rows, found.training_duplicates)
     for name, value in found.facts.items():
         print(f"{name}: {value}")
     print()

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.data.augment import Augmenter, picture_seeds
-from pipeline.data.decode import decode, resize
+from pipeline.data.decode import decode, shrink
 from pipeline.data.explore import TEST, Exploration
 from pipeline.recipe import Augment
 
@@ -123,14 +123,8 @@ def _augmented(
 def _decoded(paths: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
     named = list(dict.fromkeys(paths))
 
-    def small(path: str) -> NDArray[np.uint8]:
-        picture = decode(Path(path))
-        height, width = picture.shape[:2]
-        scale = min(1.0, SIDE / max(height, width))
-        return resize(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return dict(zip(named, pool.map(small, named), strict=True))
+        return dict(zip(named, pool.map(lambda path: shrink(decode(Path(path)), SIDE), named), strict=True))
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import write_text
 from pipeline.report.explore_plots import plot_classes, plot_sheet, plot_sizes
-from pipeline.report.page import Cell, Pair, Picture, figure_svg, render_page, thumbnail
+from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, how_alike, render_page
 from pipeline.report.plots import save_figure
 from pipeline.report.tables import Row
 
@@ -63,7 +63,7 @@ def write_explore_page(folder: Path, explored: Explored) -> Path:
     Returns:
         The page.
     """
-    thumbs = {path: thumbnail(picture) for path, picture in explored.shown.items()}
+    thumbs = {path: data_uri(picture) for path, picture in explored.shown.items()}
     labelled = explored.pictures[explored.pictures["part"] != "test"]
     figures = {}
     if len(labelled):
@@ -157,7 +157,7 @@ def _augmented(explored: Explored) -> Iterable[Picture]:
         key, label = names[path]
         for number, version in enumerate(stack):
             yield Picture(
-                thumbnail(version), key, ["as it is" if number == 0 else f"version {number}", f"class {label}"]
+                data_uri(version), key, ["as it is" if number == 0 else f"version {number}", f"class {label}"]
             )
 
 
@@ -169,5 +169,4 @@ def _pair(row: Any, thumbs: Mapping[str, str]) -> Pair:
             (row.path_b, row.id_b, row.label_b, row.part_b),
         )
     ]
-    how = f"near: {row.distance} of 64 bits differ, correlation {row.correlation:.4f}"
-    return Pair(sides[0], sides[1], ["identical files" if row.kind == "identical" else how])
+    return Pair(sides[0], sides[1], [how_alike(row.kind, row.distance, row.correlation)])

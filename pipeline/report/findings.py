@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.duplicates import Duplicate
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.mistakes import label_issues
 
@@ -29,8 +30,8 @@ class Issue:
 
 
 @dataclass(frozen=True)
-class Duplicate:
-    """Two pictures that look the same.
+class JudgedDuplicate:
+    """Two pictures that are one, and what is said of them.
 
     Attributes:
         labels: Of both; None where there is none.
@@ -38,8 +39,7 @@ class Duplicate:
         differs: "labels", "predictions" or "", whatever is worse.
     """
 
-    ids: tuple[str, str]
-    distance: float
+    duplicate: Duplicate
     labels: tuple[str | None, str | None]
     predicted: tuple[str | None, str | None]
     differs: str
@@ -69,19 +69,19 @@ def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
     return sorted(issues, key=lambda issue: (-issue.said_by, issue.quality, issue.id))
 
 
-def sort_duplicates(
-    pairs: Sequence[tuple[str, str, float]], *, labels: Mapping[str, str], predicted: Mapping[str, str]
-) -> list[Duplicate]:
-    """Pairs whose labels differ first, then those whose predictions do, then by distance.
+def judge_duplicates(
+    duplicates: Sequence[Duplicate], *, labels: Mapping[str, str], predicted: Mapping[str, str]
+) -> list[JudgedDuplicate]:
+    """Those whose labels differ first, then those whose predictions do, then the likest.
 
     Args:
         predicted: The class of each row that has a prediction, by id.
     """
     found = []
-    for first, second, distance in pairs:
-        given = labels.get(first), labels.get(second)
-        taken = predicted.get(first), predicted.get(second)
+    for one in duplicates:
+        given = labels.get(one.id_a), labels.get(one.id_b)
+        taken = predicted.get(one.id_a), predicted.get(one.id_b)
         differs = "labels" if given[0] != given[1] else "predictions" if taken[0] != taken[1] else ""
-        found.append(Duplicate((first, second), distance, given, taken, differs))
+        found.append(JudgedDuplicate(one, given, taken, differs))
     order = {"labels": 0, "predictions": 1, "": 2}
-    return sorted(found, key=lambda pair: (order[pair.differs], pair.distance, pair.ids))
+    return sorted(found, key=lambda pair: (order[pair.differs], pair.duplicate.kind, -pair.duplicate.correlation))

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError
 from pipeline.predictions.store import Experiment, prediction_frame
-from pipeline.report.findings import sort_duplicates
+from pipeline.report.findings import judge_duplicates
 from pipeline.report.report_page import MOST_ISSUES, Sources, build_report, write_report
 from tests.browser import Browser
 from tests.conftest import manifest_scores
@@ -93,6 +94,10 @@ def poor(**changes: Any) -> Experiment:
     )
 
 
+def pair(id_a: str, id_b: str, correlation: float = 0.99) -> Duplicate:
+    return Duplicate(id_a, id_b, "near", 2, correlation)
+
+
 def curves() -> pd.DataFrame:
     rows = [
         {
@@ -146,7 +151,7 @@ def test_the_classes_are_those_computed_by_hand() -> None:
 
 
 def test_names_are_never_markup() -> None:
-    made = build_report(sources(poor(), good(), duplicates=[("00000.jpg", "00004.jpg", 2)]))
+    made = build_report(sources(poor(), good(), duplicates=[pair("00000.jpg", "00004.jpg")]))
     assert "alert(1)" in made.html
     assert not re.search(r"<img src=x", made.html)
 
@@ -224,17 +229,18 @@ def test_a_picture_that_cannot_be_read_is_named_and_breaks_nothing() -> None:
 
 
 def test_duplicates_that_disagree_come_first() -> None:
-    pairs = [("a", "b", 0.0), ("c", "d", 4.0), ("e", "f", 2.0), ("a", "x", 1.0)]
+    pairs = [pair("a", "b", 1.0), pair("c", "d", 0.98), pair("e", "f", 0.99), pair("a", "x", 0.985)]
     labels = {"a": "1", "b": "1", "c": "1", "d": "2", "e": "1", "f": "1"}
     predicted = {"a": "1", "b": "1", "c": "1", "d": "1", "e": "1", "f": "2"}
-    found = sort_duplicates(pairs, labels=labels, predicted=predicted)
-    assert [(pair.ids, pair.differs) for pair in found] == [
-        (("a", "x"), "labels"),
-        (("c", "d"), "labels"),
-        (("e", "f"), "predictions"),
-        (("a", "b"), ""),
+    found = judge_duplicates(pairs, labels=labels, predicted=predicted)
+    assert [(one.duplicate.id_a, one.duplicate.id_b, one.differs) for one in found] == [
+        ("a", "x", "labels"),
+        ("c", "d", "labels"),
+        ("e", "f", "predictions"),
+        ("a", "b", ""),
     ]
-    made = build_report(sources(good(), duplicates=[("00001.jpg", "00002.jpg", 0), ("00000.jpg", "00004.jpg", 3)]))
+    two = [pair("00001.jpg", "00002.jpg"), pair("00000.jpg", "00004.jpg")]
+    made = build_report(sources(good(), duplicates=two))
     assert "2 of 2 pairs; 1 have different labels or predictions" in text_of(made.html)
     assert "Pictures that look the same" not in build_report(sources(good())).html
 
@@ -279,7 +285,7 @@ def test_a_report_of_many_rows_and_classes_stays_small(tmp_path: Path) -> None:
             *many,
             labels=list(labels),
             load=lambda key: noise,
-            duplicates=[(f"{row:05}.jpg", f"{row + 1:05}.jpg", 1) for row in range(0, 1000, 2)],
+            duplicates=[pair(f"{row:05}.jpg", f"{row + 1:05}.jpg") for row in range(0, 1000, 2)],
         )
     )
     assert time.monotonic() - began < 60
@@ -292,7 +298,7 @@ def test_a_report_of_many_rows_and_classes_stays_small(tmp_path: Path) -> None:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Beside it lies the figure of an earlier report."""
     folder = tmp_path_factory.mktemp("report")
-    made = build_report(sources(poor(), good(), curves={"good": curves()}, duplicates=[("00000.jpg", "00004.jpg", 2)]))
+    made = build_report(sources(poor(), good(), curves={"good": curves()}, duplicates=[pair("00000.jpg", "00004.jpg")]))
     (folder / "confusion-gone.png").write_bytes(b"old")
     write_report(made, page=folder / "report.html", figures=folder)
     return folder / "report.html"
