@@ -1,6 +1,6 @@
 """What several experiments say of single rows: labels that are likely wrong, pictures that look the same."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ class Issue:
     Attributes:
         suggested: What the first experiment that says so takes it for, with which probability.
         said_by: How many experiments say so.
+        asked: How many have a prediction for it.
         quality: The probability of the label, their mean.
     """
 
@@ -26,6 +27,7 @@ class Issue:
     suggested: str
     probability: float
     said_by: int
+    asked: int
     quality: float
 
 
@@ -35,7 +37,7 @@ class JudgedDuplicate:
 
     Attributes:
         labels: Of both; None where there is none.
-        predicted: As what the best experiment takes both; None where it has no prediction.
+        predicted: As what one experiment takes both; None where it has no prediction.
         differs: "labels", "predictions" or "", whatever is worse.
     """
 
@@ -61,11 +63,12 @@ def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
             said[aligned.ids[row]].append(
                 (float(found.quality[row]), label, aligned.classes[chosen], float(probabilities[row, chosen]))
             )
+    asked = Counter(key for _, aligned in experiments for key in aligned.ids)
     issues = []
     for key, sayings in said.items():
         _, label, suggested, probability = sayings[0]
         quality = float(np.mean([one[0] for one in sayings]))
-        issues.append(Issue(key, label, suggested, probability, len(sayings), quality))
+        issues.append(Issue(key, label, suggested, probability, len(sayings), asked[key], quality))
     return sorted(issues, key=lambda issue: (-issue.said_by, issue.quality, issue.id))
 
 

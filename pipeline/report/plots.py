@@ -18,9 +18,9 @@ _BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
 _MOST_NAMES = 12  # more of them cannot be read
 
 
-def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str) -> None:
+def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str, select_on: str) -> None:
     """Write the figure of `learning_curves_figure`."""
-    save_figure(learning_curves_figure(curves, title=title, metric=metric), path)
+    save_figure(learning_curves_figure(curves, title=title, metric=metric, select_on=select_on), path)
 
 
 def plot_leaderboard(entries: Sequence[dict[str, Any]], path: Path, *, title: str, metric: str) -> None:
@@ -76,11 +76,12 @@ def plain_text(figure: "Figure") -> Iterator[None]:
         yield
 
 
-def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str) -> "Figure":
+def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str, select_on: str) -> "Figure":
     """Validation metric and loss by epoch, one line a fold, stages marked.
 
     Args:
         curves: Columns fold, stage, step, loss, val_loss, val_score, one row an epoch.
+        select_on: The kind of a recipe's `select_on`: with "inner" the curves are of inner rows.
     """
     figure = new_figure(10, 4.2, title=title)
     score_axis, loss_axis = figure.subplots(1, 2)
@@ -89,7 +90,8 @@ def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str) -> 
     _draw_training(loss_axis, curves)
     for axis in (score_axis, loss_axis):
         _mark_stages(axis, curves)
-    score_axis.legend(frameon=False, fontsize=8, loc="lower right", title="held-out fold", title_fontsize=8)
+    whose = "inner rows of fold" if select_on == "inner" else "held-out fold"
+    score_axis.legend(frameon=False, fontsize=8, loc="lower right", title=whose, title_fontsize=8)
     return figure
 
 

@@ -193,21 +193,48 @@ def test_a_blend_has_neither_curves_nor_stages() -> None:
     assert "Learning curves" not in text_of(made.html)
 
 
-def test_gains_may_be_missing_in_older_manifests() -> None:
-    stage = {
-        "name": "head",
-        "size": [32, 48],
-        "blocks": 4,
-        "unfrozen": 0,
-        "seconds": 3.5,
-        "images_per_second": 120.0,
-        "score": 0.5,
-        "score_se": 0.1,
-    }
-    made = build_report(sources(good(stages=[stage, stage])))
-    assert [row[5] for row in cells(made.html, "e1-steps")] == ["", ""]
-    with_gains = build_report(sources(good()))
-    assert [row[5] for row in cells(with_gains.html, "e1-steps")] == ["", "+0.0200 ± 0.0050"]
+def test_each_stage_has_its_gain() -> None:
+    made = build_report(sources(good()))
+    assert [row[5] for row in cells(made.html, "e1-steps")] == ["", "+0.0200 ± 0.0050"]
+
+
+@pytest.mark.parametrize(
+    ("select_on", "weights", "rows"),
+    [("fold", "best", "which chose the epochs, too"), ("inner", "best", "its inner rows"), ("last", "last", "nothing")],
+)
+def test_the_captions_say_what_chose_the_epochs(select_on: str, weights: str, rows: str) -> None:
+    made = build_report(sources(good(select_on=select_on), curves={"good": curves()}))
+    text = text_of(made.html)
+    assert f"Each stage begins with the {weights} weights of the one before" in text
+    assert rows in text[text.index("Each line is a fold, by") : text.index("The dashed line")]
+    legend = made.figures["learning-curves-good"].axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == ("inner rows of fold" if select_on == "inner" else "held-out fold")
+
+
+def test_who_is_flattered_is_said_beside_the_verdicts() -> None:
+    made = build_report(sources(good(select_on="fold"), poor(select_on="inner")))
+    assert "by good and not by poor: the scores of good are flattered a little" in text_of(made.html)
+    assert "are flattered" not in text_of(build_report(sources(good(), poor())).html)
+
+
+def test_extra_rows_have_a_column_where_there_are_any() -> None:
+    made = build_report(sources(poor(), good(extra_rows={"more": {"0": 40, "1": 40}})))
+    assert [row[-4] for row in cells(made.html, "leaderboard-1")] == ["more", ""]
+    assert "extra rows more 40" in text_of(made.html)
+    assert "extra rows" not in text_of(build_report(sources(poor(), good())).html)
+
+
+def test_who_has_no_prediction_of_a_row_is_not_asked() -> None:
+    """Both are sure that the first row is of the third class; the third experiment has another half of the rows."""
+    half = poor(folds_sha256="x" * 64)
+    half = replace(half, name="half", oof=half.oof.iloc[4:])
+    made = build_report(sources(good(), poor(), half, named=["half", "good", "poor"]))
+    issues = made.html[made.html.index('id="issues"') :]
+    first = issues[: issues.index("</li>")]
+    assert "00000.jpg" in first
+    assert "said by 2 of 2" in first
+    assert "of 3" in issues
 
 
 def test_rows_without_a_label_are_left_out_and_it_is_said() -> None:
@@ -242,6 +269,8 @@ def test_duplicates_that_disagree_come_first() -> None:
     two = [pair("00001.jpg", "00002.jpg"), pair("00000.jpg", "00004.jpg")]
     made = build_report(sources(good(), duplicates=two))
     assert "2 of 2 pairs; 1 have different labels or predictions" in text_of(made.html)
+    both = build_report(sources(poor(), good(), duplicates=two, named=["poor"]))
+    assert "The predictions are those of good." in text_of(both.html)
     assert "Pictures that look the same" not in build_report(sources(good())).html
 
 
