@@ -73,7 +73,7 @@ def selection_note(manifests: Manifests) -> str:
         return ""
     return (
         f"epochs were chosen on the scored rows (select_on: fold) by {', '.join(flattered)} and not by "
-        f"{', '.join(others)}: the scores of {', '.join(flattered)} are flattered a little"
+        f"{', '.join(others)}: the former are flattered a little"
     )
 
 

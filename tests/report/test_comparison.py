@@ -123,7 +123,7 @@ def test_what_was_not_trained_took_no_seconds() -> None:
 def test_who_is_flattered_is_said() -> None:
     assert "note:" not in comparison_text(BEST_FIRST, MANIFESTS)
     mixed = {**MANIFESTS, "head": {**MANIFESTS["head"], "select_on": "inner"}}
-    note = "epochs were chosen on the scored rows (select_on: fold) by big, seed-1 and not by head: the scores of big,"
+    note = "epochs were chosen on the scored rows (select_on: fold) by big, seed-1 and not by head: the former are"
     assert note in comparison_text(BEST_FIRST, mixed)
 
 

@@ -128,4 +128,5 @@ def test_the_page_in_a_browser(tmp_path: Path, browser: Browser, theme: str) -> 
 
     browser.open(page, width=390, theme=theme)
     assert browser.overflow() == 0
+    assert browser.find("#theme").size["height"] < 45  # one line
     assert browser.complaints() == []

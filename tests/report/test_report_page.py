@@ -214,7 +214,7 @@ def test_the_captions_say_what_chose_the_epochs(select_on: str, weights: str, ro
 
 def test_who_is_flattered_is_said_beside_the_verdicts() -> None:
     made = build_report(sources(good(select_on="fold"), poor(select_on="inner")))
-    assert "by good and not by poor: the scores of good are flattered a little" in text_of(made.html)
+    assert "by good and not by poor: the former are flattered a little" in text_of(made.html)
     assert "are flattered" not in text_of(build_report(sources(good(), poor())).html)
 
 
