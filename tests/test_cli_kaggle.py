@@ -395,7 +395,9 @@ def test_a_wait_for_a_kernel_is_not_silent(
     assert waited.exit_code == 4, waited.output
     assert waited.stdout.count("  RUNNING\n") == 2
     assert waited.stderr.startswith("signing in to rehearsal\n")
-    assert "for as long as the rehearsal does; fetch it later: kit kernel output predict" in waited.stderr
+    assert (
+        "the kernel goes on only while the rehearsal does; fetch it later: kit kernel output predict" in waited.stderr
+    )
 
 
 def test_a_kernel_is_built_before_the_sign_in(workspace: Path) -> None:

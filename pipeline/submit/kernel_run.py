@@ -294,8 +294,8 @@ def wait(
 
 def fetch_later(pushed: Pushed) -> str:
     """What becomes of a kernel that nobody waits for, and how to come by its output."""
-    alone = "it goes on by itself" if pushed.server == "kaggle.com" else "it goes on for as long as the rehearsal does"
-    return f"{alone}; fetch it later: kit kernel output {pushed.name}"
+    how_long = "by itself" if pushed.server == "kaggle.com" else "only while the rehearsal does"
+    return f"the kernel goes on {how_long}; fetch it later: kit kernel output {pushed.name}"
 
 
 def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:
