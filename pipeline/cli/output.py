@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, counted
 
 if TYPE_CHECKING:
     from pipeline.competition import Competition
@@ -65,7 +65,7 @@ def say_left_out(competition: "Competition") -> None:
 
     count = len(read_quarantine(competition))
     if count:
-        typer.echo(f"note: {competition.quarantine_file} leaves out {count} row{'s' if count > 1 else ''}", err=True)
+        typer.echo(f"note: {competition.quarantine_file} leaves out {counted(count, 'row', 'rows')}", err=True)
 
 
 def warn_of_order(order: str) -> None:

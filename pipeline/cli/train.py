@@ -59,7 +59,13 @@ def train(
     curves = learning_curves(workspace.run(competition, experiment), [stage.name for stage in settings.stages])
     picture = workspace.oof(competition, experiment) / "learning_curves.png"
     if len(curves):
-        plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
+        plot_learning_curves(
+            curves,
+            picture,
+            title=f"{experiment} on {competition}",
+            metric=described.metric,
+            select_on=settings.select_on.kind,
+        )
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
         if submission:

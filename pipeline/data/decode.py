@@ -82,6 +82,13 @@ def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
 
 
+def shrink(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture in its own shape, its longer side at most `side` pixels."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return resize(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.seek(0)
     image.load()  # which turns a TIFF upright and forgets its orientation

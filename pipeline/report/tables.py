@@ -21,6 +21,13 @@ CHOSEN_BY = {
     "last": "the last of each stage (select_on: last)",
 }
 
+VALIDATED_ON = {
+    "fold": "the rows it held out, which chose the epochs, too",
+    "inner": "its inner rows, which chose the epochs and were not trained on",
+    "last": "the rows it held out, which chose nothing",
+}
+KEPT_EPOCH = {"fold": "best", "inner": "best", "last": "last"}
+
 
 def format_rows(rows: Sequence[Row], style: Literal["table", "json", "csv"] | str) -> str:
     """Rows that have the same keys, as aligned columns, JSON or CSV; without a newline at the end."""
