@@ -318,7 +318,6 @@ def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: boo
     with atomic_folder(target) as folder:
         log = kaggle.kernel_output(pushed.ref, folder, progress=progress)
         (folder / LOG).write_text(log, "utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier version
     file = target / "kernel.json"
     report: dict[str, Any] = read_json(file) if file.is_file() else {"build": pushed.build}
     if report["build"] != pushed.build:
@@ -391,4 +390,3 @@ def _copy_folder(source: Path, target: Path) -> None:
     """A copy, so that the output as fetched stays whole; what is unfinished at `target` goes once it is there."""
     with atomic_folder(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)

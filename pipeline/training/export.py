@@ -9,7 +9,6 @@ The folder is written whole or not at all. Every file is loaded again and held a
 
 import importlib.util
 import json
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -242,7 +241,6 @@ def _write(
         write_json(temporary / DESCRIPTION, _description(models, files, average))
         write_text(temporary / CARD, model_card(models, files=[file.name for file in files], average=average))
         _require_own(folder)  # it may have been filled meanwhile
-        shutil.rmtree(folder, ignore_errors=True)
     return Export(folder, files, average)
 
 

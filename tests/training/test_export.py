@@ -199,17 +199,39 @@ def test_one_fold_in_one_format(finished: Run, tmp_path: Path) -> None:
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    folder.mkdir()
+    real, folder = tmp_path / "disk", tmp_path / "models"
+    real.mkdir()
+    folder.symlink_to(real)
     export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     export_folds(**key(finished), folder=folder, folds=[1], formats=[ModelFormat.keras])
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json"]
+    assert folder.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["disk", "models"]
     (folder / "notes.txt").write_text("mine", "utf-8")
     with pytest.raises(DataError, match=r"notes\.txt"):
         export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     assert (folder / "notes.txt").is_file() and (folder / "fold-1.keras").is_file()
     with pytest.raises(DataError, match=r"notes\.txt"):
         export_folds(**key(finished), folder=folder / "notes.txt", formats=[ModelFormat.keras])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"files": ["a.bin"]}',
+        '{"files": [{"name": "a.bin"}]}',
+        '{"fingerprint": "f", "classes": ["a"], "files": ["a.bin"]}',
+        '{"fingerprint": "f", "classes": ["a"], "files": [{"name": ["a.bin"]}]}',
+        '{"fingerprint": "f", "classes": ["a"], "files": 3}',
+        '["files"]',
+        "not JSON",
+    ],
+)
+def test_another_programs_model_json_is_left_alone(finished: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text, "utf-8")
+    (tmp_path / "a.bin").write_text("weights", "utf-8")
+    with pytest.raises(DataError, match=r"holds what is not of an export: a\.bin, model\.json"):
+        export_folds(**key(finished), folder=tmp_path, formats=[ModelFormat.keras])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "model.json"]
 
 
 def test_a_missing_package_is_named_with_what_to_install(
