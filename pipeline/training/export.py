@@ -248,7 +248,10 @@ def _write(
                 files.append(_export(temporary, portable, checked, format, models))
             keras.backend.clear_session()
         write_json(temporary / DESCRIPTION, _description(models, files, average))
-        write_text(temporary / CARD, model_card(models, files=[file.name for file in files], average=average))
+        exported = {file.fold for file in files}
+        folds = [fold for fold in models.weights if average or fold in exported]
+        card = model_card(models, files=[file.name for file in files], folds=folds, average=average)
+        write_text(temporary / CARD, card)
         _require_own(folder)  # it may have been filled meanwhile
     return Export(folder, files, average)
 

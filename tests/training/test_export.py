@@ -104,6 +104,7 @@ def test_the_description_and_the_card_say_what_was_found(exported: Export, finis
         assert file.oof_difference is not None and file.oof_difference < 1e-5
         assert file.size_bytes == (exported.folder / file.name).stat().st_size
     card, manifest = (exported.folder / "README.md").read_text("utf-8"), read_json(finished.oof / MANIFEST)
+    assert "A file a fold: each model" in card and "Average the probabilities of all of them" in card
     assert card.startswith("---\nlibrary_name: keras\n")
     for part in (
         f"| plain | {manifest['score']:.4f} | {manifest['score_se']:.4f} |",
@@ -193,6 +194,12 @@ def test_what_a_file_does_not_reproduce_is_not_kept(
 def test_one_fold_in_one_format(finished: Run, tmp_path: Path) -> None:
     done = export_folds(**key(finished), folder=tmp_path / "one", folds=[1, 1], formats=[ModelFormat.keras])
     assert [file.name for file in done.files] == ["fold-1.keras"]
+    card, manifest = (done.folder / "README.md").read_text("utf-8"), read_json(finished.oof / MANIFEST)
+    assert "This is the model of fold 1, trained without the pictures of that fold." in card
+    assert "Average the probabilities" not in card and "fold 0" not in card
+    assert f"| accuracy | fold 1 |\n|---|---|\n| plain | {manifest['fold_scores']['1']:.4f} |\n" in card
+    assert f"| with TTA | {manifest['tta_fold_scores']['1']:.4f} |\n" in card
+    assert f"The 2 fold models of the experiment together have an OOF accuracy of {manifest['score']:.4f} ±" in card
     with pytest.raises(DataError, match="has no fold 2"):
         export_folds(**key(finished), folder=tmp_path / "none", folds=[2])
     assert not (tmp_path / "none").exists()
