@@ -136,7 +136,7 @@ def _score(models: FoldModels, folds: Sequence[int]) -> str:
     text = "Every training picture was predicted by the model that never saw it."
     if _is_part(models, folds):
         text = (
-            f"On the pictures of {'its' if len(folds) == 1 else 'each'} fold, which the model never saw. The "
+            f"Scored on the pictures of {'its' if len(folds) == 1 else 'each'} fold, which the model never saw. The "
             f"{len(models.weights)} fold models of the experiment together have an OOF {manifest['metric']} of "
             f"{manifest['score']:.4f} ± {manifest['score_se']:.4f}."
         )
