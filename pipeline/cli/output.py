@@ -107,7 +107,9 @@ def at_server(server: str, command: str, *, competition: str) -> str:
     if server == server_meant():
         return command
     if server == "rehearsal":
-        return f"kit rehearse {'' if competition == 'demo' else f'--competition {competition} '}-- {command}"
+        from pipeline.competition import in_rehearsal
+
+        return in_rehearsal(command, competition, root=ROOT)
     return f"{command} (outside the rehearsal)"
 
 

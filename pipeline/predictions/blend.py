@@ -242,10 +242,7 @@ def store_blend(
         "data_sha256": first.manifest["data_sha256"],
         "folds_sha256": first.manifest["folds_sha256"],
         "blend": _described(blend, experiments),
-        "versions": {
-            "python": platform.python_version(),
-            **{one: importlib.metadata.version(one) for one in _PACKAGES},
-        },
+        "versions": _versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with lock(workspace.run(first.slug, name) / "finish.lock", what=f"the result of {name}", wait=True):
