@@ -3,6 +3,7 @@
     runs/<slug>/<experiment>/fold-<n>/stage-<n>/          checkpoints and logs: can be made again
     runs/<slug>/_decoded/                                 decoded pictures: can be made again, may lie elsewhere
     oof/<slug>/<experiment>/                              predictions and manifest: the lasting result
+    oof/<slug>/_report/                                   a page about them, and figures: can be made again
     submissions/<slug>/                                   CSV files
 
 The folder of a competition (its data, folds.csv) belongs to `competition.py`.
@@ -45,6 +46,10 @@ class Workspace:
 
     def oof(self, slug: str, experiment: str) -> Path:
         return self.root / "oof" / slug / experiment
+
+    def report(self, slug: str) -> Path:
+        # No experiment can have this name.
+        return self.root / "oof" / slug / "_report"
 
     def submissions(self, slug: str) -> Path:
         return self.root / "submissions" / slug

@@ -3,6 +3,9 @@
     competitions/<slug>/competition.yaml   this description            (committed)
     competitions/<slug>/folds.csv          id, fold                    (committed)
     competitions/<slug>/quarantine.csv     id, reason: rows left out   (committed, where there are any)
+    competitions/<slug>/pseudo/<name>.csv  pseudo-labels               (committed, where there are any)
+    competitions/<slug>/groups.csv         id, group: kept together    (committed, where there are any)
+    competitions/<slug>/explore/           `kit explore`: page, plots  (ignored)
     competitions/<slug>/data/              the data, or a link to it   (ignored)
 
 Every path inside competition.yaml is relative to data/, so that the file holds on any machine.
@@ -11,13 +14,13 @@ Reading the data itself belongs to `data/index.py`.
 
 import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.errors import DataError
-from pipeline.settings import Settings, explain, read_mapping
+from pipeline.settings import NAME, Settings, explain, read_mapping
 
 MetricName = Literal["accuracy", "log_loss", "macro_f1", "quadratic_kappa", "roc_auc"]
 Match = Literal["path", "name", "stem"]
@@ -32,35 +35,48 @@ class Split(Settings):
     test: str | None = None
 
 
-class TrainData(Settings):
-    """Where the labelled pictures are.
+class LabelledPictures(Settings):
+    """Pictures and where their labels are.
 
     Without a table, the folder a picture lies in is its label and its path inside data/ is its id.
 
     Attributes:
         pictures: Folder of the pictures, searched with its subfolders.
-        held_out_pictures: A second such folder, held out for validation as one predefined fold.
         table: CSV with a row a picture.
         match: How `id_column` names a file: by its `path` from `pictures`, its file `name` or its `stem`.
-        group_column: Rows of one group are never divided between folds.
     """
 
     pictures: str
-    held_out_pictures: str | None = None
     table: str | None = None
     id_column: str | None = None
     label_column: str | None = None
     match: Match = "name"
+
+    @model_validator(mode="after")
+    def _table_and_columns(self) -> Self:
+        if self.table and not (self.id_column and self.label_column):
+            raise ValueError("with a table, id_column and label_column must be given")
+        if not self.table and (self.id_column or self.label_column):
+            raise ValueError("id_column and label_column have no effect without a table")
+        return self
+
+
+class TrainData(LabelledPictures):
+    """Where the pictures to learn from are.
+
+    Attributes:
+        held_out_pictures: A second folder like `pictures`, held out for validation as one predefined fold.
+        group_column: Rows of one group are never divided between folds.
+    """
+
+    held_out_pictures: str | None = None
     group_column: str | None = None
     split: Split | None = None
 
     @model_validator(mode="after")
-    def _table_and_columns(self) -> "TrainData":
-        if self.table and not (self.id_column and self.label_column):
-            raise ValueError("with a table, id_column and label_column must be given")
-        of_table = [self.id_column, self.label_column, self.group_column, self.split]
-        if not self.table and any(of_table):
-            raise ValueError("id_column, label_column, group_column and split have no effect without a table")
+    def _table_or_folders(self) -> Self:
+        if not self.table and (self.group_column or self.split):
+            raise ValueError("group_column and split have no effect without a table")
         if self.table and self.held_out_pictures:
             raise ValueError("held_out_pictures has no effect with a table; use split")
         return self
@@ -78,6 +94,7 @@ class Competition(Settings):
 
     Attributes:
         submission: What a submission holds: the predicted `class`, or `probabilities`, a column a class.
+        extra: By name, further pictures that a recipe may train on, too; they are never held out.
         folds: How many folds are made, where the data has no predefined split.
         folder: `competitions/<slug>`; not part of the file.
     """
@@ -86,6 +103,7 @@ class Competition(Settings):
     metric: MetricName = "accuracy"
     train: TrainData
     test: TestData | None = None
+    extra: dict[Annotated[str, Field(pattern=f"^{NAME}$")], LabelledPictures] = Field(default_factory=dict)
     sample_submission: str | None = None
     submission: Literal["class", "probabilities"] = "class"
     folds: int = Field(default=5, ge=2)
@@ -104,8 +122,16 @@ class Competition(Settings):
     def quarantine_file(self) -> Path:
         return self.folder / "quarantine.csv"
 
+    def pseudo_file(self, name: str) -> Path:
+        """The table of these pseudo-labels; what they were made from stands in a JSON file beside it."""
+        return self.folder / "pseudo" / f"{name}.csv"
+
+    @property
+    def groups_file(self) -> Path:
+        return self.folder / "groups.csv"
+
     def to_yaml(self) -> str:
-        content = self.model_dump(mode="json", exclude_none=True)
+        content = self.model_dump(mode="json", exclude_none=True, exclude=set() if self.extra else {"extra"})
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

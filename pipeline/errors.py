@@ -30,6 +30,11 @@ class KitError(Exception):
         return f"{self.problem}\n  expected: {self.expected}\n  next: {self.next_step}"
 
 
+def counted(number: float, one: str, many: str) -> str:
+    """A number and what it is of, for a message: `1 row`, `2 rows`."""
+    return f"{str(number).removesuffix('.0')} {one if number == 1 else many}"
+
+
 def _rebuild(kind: type[KitError], problem: str, expected: str, next_step: str) -> KitError:
     return kind(problem, expected=expected, next_step=next_step)
 

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
-from pipeline.settings import Settings, explain, parse_mapping, parse_yaml, read_mapping
+from pipeline.settings import NAME, Settings, explain, parse_mapping, parse_yaml, read_mapping
 
-NAME = r"[a-z0-9][a-z0-9._-]*"  # of a recipe and of an experiment
 SIZE_MULTIPLE = 32  # every backbone halves its input five times
 
 
@@ -164,6 +163,10 @@ class Stage(Settings):
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
+        try:
+            self.model_dump(mode="json", include={"augment"})
+        except ValueError:  # an anchor that stands for what it is in, or bytes
+            raise ValueError("augment must hold plain values: numbers, text and lists of them") from None
         return self
 
     def resolve_size(self, mean: tuple[float, float]) -> tuple[int, int]:
@@ -204,6 +207,7 @@ class Recipe(Settings):
     Attributes:
         backbone: A name from `model/backbones.py`.
         weights: `none`, `imagenet`, `noisy-student`, or a `.h5` file of the backbone's weights.
+        extra: Names of extra rows to train on, too: declared in competition.yaml, or made by `kit pseudo-label`.
         precision: What the network computes in; its logits are float32 always.
         select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: `fold`, `inner`
             (`{kind: inner, share: 0.1}`) or `last`.
@@ -214,12 +218,19 @@ class Recipe(Settings):
     backbone: str
     weights: str = "imagenet"
     head: Head = Head()
+    extra: tuple[Annotated[str, Field(pattern=f"^{NAME}$")], ...] = ()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0)
     select_on: Annotated[SelectOn, BeforeValidator(_kind)] = OnFold()
     stages: tuple[Stage, ...] = Field(min_length=1)
     tta: TTA = TTA()
+
+    @model_validator(mode="after")
+    def _extra_names(self) -> "Recipe":
+        if len(set(self.extra)) != len(self.extra):
+            raise ValueError(f"extra must name each source once; received {list(self.extra)}")
+        return self
 
     @model_validator(mode="after")
     def _stage_names(self) -> "Recipe":
@@ -250,6 +261,9 @@ class Recipe(Settings):
         content = self.model_dump(mode="json", exclude={"name", "description"})
         for stage in content["stages"]:
             del stage["name"]
+        content["extra"] = sorted(self.extra)
+        if not self.extra:
+            del content["extra"]
         if Path(self.weights).is_file():
             content["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -306,6 +320,19 @@ def parse_recipe(content: Mapping[str, Any], *, source: str) -> Recipe:
             expected="the settings described in pipeline/recipe.py",
             next_step="mend the recipe or the --set that changed it",
         ) from None
+
+
+def smoke(recipe: Recipe, *, side: int) -> Recipe:
+    """The recipe at its smallest, to see that it runs: random weights, one epoch a stage, squares of `side` pixels."""
+    stages = []
+    for stage in recipe.stages:
+        schedule = Cosine() if isinstance(stage.schedule, Cosine) else stage.schedule
+        changes = {"size": (side, side), "epochs": 1, "batch_size": min(8, stage.batch_size), "schedule": schedule}
+        stages.append(stage.model_copy(update=changes))
+    select_on = (
+        OnInner(share=0.5) if isinstance(recipe.select_on, OnInner) else recipe.select_on
+    )  # of few pictures, too
+    return recipe.model_copy(update={"weights": "none", "stages": tuple(stages), "select_on": select_on})
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import KitError
 
+NAME = r"[a-z0-9][a-z0-9._-]*"  # of a recipe, of an experiment and of extra rows
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and without room for a misspelt key."""

@@ -22,6 +22,7 @@ from PIL import Image
 from pipeline.competition import Competition, load_competition
 from pipeline.rehearsal.hosted import Hosted, hosted_from
 from pipeline.rehearsal.server import Rehearsal
+from tests.browser import Browser, started_browser
 
 # Before anything imports kaggle, which reads this once: no test reaches kaggle.com, or anything else on the network
 # (nothing listens on port 9), and none finds the credentials of whoever runs it.
@@ -151,6 +152,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real pictures in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium without a network; skips where there is none."""
+    with started_browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
 
 
 def manifest_scores(

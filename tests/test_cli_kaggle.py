@@ -27,7 +27,7 @@ from pipeline.rehearsal.server import Rehearsal
 from pipeline.submit import kaggle_retry
 from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kernel_run import Pushed
-from pipeline.submit.ledger import Entry, Ledger, Status
+from pipeline.submit.ledger import COLUMNS, Entry, Ledger, Status
 from tests.conftest import write_table
 from tests.rehearsal.conftest import PlainRunner, write_kernel
 from tests.submit.test_send import IDS, TRUTH, finish, sent, write_csv
@@ -135,6 +135,7 @@ def test_a_dry_run_needs_neither_account_nor_network(ledger: Ledger, workspace: 
     assert "2 ids are missing: t4.jpg, t5.jpg" in refused("submit", "short.csv", "--dry-run")
     assert "absent.csv does not exist" in refused("submit", "absent.csv", "--dry-run")
     assert "no finished experiment 'mad'" in refused("submit", "mad", "--dry-run")
+    assert "submissions is a folder" in refused("submission", "check", "submissions", "--competition", "tiny")
     code = "import sys; from pipeline.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     words = [sys.executable, "-c", code, "submit", "made", "--dry-run"]
     loaded = subprocess.run(
@@ -142,6 +143,21 @@ def test_a_dry_run_needs_neither_account_nor_network(ledger: Ledger, workspace: 
     )
     assert "pandas" in loaded.stdout.split()
     assert not {"kaggle", "tensorflow"} & set(loaded.stdout.split())
+
+
+def test_a_file_in_another_order_is_sent_with_a_warning(rehearsal: Rehearsal, ledger: Ledger, workspace: Path) -> None:
+    write_csv(workspace / "reversed.csv", TRUTH[::-1], IDS[::-1])
+    checked, submitted = kit("submission", "check", "reversed.csv"), kit("submit", "reversed.csv")
+    for result in (checked, submitted):
+        assert result.exit_code == 0, result.output
+        assert "warning: the rows are in another order than the sample's" in result.stderr
+    assert "public 1.0000, private 1.0000" in submitted.stdout
+
+
+def test_a_folder_without_competitions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["submit", "made"], ["submit", "made.csv", "--dry-run"], ["submission", "check", "made.csv"]):
+        assert f"this folder, {tmp_path}, holds no competitions" in refused(*words)
 
 
 def test_without_an_account_a_submission_says_how_to_get_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +194,7 @@ def test_options_without_effect_are_refused(workspace: Path) -> None:
     ):
         result = kit("submit", *words)
         assert result.exit_code == 2, words
+        assert ("give only one of" in result.output) == (len(words) > 1 and words[0] == "made")
         assert "Traceback" not in result.output
 
 
@@ -225,12 +242,17 @@ def test_killed_before_it_arrived_it_fails_after_a_while_and_may_be_sent_again(
         [entry] = ledger.read()
         old = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
         ledger.update(entry.tag, time=old)
-        assert "1 submissions are not settled yet" in refused("submit", "--sync", code=4)
+        synced = kit("submit", "--sync")
+        assert synced.exit_code == 4
+        assert "1 submission is not settled yet" in synced.stderr
+        assert "another process is sending it" in synced.stdout
         assert "in use by another process" in refused("submit", "made", "--again")
         process.kill()
         process.wait(timeout=60)
-    ledger.update(entry.tag, time=datetime.now(UTC).isoformat(timespec="seconds"))
-    refused("submit", "--sync", code=4)
+    begun = datetime.now(UTC)
+    ledger.update(entry.tag, time=begun.isoformat(timespec="seconds"))
+    still = kit("submit", "--sync").stdout
+    assert f"counted as never arrived at {begun + timedelta(minutes=10):%H:%M} UTC (10 minutes after" in still
     assert statuses(ledger) == ["SENDING"]
     ledger.update(entry.tag, time=old)
     assert "it never arrived" in done("submit", "--sync")
@@ -279,20 +301,30 @@ def test_the_deadline_has_its_own_exit_code(rehearse: Rehearse, ledger: Ledger) 
 def test_rows_of_another_server_need_no_account(ledger: Ledger) -> None:
     ledger.begin(row(1, 0.5, 0.5, status=Status.PENDING))
     text = done("submit", "--sync")  # there are no credentials, and no network
-    assert "1.csv: left alone, it was sent to kaggle.com" in text
+    assert "1.csv: left alone, it was sent to kaggle.com; ask there: kit submit --sync (outside the rehearsal)" in text
     assert "nothing is open: every submission to rehearsal" in text
     assert statuses(ledger) == ["PENDING"]
+
+
+def test_rows_of_a_rehearsal_are_asked_for_in_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")
+    ledger.begin(row(1, 0.5, 0.5, status=Status.PENDING, server="rehearsal"))
+    ask = "kit rehearse --competition tiny -- kit submit --sync"
+    assert f"left alone, it was sent to rehearsal; ask there: {ask}\n" in done("submit", "--sync")
+    assert f"not settled yet; ask: {ask}\n" in done("submissions")
+    ledger.begin(row(2, 0.5, 0.5, status=Status.PENDING))
+    assert "not settled yet; ask: kit submit --sync\n" in done("submissions")
 
 
 def test_a_file_that_ends_in_an_error_is_reported_by_either_way(rehearse: Rehearse, ledger: Ledger) -> None:
     server = rehearse()
     server.hosted["tiny"].solution["t9.jpg"] = "red"  # type: ignore[index]  # the server wants a row more
-    assert "1 ids are missing: t9.jpg" in refused("submit", "made")
+    assert "1 id is missing: t9.jpg" in refused("submit", "made")
     done("submit", "made", "--again", "--wait", "0")
-    assert "1 ids are missing: t9.jpg" in refused("submit", "--sync")
+    assert "1 id is missing: t9.jpg" in refused("submit", "--sync")
     assert statuses(ledger) == ["ERROR", "ERROR"]
     listed = done("submissions")
-    assert listed.count("1 ids are missing: t9.jpg") == 2
+    assert listed.count("1 id is missing: t9.jpg") == 2
     assert not (ledger.folder / "leaderboard.png").exists()
 
 
@@ -303,6 +335,15 @@ def test_a_failed_upload_is_an_error_and_a_row(rehearsal: Rehearsal, ledger: Led
     assert "FAILED 20" in done("submissions")
     done("submit", "made")
     assert sent(rehearsal) == 1
+
+
+def record_push(workspace: Path, ref: str, version: int) -> None:
+    """Let a kernel `predict` have been pushed from here to the rehearsal."""
+    pushed = Pushed(
+        *(ref, version, "http://x", "rehearsal", "predict", "tiny", "made", None, "b", "c" * 64),
+        time="2026-01-01T00:00:00+00:00",
+    )
+    write_json(pushed.record(Workspace(workspace)), asdict(pushed))
 
 
 def test_the_version_of_a_kernel_that_was_pushed_is_submitted(
@@ -316,11 +357,7 @@ def test_the_version_of_a_kernel_that_was_pushed_is_submitted(
     kaggle = Kaggle.connect()
     first = kaggle.push_kernel(folder)
     until(lambda: kaggle.kernel_status(first.ref).state == "COMPLETE")
-    pushed = Pushed(
-        *(first.ref, first.version, first.url, "rehearsal", "predict", "tiny", "made", None, "b", "c" * 64),
-        time="2026-01-01T00:00:00+00:00",
-    )
-    write_json(pushed.record(Workspace(workspace)), asdict(pushed))
+    record_push(workspace, first.ref, first.version)
     write_kernel(workspace / "other", "raise SystemExit")
     assert kaggle.push_kernel(workspace / "other").version == 2  # what was pushed from here is version 1
     assert "rehearsal-user/a-kernel/1" in done("submit", "--kernel", "predict", "--dry-run")
@@ -331,6 +368,51 @@ def test_the_version_of_a_kernel_that_was_pushed_is_submitted(
     assert (entry.file, entry.sha256, entry.experiment) == ("rehearsal-user/a-kernel/1", "c" * 64, "made")
     assert "was sent to rehearsal before" in refused("submit", "--kernel", "predict")
     assert sent(server) == 1
+
+
+def test_a_kernel_that_was_pushed_to_a_rehearsal_is_not_unknown_outside(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")
+    record_push(workspace, "rehearsal-user/a-kernel", 1)
+    message = refused("kernel", "status", "predict")
+    assert "no kernel 'predict' has been pushed to kaggle.com from here, but a-kernel was pushed to a rehear" in message
+    assert "kit rehearse --competition tiny -- kit kernel status predict" in message
+
+
+def test_a_wait_for_a_kernel_is_not_silent(
+    rehearse: Rehearse, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cli.kernel._QUIET", 0.0)
+    runner = PlainRunner()
+    runner.go.clear()
+    rehearse(runner=runner)
+    kaggle = Kaggle.connect()
+    ref = kaggle.push_kernel(write_kernel(workspace / "a-kernel", "pass")).ref
+    until(lambda: kaggle.kernel_status(ref).state == "RUNNING")
+    record_push(workspace, ref, 1)
+    waited = kit("kernel", "output", "predict", "--wait-hours", "0.0005")
+    assert waited.exit_code == 4, waited.output
+    assert waited.stdout.count("  RUNNING\n") == 2
+    assert waited.stderr.startswith("signing in to rehearsal\n")
+    assert "for as long as the rehearsal does; fetch it later: kit kernel output predict" in waited.stderr
+
+
+def test_a_kernel_is_built_before_the_sign_in(workspace: Path) -> None:
+    message = refused("kernel", "run", "absent")  # there are no credentials
+    assert "there is no kernel 'absent'" in message
+    assert "signing in" not in message
+    template = ROOT / "kernels" / "train"
+    assert f"mkdir -p kernels/train && cp {template}/*.* kernels/train/" in refused("kernel", "build", "train")
+
+
+def test_what_is_asked_again_is_said(rehearsal: Rehearsal, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    rehearsal.faults += [Fault.parse("IntrospectToken=503"), Fault.parse("GetCompetition=503")]
+    result = kit("submit", "made")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("signing in to rehearsal\n")
+    assert result.stderr.count("asking again in") == 2
 
 
 def row(number: int, oof: float, public: float, **more: Any) -> Entry:
@@ -363,6 +445,8 @@ def test_nothing_submitted_is_no_error_and_a_misspelt_slug_is(workspace: Path) -
     assert "nothing submitted yet" in done("submissions")
     assert "nothing submitted yet" in done("submissions", "tiny")
     assert json.loads(done("submissions", "--format", "json")) == []
+    [header] = done("submissions", "--format", "csv").splitlines()
+    assert header.split(",") == ["competition", *COLUMNS]
     assert "nothing is open" in done("submit", "--sync")
     assert "did you mean 'tiny'?" in refused("submissions", "tinny")
     assert "did you mean 'tiny'?" in refused("submit", "--sync", "--competition", "tinny")
@@ -461,7 +545,7 @@ def ask(method, **request):
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call).read().decode()
 """
 ASK_OF_TINY = ASK + 'print(ask("competitions.CompetitionApiService/" + sys.argv[1], competitionName="tiny"))'
-RUN_KERNEL = (
+PUSH_KERNEL = (
     ASK
     + """
 import time
@@ -470,6 +554,11 @@ text = "import time; time.sleep(60)"
 title = {"slug": "rehearsal-user/sleeper", "newTitle": "sleeper", "language": "python", "kernelType": "script"}
 ask(of + "SaveKernel", text=text, **title)
 answer = ""
+"""
+)
+RUN_KERNEL = (
+    PUSH_KERNEL
+    + """
 while '"status": "ERROR"' not in answer:
     time.sleep(0.05)
     answer = ask(of + "GetKernelSessionStatus", userName="rehearsal-user", kernelSlug="sleeper")
@@ -532,14 +621,30 @@ def test_a_kernel_runs_with_the_python_and_for_the_time_that_are_given(
     assert (workspace / "used").exists()
 
 
+def test_the_end_of_a_rehearsal_says_what_it_cancels_and_what_never_happened(solution: Path) -> None:
+    faults = ("--fault", "GetKernel=503", "--fault", "SaveKernel=503*0")
+    ended = rehearsed("--", sys.executable, "-c", PUSH_KERNEL)
+    assert "cancelled, because the rehearsal is over: rehearsal-user/sleeper\n" in ended.stdout
+    assert "keep `kit rehearse` running in a terminal of its own" in ended.stdout
+    ended = rehearsed(*faults, "--", sys.executable, "-c", PUSH_KERNEL)
+    assert "the fault GetKernel=503 did not happen" in ended.stdout
+    assert "SaveKernel" not in ended.stdout
+    assert "cancelled" not in ended.stdout
+
+
 def test_a_rehearsal_that_cannot_be(workspace: Path, solution: Path) -> None:
     tiny = ("rehearse", "--competition", "tiny")
     assert "no-such-program cannot be run" in refused(*tiny, "--", "no-such-program")
     assert "CreateSubmission" in refused(*tiny, "--fault", "nonsense", "--", "true")
-    assert "other.csv does not exist" in refused(*tiny, "--solution", "other.csv")
+    assert "'Bogus=503' is no fault" in refused(*tiny, "--fault", "Bogus=503", "--", "true")
+    message = refused(*tiny, "--solution", "other.csv")
+    assert "other.csv does not exist" in message
+    assert "next: check the path" in message
     assert "there is no program no-python" in refused(*tiny, "--python", "no-python", "--", "true")
     solution.write_text("id,label\nt0.jpg,blue\n", "utf-8")
     assert "lacks 5 ids" in refused(*tiny, "--", "true")
+    solution.unlink()
+    assert "hold out a part of the training pictures" in refused(*tiny, "--", "true")
     assert "there is no competition 'demo'" in refused("rehearse")
 
 
@@ -561,10 +666,13 @@ def test_a_rehearsal_serves_until_it_is_interrupted(workspace: Path, solution: P
         assert '"maxDailySubmissions": 5' in used.stdout, used.stderr
         assert "in use by another process" in refused("rehearse", "--competition", "tiny", "--fresh", "--", "true")
         assert (workspace / "runs" / ".rehearsal" / "tiny" / "state.json").exists()
+        [unset] = [line for line in lines if line.startswith("unset ")]
+        assert unset.split()[1:] == [line.split("=")[0].removeprefix("export ") for line in exports.splitlines()]
         process.send_signal(how)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     assert "over" in stdout
+    assert unset in stdout
 
 
 @pytest.mark.slow
@@ -578,6 +686,14 @@ def test_a_signal_reaches_the_command_and_the_server_waits_for_it(workspace: Pat
         stdout, _ = process.communicate(timeout=60)
     assert "cleaned up" in stdout
     assert process.returncode == 5
+
+
+def test_forgetting_leaves_the_ledger_and_says_so(ledger: Ledger, solution: Path) -> None:
+    ledger.begin(row(1, 0.5, 0.5))
+    assert "log.csv" not in rehearsed("--fresh", "--", "true").stdout
+    ledger.begin(row(2, 0.5, 0.5, server="rehearsal"))
+    assert f"{ledger.path} keeps the 1 row of earlier rehearsals" in rehearsed("--fresh", "--", "true").stdout
+    assert len(ledger.read()) == 2
 
 
 def test_forgetting_leaves_the_rest_of_the_folder(workspace: Path, solution: Path) -> None:

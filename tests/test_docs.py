@@ -20,7 +20,7 @@ def test_the_readme_names_every_command(path: tuple[str, ...]) -> None:
 
 def test_the_readme_names_no_command_that_is_not_there() -> None:
     for block in re.findall(r"^```.*?^```", README, flags=re.M | re.S):
-        for words in re.findall(r"^(?:\$ )?kit ((?:[a-z]+ ?)+)", block, flags=re.M):
+        for words in re.findall(r"^(?:\$ )?kit ((?:[a-z-]+ ?)+)", block, flags=re.M):
             assert any(tuple(words.split()[: len(path)]) == path for path in COMMANDS), words
 
 

@@ -181,6 +181,24 @@ def test_the_order_of_stages_matters_and_that_of_keys_does_not():
     assert parse(dict(reversed(SMALL.items()))).fingerprint() == parse(SMALL).fingerprint()
 
 
+def test_extra_rows_are_part_of_the_fingerprint_where_there_are_any():
+    without, one, two = (parse(changed("extra", names)) for names in ([], ["a"], ["a", "b"]))
+    assert without.fingerprint() == parse(SMALL).fingerprint()
+    assert len({each.fingerprint() for each in (without, one, two)}) == 3
+    assert parse(changed("extra", ["b", "a"])).fingerprint() == two.fingerprint()
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["../a"], [1], "a"])
+def test_extra_is_a_list_of_names_each_once(names):
+    assert "extra" in refused(changed("extra", names))
+
+
+def test_a_transform_that_contains_itself_is_refused():
+    value: list = []
+    value.append(value)
+    assert "augment must hold plain values" in refused(changed("stages.0.augment", [{"HorizontalFlip": {"p": value}}]))
+
+
 def test_the_fingerprint_of_a_weights_file_is_that_of_its_content(tmp_path):
     first, second = tmp_path / "a.h5", tmp_path / "b.h5"
     first.write_bytes(b"weights")

@@ -8,10 +8,14 @@ import typer
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
+from pipeline.cli.explore import explore
+from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
+from pipeline.cli.pseudo import pseudo_label
 from pipeline.cli.rehearse import rehearse
+from pipeline.cli.report import report
 from pipeline.cli.results import oof_list, submission_check, submission_make
 from pipeline.cli.train import predict, train
 
@@ -37,10 +41,14 @@ app.add_typer(kernel_app, name="kernel")
 for group, name, command in (
     (app, "demo", demo),
     (app, "init", init),
+    (app, "explore", explore),
     (app, "folds", folds),
     (app, "train", train),
     (app, "predict", predict),
     (app, "blend", blend),
+    (app, "pseudo-label", pseudo_label),
+    (app, "report", report),
+    (app, "export", export),
     (oof_app, "list", oof_list),
     (oof_app, "compare", oof_compare),
     (submission_app, "make", submission_make),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def blend(
     stored = [read_experiment(workspace, *find_experiment(workspace, one, slug=competition)) for one in experiments]
     slug, told = stored[0].slug, method.value if method else None
     calibration: Calibration = "temperature" if temperature else "none"
-    rows = train_index(load_competition(slug, root=ROOT))
+    described = load_competition(slug, root=ROOT)
+    rows = train_index(described)
+    say_left_out(described)
     aligned = align(stored, dict(zip(rows["id"], rows["label"], strict=True)))
     chosen = name or blend_name(experiments, method=told, calibration=calibration)
     fingerprint = blend_fingerprint(stored, method=told, calibration=calibration)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
 from pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def oof_compare(
     workspace = Workspace(ROOT)
     chosen = _chosen(workspace, experiments or [], competition=competition, baseline=baseline)
     stored = [read_experiment(workspace, *key) for key in chosen]
-    rows = train_index(load_competition(stored[0].slug, root=ROOT))
+    described = load_competition(stored[0].slug, root=ROOT)
+    rows = train_index(described)
+    say_left_out(described)
     found = compare(align(stored, dict(zip(rows["id"], rows["label"], strict=True))), baseline=baseline)
     scores = {one.name: one.score for one in found.standings}
     for one in stored:

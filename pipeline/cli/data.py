@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, Format, FormatOption, show
+from pipeline.cli.output import ROOT, Format, FormatOption, say_left_out, show
 from pipeline.errors import DataError
 
 
@@ -73,6 +73,7 @@ def init(
         for key, reason in sorted(audit.faults.items())[:10]:
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
+    print(f"look at it: kit explore {slug}")
     print(f"next: kit train RECIPE {slug}    (shipped recipes: {', '.join(_recipe_names())})")
 
 
@@ -88,6 +89,7 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
     described = load_competition(competition, root=ROOT)
     index = train_index(described)
     made = load_folds(described, index)
+    say_left_out(described)
     names = {number: f"fold {number}" for number in made.numbers}
     if NEVER_HELD_OUT in set(made.frame["fold"]):
         names = {NEVER_HELD_OUT: "never held out", **names}

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.data import check_slug, init
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, server_meant, show
+from pipeline.cli.output import (
+    ROOT,
+    CompetitionOption,
+    Format,
+    FormatOption,
+    at_server,
+    competition_of,
+    connect,
+    require_competitions,
+    server_meant,
+    show,
+    warn_of_order,
+)
+from pipeline.errors import counted
 
 if TYPE_CHECKING:
     from pipeline.submit.ledger import Entry
@@ -31,7 +44,6 @@ def download(
     from pipeline.competition import competition_folder
     from pipeline.submit.download import download as download_data
     from pipeline.submit.download import holds_data
-    from pipeline.submit.kaggle_client import Kaggle
 
     _end_politely()
     check_slug(slug)
@@ -40,7 +52,7 @@ def download(
     if to is None and holds_data(target):
         print(f"the data is there: {target}")
     else:
-        kaggle = Kaggle.connect()
+        kaggle = connect()
         print(f"downloading {slug} from {_called(kaggle.server)}")
         files = download_data(kaggle, slug, folder=target, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
         print(f"{files} files, whole and unpacked: {target}")
@@ -75,8 +87,10 @@ def submit(
 
     Example: kit submit demo --dry-run
     """
-    if sum((target is not None, sync, kernel is not None)) != 1:
-        raise typer.BadParameter("give one of: a CSV or an experiment, --sync, --kernel NAME")
+    given = sum((target is not None, sync, kernel is not None))
+    if given != 1:
+        only = "only " if given else ""
+        raise typer.BadParameter(f"give {only}one of: a CSV or an experiment, --sync, --kernel NAME")
     if sync and (message or again or dry_run):
         raise typer.BadParameter("--sync sends nothing: --message, --again and --dry-run have no effect with it")
     if kernel is not None and competition:
@@ -108,7 +122,7 @@ def submissions(
     from pipeline.competition import list_competitions, load_competition
     from pipeline.report.plots import plot_leaderboard
     from pipeline.report.tables import FEWEST, agreement_rows, format_rows, scored, submission_rows
-    from pipeline.submit.ledger import Ledger, list_ledgers
+    from pipeline.submit.ledger import COLUMNS, OPEN, Ledger, list_ledgers
 
     workspace = Workspace(ROOT)
     if competition and competition not in list_ledgers(workspace):
@@ -124,7 +138,10 @@ def submissions(
             pictures.append(workspace.submissions(slug) / "leaderboard.png")
             plot_leaderboard(list(shown.values()), pictures[-1], title=f"submissions to {slug}", metric=metric)
     if format is not Format.table:
-        show(entries, format)
+        if format is Format.csv and not entries:
+            print(",".join(("competition", *COLUMNS)))  # a table without rows
+        else:
+            show(entries, format)
         return
     if not entries:
         print("nothing submitted yet; try: kit submit EXPERIMENT --dry-run")
@@ -138,11 +155,13 @@ def submissions(
         print("\nhow far OOF ranks the submissions as the leaderboard does (1: the same order, 0: no relation):")
         print(format_rows(agreement, "table"))
     elif agreement:
-        print(f"\nhow far OOF ranks submissions as the leaderboard does can be said from {FEWEST} scored files on")
+        print(f"\ncomparing how OOF and the leaderboard rank submissions needs {FEWEST} different scored files")
     for picture in pictures:
         print(f"\npicture: {picture}")
-    if any(entry["status"] in ("SENDING", "PENDING") for entry in entries):
-        print("\nnot settled yet; ask: kit submit --sync")
+    unsettled = {(entry["competition"], entry["server"]) for entry in entries if entry["status"] in OPEN}
+    asks = {at_server(server, "kit submit --sync", competition=slug) for slug, server in unsettled}
+    for ask in sorted(asks):
+        print(f"\nnot settled yet; ask: {ask}")
 
 
 def _file_to_send(target: str, competition: str | None) -> "tuple[Outgoing, Callable[..., Entry]]":
@@ -152,6 +171,7 @@ def _file_to_send(target: str, competition: str | None) -> "tuple[Outgoing, Call
     from pipeline.submit.outgoing import outgoing_experiment, outgoing_file
     from pipeline.submit.send import submit_file
 
+    require_competitions()
     workspace, path = Workspace(ROOT), Path(target)
     if path.suffix.lower() == ".csv" or path.is_file():
         described = load_competition(competition or competition_of(path), root=ROOT)
@@ -190,13 +210,12 @@ def _dry_run(outgoing: "Outgoing", *, again: bool) -> None:
 
 def _send(outgoing: "Outgoing", send: "Callable[..., Entry]", *, again: bool, minutes: float) -> None:
     from pipeline.artifacts import Workspace
-    from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.ledger import Ledger
     from pipeline.submit.send import preflight, wait_for_score
 
     ledger = Ledger(Workspace(ROOT), outgoing.slug)
     ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=server_meant(), again=again)
-    kaggle = Kaggle.connect()
+    kaggle = connect()
     limits = preflight(kaggle, outgoing.slug, kernel=not outgoing.rows)
     _show_outgoing(outgoing, kaggle.server)
     print(f"{'left today':<12}{limits.left}, this one included")
@@ -205,7 +224,7 @@ def _send(outgoing: "Outgoing", send: "Callable[..., Entry]", *, again: bool, mi
     if not minutes:
         print("not waiting for the score; ask later: kit submit --sync")
         return
-    print(f"waiting for the score, up to {minutes:g} minutes (Ctrl-C loses nothing)")
+    print(f"waiting for the score, up to {counted(minutes, 'minute', 'minutes')} (Ctrl-C loses nothing)")
     print(_scores(wait_for_score(kaggle, ledger, entry, minutes=minutes)))
     print(f"next: kit submissions {outgoing.slug}")
 
@@ -213,7 +232,6 @@ def _send(outgoing: "Outgoing", send: "Callable[..., Entry]", *, again: bool, mi
 def _sync(competition: str | None) -> None:
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.ledger import OPEN, Ledger, list_ledgers
     from pipeline.submit.send import StillOpen, require_score, sync
 
@@ -223,29 +241,43 @@ def _sync(competition: str | None) -> None:
     ledgers = [Ledger(workspace, slug) for slug in ([competition] if competition else list_ledgers(workspace))]
     open_ = [(ledger, entry) for ledger in ledgers for entry in ledger.read() if entry.status in OPEN]
     here = server_meant()
-    for _, entry in open_:
+    for ledger, entry in open_:
         if entry.server != here:
-            print(f"{entry.file}: left alone, it was sent to {_called(entry.server)}")
+            ask = at_server(entry.server, "kit submit --sync", competition=ledger.slug)
+            print(f"{entry.file}: left alone, it was sent to {entry.server}; ask there: {ask}")
     asked = dict.fromkeys(ledger for ledger, entry in open_ if entry.server == here)
     if not asked:
         print(f"nothing is open: every submission to {_called(here)} is settled")
         return
-    kaggle = Kaggle.connect()
+    kaggle = connect()
     found = [sync(kaggle, ledger) for ledger in asked]
     settled = [entry for synced in found for entry in synced.settled]
     still_open = [entry for synced in found for entry in synced.open]
     for entry in settled:
         print(f"{entry.file}: {entry.status}\n  {_scores(entry)}")
     for entry in still_open:
-        print(f"{entry.file}: {entry.status}, sent {entry.time}")
+        print(f"{entry.file}: {_openness(entry)}")
     for entry in settled:
         require_score(entry)
     if still_open:
         raise StillOpen(
-            f"{len(still_open)} submissions are not settled yet",
+            f"{counted(len(still_open), 'submission is', 'submissions are')} not settled yet",
             expected="a score for each",
             next_step="ask again in a while: kit submit --sync",
         )
+
+
+def _openness(entry: "Entry") -> str:
+    from pipeline.submit.ledger import Status
+    from pipeline.submit.send import LOST_AFTER
+
+    lost = datetime.fromisoformat(entry.time) + LOST_AFTER
+    if entry.status is not Status.SENDING:
+        return f"{entry.status}, sent {entry.time}"
+    if lost < datetime.now(UTC):
+        return f"another process is sending it, since {entry.time}"
+    after = f"{LOST_AFTER.seconds // 60} minutes after sending"
+    return f"not seen by the server; counted as never arrived at {lost:%H:%M} UTC ({after})"
 
 
 def _show_outgoing(outgoing: "Outgoing", server: str) -> None:
@@ -261,6 +293,8 @@ def _show_outgoing(outgoing: "Outgoing", server: str) -> None:
     for name, value in facts.items():
         if name != "rows" or outgoing.rows:
             print(f"{name:<12}{value}")
+    if outgoing.order:
+        warn_of_order(outgoing.order)
 
 
 def _scores(entry: "Entry") -> str:

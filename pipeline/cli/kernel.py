@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, server_meant
+from pipeline.cli.output import ROOT, CompetitionOption, connect, server_meant
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,9 @@ DataFrom = Annotated[str | None, typer.Option(help="OWNER/SLUG of a data set tha
 Dataset = Annotated[list[str] | None, typer.Option(help="Attach this data set, too: OWNER/SLUG; may be repeated.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from what its last push finished.")]
 Again = Annotated[bool, typer.Option("--again", help="Push even if the version before has not been fetched.")]
+_QUIET = 60.0
+"""Seconds without a line, at most, while a kernel runs."""
+
 Wait = Annotated[float, typer.Option(help="How many hours to wait for it.", min=0.0)]
 
 
@@ -75,11 +78,10 @@ def kernel_bundle(name: Name, slug: Slug = None) -> None:
     Example: kit kernel bundle predict
     """
     from pipeline.artifacts import Workspace
-    from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel import find_built
 
     built = find_built(name, slug, workspace=Workspace(ROOT))
-    _bundle(Kaggle.connect(), built)
+    _bundle(connect(), built)
     print(f"next: kit kernel push {name}")
 
 
@@ -89,12 +91,12 @@ def kernel_push(name: Name, slug: Slug = None, again: Again = False) -> None:
     Example: kit kernel push train
     """
     from pipeline.artifacts import Workspace
-    from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel import find_built
 
     built = find_built(name, slug, workspace=Workspace(ROOT))
-    _push(Kaggle.connect(), built, again=again)
-    print(f"next: kit kernel status {name}, then: kit kernel output {name}")
+    _push(connect(), built, again=again)
+    when = "next" if server_meant() == "kaggle.com" else "next, while the rehearsal runs"
+    print(f"{when}: kit kernel status {name}, then: kit kernel output {name}")
 
 
 def kernel_status(name: Name, slug: Slug = None) -> None:
@@ -102,10 +104,8 @@ def kernel_status(name: Name, slug: Slug = None) -> None:
 
     Example: kit kernel status train
     """
-    from pipeline.submit.kaggle_client import Kaggle
-
     pushed = _find_pushed(name, slug)
-    status = Kaggle.connect().kernel_status(pushed.ref)
+    status = connect().kernel_status(pushed.ref)
     print(f"{pushed.ref} version {pushed.version}: {status.state}{': ' + status.failure if status.failure else ''}")
     print(pushed.url)
 
@@ -117,10 +117,8 @@ def kernel_output(name: Name, slug: Slug = None, wait_hours: Wait = 0.0) -> None
 
     Example: kit kernel output train
     """
-    from pipeline.submit.kaggle_client import Kaggle
-
     pushed = _find_pushed(name, slug)
-    _finish(Kaggle.connect(), pushed, hours=wait_hours)
+    _finish(connect(), pushed, hours=wait_hours)
 
 
 def kernel_run(
@@ -148,10 +146,8 @@ def kernel_run(
     Example: kit kernel run train --recipe progressive-b7 --competition cars
     """
     from pipeline.artifacts import Workspace
-    from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel_run import require_fetched
 
-    kaggle = Kaggle.connect()
     built = _build(
         name,
         recipe=recipe,
@@ -167,6 +163,7 @@ def kernel_run(
         datasets=dataset or [],
         resume=resume,
     )
+    kaggle = connect()
     if not again:
         require_fetched(kaggle, built, workspace=Workspace(ROOT))
     _bundle(kaggle, built)
@@ -197,6 +194,7 @@ def _build(
     from pipeline.submit.job import kernel_slug, predict_job, train_job
     from pipeline.submit.kernel import build_kernel, read_template
     from pipeline.submit.kernel_run import earlier_parts
+    from pipeline.training.device import import_tensorflow_quietly
 
     workspace = Workspace(ROOT)
     template = read_template(name, workspace)
@@ -221,6 +219,8 @@ def _build(
     if resume:
         part, sources = earlier_parts(name, job, workspace=workspace, server=server_meant())
         own = f"{own}-part-{part}"
+    if job.model is None and needs_bundle(job):
+        import_tensorflow_quietly()  # Keras fetches published weights
     metadata: dict[str, Any] = {
         "id": f"OWNER/{own}",
         "title": own,
@@ -272,19 +272,12 @@ def _find_pushed(name: str, slug: str | None) -> "Pushed":
 
 
 def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
-    """Wait for a kernel, fetch what it made, and say how it ended."""
-    from time import monotonic
-
+    """Wait for a kernel, fetch what it made, and say how it ended and what comes next."""
     from pipeline.errors import KitError
-    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, wait
-
-    started = monotonic()
-
-    def on_state(state: str) -> None:
-        print(f"  {timedelta(seconds=round(monotonic() - started))}  {state}", flush=True)
+    from pipeline.submit.kernel_run import KernelFailed, KernelStopped, fetch_later
 
     try:
-        wait(kaggle, pushed, seconds=hours * 3600, on_state=on_state)
+        _wait(kaggle, pushed, hours=hours)
     except KernelFailed:
         try:
             _fetch(kaggle, pushed)
@@ -292,8 +285,7 @@ def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
             print(f"its output could not be taken over: {error}")
         raise
     except KeyboardInterrupt:
-        message = f"interrupted: the kernel goes on by itself; fetch it later: kit kernel output {pushed.name}"
-        typer.secho(f"\n{message}", fg="red", err=True)
+        typer.secho(f"\ninterrupted: {fetch_later(pushed)}", fg="red", err=True)
         raise typer.Exit(130) from None
     fetched = _fetch(kaggle, pushed)
     if fetched.state == "stopped":
@@ -308,6 +300,54 @@ def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
             expected="a kernel.json that says finished",
             next_step="mend what the log says, and run it again",
         )
+    _tell_next(pushed)
+
+
+def _wait(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
+    """Wait for a kernel: a line for each state, and while it stays the same one a minute, or a clock on a terminal."""
+    from time import monotonic, sleep
+
+    from tqdm import tqdm
+
+    from pipeline.submit.kernel_run import wait
+
+    started, told, last = monotonic(), 0.0, ""
+    with tqdm(bar_format="  {elapsed}  {desc}", leave=False, disable=not sys.stderr.isatty()) as clock:
+
+        def tell(state: str) -> None:
+            nonlocal told, last
+            told, last = monotonic(), state
+            with tqdm.external_write_mode():
+                print(f"  {timedelta(seconds=round(told - started))}  {state}", flush=True)
+            clock.set_description_str(state)
+
+        def pause(seconds: float) -> None:
+            sleep(seconds)
+            if clock.disable and monotonic() - told >= _QUIET:
+                tell(last)
+            clock.refresh()
+
+        wait(kaggle, pushed, seconds=hours * 3600, on_state=tell, sleep=pause)
+
+
+def _tell_next(pushed: "Pushed") -> None:
+    """What comes after a kernel that finished."""
+    from pipeline.artifacts import Workspace
+    from pipeline.predictions.store import list_experiments
+
+    slug, experiment, workspace = pushed.competition, pushed.experiment, Workspace(ROOT)
+    csv_file = pushed.output(workspace) / "submission.csv"
+    folds = sorted(
+        int(file.parent.name.removeprefix("fold-")) for file in workspace.run(slug, experiment).glob("fold-*/fold.json")
+    )
+    if csv_file.is_file():
+        print(f"next: kit submit {csv_file} --competition {slug}")
+        print(f"in a code competition: kit submit --kernel {pushed.name}")
+    elif (slug, experiment) in list_experiments(workspace, slug):
+        print(f"next: kit oof list, then: kit submit {experiment} --competition {slug} --dry-run")
+    elif folds:
+        print(f"folds of {experiment} that are here: {', '.join(map(str, folds))}")
+        print(f"next: kit kernel run {pushed.name} --resume, with the same options but --fold, trains the others")
 
 
 def _fetch(kaggle: "Kaggle", pushed: "Pushed") -> "Fetched":

@@ -1,15 +1,20 @@
 """What every command shares: the workspace, errors turned into exit codes, lists printed."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from pipeline.errors import DataError, KitError
+
+if TYPE_CHECKING:
+    from pipeline.competition import Competition
+    from pipeline.submit.kaggle_client import Kaggle
 
 
 class Format(StrEnum):
@@ -54,10 +59,25 @@ def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
     print(format_rows(rows, format.value))
 
 
+def say_left_out(competition: "Competition") -> None:
+    """One line on stderr, if quarantine.csv leaves rows out: nothing is left out in silence."""
+    from pipeline.data.index import read_quarantine
+
+    count = len(read_quarantine(competition))
+    if count:
+        typer.echo(f"note: {competition.quarantine_file} leaves out {count} row{'s' if count > 1 else ''}", err=True)
+
+
+def warn_of_order(order: str) -> None:
+    """Say of a CSV that its rows are in another order than the sample's."""
+    typer.secho(f"warning: {order}; Kaggle joins by id in nearly every competition", fg="yellow", err=True)
+
+
 def competition_of(csv_file: Path) -> str:
     """The competition a CSV belongs to: its folder's name in submissions/, or the only one there is."""
     from pipeline.competition import list_competitions
 
+    require_competitions()
     known = list_competitions(ROOT)
     if csv_file.parent.name in known:
         return csv_file.parent.name
@@ -65,9 +85,46 @@ def competition_of(csv_file: Path) -> str:
         return known[0]
     raise DataError(
         f"it is not clear which competition {csv_file} is for",
-        expected="one of " + ", ".join(known) if known else "a competition made with `kit init`",
+        expected="one of " + ", ".join(known),
         next_step="name it: --competition SLUG",
     )
+
+
+def require_competitions() -> None:
+    """Raise `DataError` in a folder that is no workspace: what is asked for may be in another."""
+    from pipeline.competition import list_competitions
+
+    if not list_competitions(ROOT):
+        raise DataError(
+            f"this folder, {ROOT.resolve()}, holds no competitions",
+            expected="the folder with competitions/ and oof/ in it",
+            next_step="cd to it; or begin here: kit init SLUG --data FOLDER",
+        )
+
+
+def at_server(server: str, command: str, *, competition: str) -> str:
+    """A `kit` command as it is to be typed here, so that it asks this server."""
+    if server == server_meant():
+        return command
+    if server == "rehearsal":
+        return f"kit rehearse {'' if competition == 'demo' else f'--competition {competition} '}-- {command}"
+    return f"{command} (outside the rehearsal)"
+
+
+def connect() -> "Kaggle":
+    """Sign in to the server meant; stderr says what is waited for.
+
+    Raises:
+        KaggleError: As `Kaggle.connect` raises.
+    """
+    from pipeline.submit.kaggle_client import Kaggle
+
+    def sleep(seconds: float) -> None:
+        typer.echo(f"no answer that is of use; asking again in {seconds:.0f} s", err=True)
+        time.sleep(seconds)
+
+    typer.echo(f"signing in to {server_meant()}", err=True)
+    return Kaggle.connect(sleep=sleep)
 
 
 def server_meant() -> str:

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.output import ROOT, CompetitionOption
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, counted
+
+if TYPE_CHECKING:
+    from pipeline.rehearsal.server import Rehearsal
 
 
 def rehearse(
@@ -59,30 +62,55 @@ def rehearse(
     runner, limits = Sandbox(_interpreter(python)), KernelLimits(session_seconds=session_minutes * 60)
     folder = ROOT / "runs" / ".rehearsal" / slug
     if fresh:
-        _forget(folder)
+        _forget(folder, slug)
     with Rehearsal(folder, [hosted], port=port, faults=faults, runner=runner, limits=limits) as server:
         if command:
-            raise typer.Exit(_run(command, server.environment))
+            code = _run(command, server.environment)
+            _tell_what_ends(server)
+            raise typer.Exit(code)
         print(f"a rehearsal of {slug} on this machine; nothing leaves it. State: {folder}")
         print("in another terminal, then any kit or kaggle command there:\n")
         for name, value in server.environment.items():
             print(f"export {name}={shlex.quote(value)}")
-        print("\nCtrl-C ends it", flush=True)
+        unset = f"unset {' '.join(server.environment)}"
+        print(f"\nonce it is over, so that kit can work there again:\n\n{unset}\n")
+        print(f"the exports are right for the next one, too, with --port {server.port} and without --fresh")
+        print("Ctrl-C ends it", flush=True)
         try:
             server.wait()
         except KeyboardInterrupt:
             print("\nthe rehearsal is over; the next one goes on with its state, or anew with --fresh")
+            _tell_what_ends(server)
+            print(f"in the other terminal:\n\n{unset}")
+
+
+def _tell_what_ends(server: "Rehearsal") -> None:
+    """What the user may not expect of an end that comes now."""
+    for fault in server.faults:
+        if not fault.struck:
+            print(f"the fault {fault} did not happen: nothing asked for it")
+    if running := server.running():
+        print(f"cancelled, because the rehearsal is over: {', '.join(running)}")
+        print("for separate steps keep `kit rehearse` running in a terminal of its own")
 
 
 def _solution(slug: str, given: Path | None, folder: Path) -> Path:
     path = given or folder / "solution.csv"
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist",
-            expected="the labels of the test pictures, which a rehearsal scores against: a CSV of id and label",
-            next_step="kit demo" if slug == "demo" else "name it: --solution CSV",
+    if path.is_file():
+        return path
+    next_step = "kit demo"
+    if given:
+        next_step = "check the path"
+    elif slug != "demo":
+        next_step = (
+            "name it: --solution CSV. Kaggle keeps these labels back: to have some, hold out a part of the training "
+            "pictures, and describe it as a competition of its own with `kit init`"
         )
-    return path
+    raise DataError(
+        f"{path} does not exist",
+        expected="the labels of the test pictures, which a rehearsal scores against: a CSV of id and label",
+        next_step=next_step,
+    )
 
 
 def _interpreter(given: Path | None) -> Path:
@@ -96,16 +124,22 @@ def _interpreter(given: Path | None) -> Path:
     return Path(found)
 
 
-def _forget(folder: Path) -> None:
-    """Remove what earlier rehearsals left, unless one is running."""
-    from pipeline.artifacts import lock
+def _forget(folder: Path, slug: str) -> None:
+    """Remove what earlier rehearsals left, unless one is running; their rows stay in the ledger."""
+    from pipeline.artifacts import Workspace, lock
+    from pipeline.submit.ledger import Ledger
 
+    ledger = Ledger(Workspace(ROOT), slug)
+    kept = sum(entry.server == "rehearsal" for entry in ledger.read())
     with lock(folder / "lock", what=f"the rehearsal in {folder}"):
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != "lock":
                 path.unlink()
+    if kept:
+        rows = counted(kept, "row", "rows")
+        print(f"{ledger.path} keeps the {rows} of earlier rehearsals; what was sent then is sent anew with --again")
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> int:

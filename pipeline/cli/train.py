@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
 from pipeline.cli.results import submission_make
 
 
@@ -21,6 +21,9 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Augmentation processes.", min=0)] = None,
     cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
     submission: Annotated[bool, typer.Option("--submission", help="Make a submission of it, too.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Only see that it runs: tiny pictures, random weights, one epoch a stage.")
+    ] = False,
 ) -> None:
     """Train every fold of a recipe on a competition; what is done already is not done again.
 
@@ -28,7 +31,9 @@ def train(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
+    from pipeline.model.backbones import BACKBONES, check_backbone
     from pipeline.recipe import load_recipe
+    from pipeline.recipe import smoke as smallest
     from pipeline.report.plots import plot_learning_curves
     from pipeline.report.tables import result_text
     from pipeline.training.cross_validate import cross_validate, learning_curves
@@ -40,9 +45,14 @@ def train(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
+    if smoke:
+        check_backbone(settings.backbone, weights="none", sizes=())
+        settings = smallest(settings, side=BACKBONES[settings.backbone].smallest)
+        suffix = f"{suffix}-smoke" if suffix else "smoke"
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
     machine = Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
+    say_left_out(described)
     progress = cross_validate(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )

@@ -1,6 +1,7 @@
 """Everything training reads of a competition before the first picture: rows, classes, folds, sizes."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.competition import Competition
+from pipeline.data.extra import ExtraRows, load_extra
 from pipeline.data.folds import Folds, load_folds
 from pipeline.data.index import class_names, mean_size, name_some, read_table, test_index, train_index
 from pipeline.errors import DataError
@@ -24,6 +26,7 @@ class CompetitionData:
         classes: Class names; a label is a number into them.
         labels: int64 of shape (train rows,).
         mean_size: Mean height and width of the training pictures in pixels.
+        extra: Rows to train on beside those of `train`; never held out, and no part of anything above.
     """
 
     train: pd.DataFrame
@@ -32,6 +35,7 @@ class CompetitionData:
     labels: NDArray[np.int64]
     folds: Folds
     mean_size: tuple[float, float]
+    extra: ExtraRows
 
     @property
     def sha256(self) -> str:
@@ -51,24 +55,30 @@ class CompetitionData:
         return np.flatnonzero((self.folds.frame["fold"] != fold).to_numpy())
 
 
-def load_data(competition: Competition) -> CompetitionData:
+def load_data(competition: Competition, *, extra: Sequence[str] = ()) -> CompetitionData:
     """Read the index, make the folds if there are none yet, and check that all of it fits together.
 
+    Args:
+        extra: Names of extra rows, as a recipe has them.
+
     Raises:
-        DataError: As `train_index`, `test_index` and `load_folds` do.
+        DataError: As `train_index`, `test_index`, `load_folds` and `load_extra` do.
+        RecipeError: There are no extra rows of such a name.
     """
     train, test = train_index(competition), test_index(competition)
     classes = class_names(train["label"])
     _require_metric_fits(competition, classes)
     _require_sample_fits(competition, classes)
     number = {name: position for position, name in enumerate(classes)}
+    folds = load_folds(competition, train)
     return CompetitionData(
         train=train,
         test=test,
         classes=classes,
         labels=np.array([number[label] for label in train["label"]], dtype=np.int64),
-        folds=load_folds(competition, train),
+        folds=folds,
         mean_size=mean_size(train["path"]),
+        extra=load_extra(competition, extra, train=train, test=test, classes=classes, folds=folds),
     )
 
 

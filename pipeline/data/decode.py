@@ -63,6 +63,15 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (width, height) if transposed else (height, width)
 
 
+def format_and_mode(path: Path) -> tuple[str, str]:
+    """Pillow's names of the file's format (`JPEG`) and of its colour mode (`RGB`, `L`, `CMYK`), from the header."""
+    try:
+        with Image.open(path) as image:
+            return image.format or "unknown", image.mode
+    except Exception as error:  # Pillow raises nearly every kind on damaged files
+        raise unreadable(path, error) from None
+
+
 def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Stretch to `size` (height, width); area averaging downwards, cubic upwards."""
     height, width = size

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
-from pipeline.data.index import name_some, read_table
+from pipeline.data.index import name_some, read_quarantine, read_table
 from pipeline.errors import DataError
 
 NEVER_HELD_OUT = -1  # rows that a predefined split gives to training alone
@@ -60,7 +60,8 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
         raise DataError(
             f"{len(small)} classes are smaller than the number of folds ({folds}): "
             + name_some(f"{label!r} has {count} {unit}" for label, count in small.items()),
-            expected=f"at least {folds} {unit} of every class",
+            expected=f"at least {folds} {unit} of every class"
+            + (" (a picture without a group counts as one)" if grouped else ""),
             next_step=f"take fewer folds (`folds:` in competition.yaml, at most {max(2, int(small.min()))} here), "
             "or add pictures, or leave the class out",
         )
@@ -130,6 +131,7 @@ def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
     missing = sorted(set(index["id"]) - set(table["id"]))
     repeated = sorted(table["id"][table["id"].duplicated()])
     wrong = sorted(set(table["fold"][~table["fold"].str.fullmatch(r"-1|[0-9]{1,4}")]))
+    _refuse_quarantined(competition, set(unknown))
     if unknown or missing or repeated or wrong:
         faults = {
             "unknown ids": unknown,
@@ -152,3 +154,17 @@ def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
             next_step="restore the file, or remove it to make the folds anew",
         )
     return Folds(frame.sort_values("id").reset_index(drop=True))
+
+
+def _refuse_quarantined(competition: Competition, unknown: set[str]) -> None:
+    """The likeliest reason for ids that the index no longer has, said as such."""
+    since = sorted(unknown & set(read_quarantine(competition)))
+    if since:
+        raise DataError(
+            f"{len(since)} rows of {competition.folds_file} were quarantined since the folds were made: "
+            f"{name_some(since)}",
+            expected=f"folds of the rows that {competition.quarantine_file.name} leaves in",
+            next_step=f"remove {competition.folds_file} to make the folds anew: experiments on the new folds cannot "
+            "be compared with those on the old ones. Or remove these rows from it, and every other row stays in its "
+            f"fold. Or take them out of {competition.quarantine_file}",
+        )

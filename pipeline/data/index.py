@@ -47,7 +47,8 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
         DataError: There is no such file, it cannot be read, or a column is missing.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist", expected="a CSV file", next_step="check the path")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}", expected="a CSV file", next_step="check the path")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:
@@ -91,35 +92,18 @@ def key_of(path: Path, folder: Path, match: Match) -> str:
 
 
 def scan(competition: Competition) -> Scan:
-    """Read the train table and folders; what a row lacks is a fault, what cannot be read is an error."""
-    train = competition.train
-    if train.table is None:
-        return _scan_folders(competition)
-    assigned = [train.id_column, train.label_column, train.group_column, train.split and train.split.column]
-    table = read_table(competition.data / train.table, [column for column in assigned if column])
-    rows = pd.DataFrame({"id": table[train.id_column], "label": table[train.label_column].str.strip()})
-    rows["group"] = table[train.group_column] if train.group_column else ""
-    rows["split"] = "train"
-    if train.split:
-        rows["split"] = table[train.split.column]
-        names = {train.split.train: "train", train.split.held_out: "held_out"}
-        unknown = set(rows["split"]) - set(names) - {train.split.test}
-        if unknown:
-            raise DataError(
-                f"column {train.split.column!r} of {train.table} holds {name_some(sorted(unknown))}",
-                expected="only " + ", ".join(repr(name) for name in [*names, train.split.test] if name),
-                next_step="correct train.split in competition.yaml",
-            )
-        rows = rows[rows["split"] != train.split.test].assign(split=lambda frame: frame["split"].map(names))
-    _refuse_repeated(rows["id"], train.table)
-    folder = competition.data / train.pictures
-    files = _by_key(find_pictures(folder), folder, train.match)
-    rows["path"] = [str(files.get(key, "")) for key in rows["id"]]
-    faults = dict.fromkeys(rows["id"][rows["path"] == ""], "no such file")
-    faults |= dict.fromkeys(rows["id"][rows["label"] == ""], "no label")
-    listed = set(table[train.id_column])
-    without_row = [path.relative_to(competition.data).as_posix() for key, path in files.items() if key not in listed]
-    return Scan(_sorted(rows), faults, sorted(without_row))
+    """Read the train table and folders; what a row lacks is a fault, what cannot be read is an error.
+
+    A row's group is the one in groups.csv, or else the one in the table's group column.
+    """
+    table = competition.train.table
+    found = _scan_folders(competition) if table is None else _scan_table(competition, table)
+    groups = read_groups(competition)
+    _refuse_unknown(groups, found.rows, competition.groups_file)
+    if groups:
+        own = zip(found.rows["id"], found.rows["group"], strict=True)
+        found.rows["group"] = [groups.get(key, group) for key, group in own]
+    return found
 
 
 def read_quarantine(competition: Competition) -> dict[str, str]:
@@ -130,6 +114,19 @@ def read_quarantine(competition: Competition) -> dict[str, str]:
     return dict(zip(table["id"], table["reason"], strict=True))
 
 
+def read_groups(competition: Competition) -> dict[str, str]:
+    """id → group, as groups.csv has it.
+
+    Raises:
+        DataError: It names an id twice.
+    """
+    if not competition.groups_file.is_file():
+        return {}
+    table = read_table(competition.groups_file, ["id", "group"])
+    _refuse_repeated(table["id"], str(competition.groups_file))
+    return dict(zip(table["id"], table["group"], strict=True))
+
+
 def train_index(competition: Competition) -> pd.DataFrame:
     """The labelled pictures: columns id, path, label, group, split, sorted by id.
 
@@ -138,13 +135,7 @@ def train_index(competition: Competition) -> pd.DataFrame:
     """
     found = scan(competition)
     quarantine = read_quarantine(competition)
-    strange = sorted(set(quarantine) - set(found.rows["id"]))
-    if strange:
-        raise DataError(
-            f"{competition.quarantine_file} names {len(strange)} ids that are not in the data: {name_some(strange)}",
-            expected="ids of training rows",
-            next_step="correct or remove those rows",
-        )
+    _refuse_unknown(quarantine, found.rows, competition.quarantine_file)
     faults = {key: why for key, why in found.faults.items() if key not in quarantine}
     if faults:
         raise DataError(
@@ -227,6 +218,35 @@ def _test_ids(competition: Competition) -> list[str] | None:
     return None
 
 
+def _scan_table(competition: Competition, name: str) -> Scan:
+    train = competition.train
+    assigned = [train.id_column, train.label_column, train.group_column, train.split and train.split.column]
+    table = read_table(competition.data / name, [column for column in assigned if column])
+    rows = pd.DataFrame({"id": table[train.id_column], "label": table[train.label_column].str.strip()})
+    rows["group"] = table[train.group_column] if train.group_column else ""
+    rows["split"] = "train"
+    if train.split:
+        rows["split"] = table[train.split.column]
+        names = {train.split.train: "train", train.split.held_out: "held_out"}
+        unknown = set(rows["split"]) - set(names) - {train.split.test}
+        if unknown:
+            raise DataError(
+                f"column {train.split.column!r} of {name} holds {name_some(sorted(unknown))}",
+                expected="only " + ", ".join(repr(name) for name in [*names, train.split.test] if name),
+                next_step="correct train.split in competition.yaml",
+            )
+        rows = rows[rows["split"] != train.split.test].assign(split=lambda frame: frame["split"].map(names))
+    _refuse_repeated(rows["id"], name)
+    folder = competition.data / train.pictures
+    files = _by_key(find_pictures(folder), folder, train.match)
+    rows["path"] = [str(files.get(key, "")) for key in rows["id"]]
+    faults = dict.fromkeys(rows["id"][rows["path"] == ""], "no such file")
+    faults |= dict.fromkeys(rows["id"][rows["label"] == ""], "no label")
+    listed = set(table[train.id_column])
+    without_row = [path.relative_to(competition.data).as_posix() for key, path in files.items() if key not in listed]
+    return Scan(_sorted(rows), faults, sorted(without_row))
+
+
 def _scan_folders(competition: Competition) -> Scan:
     train = competition.train
     frames = []
@@ -290,6 +310,16 @@ def _by_key(paths: Iterable[Path], folder: Path, match: Match) -> Mapping[str, P
                 next_step="remove one, or match by path in competition.yaml",
             )
     return files
+
+
+def _refuse_unknown(ids: Iterable[str], rows: pd.DataFrame, file: Path) -> None:
+    strange = sorted(set(ids) - set(rows["id"]))
+    if strange:
+        raise DataError(
+            f"{file} names {len(strange)} ids that are not in the data: {name_some(strange)}",
+            expected="ids of training rows",
+            next_step="correct or remove those rows",
+        )
 
 
 def _refuse_repeated(ids: pd.Series, where: str) -> None:

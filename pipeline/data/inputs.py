@@ -4,7 +4,7 @@ The only file that imports TensorFlow. Pictures leave here as uint8; the network
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.augment import picture_seeds
 from pipeline.data.mix import Mix, mix_targets, plan_mix
-from pipeline.data.pictures import Pictures
+from pipeline.data.pictures import JoinedPictures, Pictures
 from pipeline.data.workers import Task, WorkerPool
 from pipeline.errors import KitError
 from pipeline.recipe import Augment
@@ -27,11 +27,20 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class ExtraInput:
+    """Pictures that are trained on and never held out; `ids` and `labels` as of `TrainingInput`."""
+
+    pictures: Pictures
+    ids: list[str]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class TrainingInput:
     """The training rows of one stage of one fold.
 
     Attributes:
-        pictures: All training pictures of the competition at the stage's size.
+        pictures: All training pictures of the competition at the stage's size; behind them extra ones.
         ids: Their ids, in the same order.
         labels: Their classes as int64 numbers below `classes`, likewise.
         rows: The rows to train on, int64.
@@ -51,6 +60,18 @@ class TrainingInput:
     stage: int
     mixup: float | None = None
     cutmix: float | None = None
+
+    def followed_by(self, extra: ExtraInput | None) -> Self:
+        """The same with extra pictures behind the others, all of them to train on."""
+        if extra is None:
+            return self
+        return replace(
+            self,
+            pictures=JoinedPictures(self.pictures, extra.pictures),
+            ids=[*self.ids, *extra.ids],
+            labels=np.concatenate([self.labels, extra.labels]),
+            rows=np.concatenate([self.rows, len(self.ids) + np.arange(len(extra.ids))]),
+        )
 
     @property
     def steps_per_epoch(self) -> int:

@@ -60,6 +60,47 @@ class FilePictures:
 
 
 @dataclass(frozen=True)
+class ChosenPictures:
+    """These rows of other pictures, in this order; a row may come more than once."""
+
+    pictures: Pictures
+    rows: NDArray[np.int64]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pictures.size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.pictures.take(self.rows[rows])
+
+
+@dataclass(frozen=True)
+class JoinedPictures:
+    """The rows of `first`, then those of `second`, which are of the same size."""
+
+    first: Pictures
+    second: Pictures
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.first.size
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        taken = np.empty((len(rows), *self.size, 3), dtype=np.uint8)
+        behind = rows >= len(self.first)
+        for part, mine, offset in ((self.first, ~behind, 0), (self.second, behind, len(self.first))):
+            if mine.any():
+                taken[mine] = part.take(rows[mine] - offset)
+        return taken
+
+
+@dataclass(frozen=True)
 class KeptPictures:
     """Reads from a file of raw uint8, `count` pictures one after the other.
 

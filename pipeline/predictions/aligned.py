@@ -66,7 +66,34 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
     )
 
 
+def comparable_groups(experiments: Sequence[Experiment]) -> list[tuple[list[Experiment], str]]:
+    """Experiments divided into groups that `align` takes, the largest first, and why each is not of the first group.
+
+    Among groups of one size, that whose first experiment comes first in `experiments` is first.
+    """
+    groups: list[list[Experiment]] = []
+    for one in experiments:
+        home = next((group for group in groups if not _differences(group[0], one)), None)
+        if home is None:
+            groups.append([one])
+        else:
+            home.append(one)
+    groups.sort(key=len, reverse=True)
+    return [(group, ", ".join(_differences(groups[0][0], group[0]))) for group in groups]
+
+
 def _require_comparable(first: Experiment, other: Experiment) -> None:
+    differs = _differences(first, other)
+    if differs:
+        raise DataError(
+            f"{other.name} cannot be held against {first.name}: it has {', '.join(differs)}",
+            expected="experiments on the same rows, held out in the same folds",
+            next_step=f"train {other.name} again, or leave it out",
+        )
+
+
+def _differences(first: Experiment, other: Experiment) -> list[str]:
+    """What keeps two from being compared, in words that follow "it has"."""
     what = {
         "folds_sha256": "other folds",
         "data_sha256": "other pictures or labels",
@@ -78,9 +105,4 @@ def _require_comparable(first: Experiment, other: Experiment) -> None:
         differs.insert(0, f"another competition ({other.slug})")
     if set(first.oof["id"]) != set(other.oof["id"]):
         differs.append("other rows")
-    if differs:
-        raise DataError(
-            f"{other.name} cannot be held against {first.name}: it has {', '.join(differs)}",
-            expected="experiments on the same rows, held out in the same folds",
-            next_step=f"train {other.name} again, or leave it out",
-        )
+    return differs

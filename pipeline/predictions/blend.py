@@ -35,7 +35,7 @@ from pipeline.predictions.blend_methods import (
 from pipeline.predictions.compare import fold_scores, sample
 from pipeline.predictions.metrics import Labels, Metric
 from pipeline.predictions.store import MANIFEST, Experiment, finish_experiment, prediction_frame, probabilities_of
-from pipeline.recipe import NAME
+from pipeline.settings import NAME
 
 Calibration = Literal["none", "temperature"]
 

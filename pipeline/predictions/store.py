@@ -163,6 +163,12 @@ def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
     return manifest
 
 
+def read_learning_curves(workspace: Workspace, slug: str, name: str) -> pd.DataFrame:
+    """Every epoch of every fold (`training.cross_validate.learning_curves`); empty where nothing was trained."""
+    file = workspace.oof(slug, name) / CURVES
+    return pd.read_csv(file) if file.is_file() and file.stat().st_size > 1 else pd.DataFrame()
+
+
 def require_networks(manifest: Mapping[str, Any]) -> None:
     """Refuse a blend where fold models are needed.
 

@@ -8,12 +8,35 @@ Which answer a fault makes belongs to `handler.py`.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Self
 
 from pipeline.errors import KitError
 
+METHODS = (
+    "CreateCodeSubmission",
+    "CreateDataset",
+    "CreateDatasetVersion",
+    "CreateSubmission",
+    "DownloadDataFile",
+    "DownloadDataFiles",
+    "GetAcceleratorQuotaStatistics",
+    "GetCompetition",
+    "GetDatasetStatus",
+    "GetKernel",
+    "GetKernelSessionStatus",
+    "GetSubmission",
+    "GetSubmissionLimits",
+    "IntrospectToken",
+    "ListDataFiles",
+    "ListKernelSessionOutput",
+    "ListSubmissions",
+    "SaveKernel",
+    "StartBlobUpload",
+    "StartSubmissionUpload",
+)
+"""The methods of the API that a rehearsal answers."""
 TRANSFERS = ("Upload", "Download", "Output")
 """What may fail besides the methods of the API: the PUT of a file, the GET of data, the GET of a kernel's output."""
 
@@ -40,23 +63,30 @@ class Fault:
             is refused with status 200), `dropped` (a push without its data sets), `unknown` (a status that no
             client knows).
         times: How often; 0 for always.
+        struck: How often it has happened.
     """
 
     method: str
     what: str
     times: int = 1
+    struck: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.method}={self.what}" + ("" if self.times == 1 else f"*{self.times}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `METHOD=WHAT` or `METHOD=WHAT*TIMES`.
 
         Raises:
-            KitError: The text says something else, or the method knows no such fault.
+            KitError: The text says something else, there is no such method, or it knows no such fault.
         """
         found = re.fullmatch(r"(\w+|\*)=([a-z0-9:]+)(?:\*(\d+))?", text.strip())
         if not found:
             raise _error(text, "METHOD=WHAT or METHOD=WHAT*TIMES, as in CreateSubmission=503*2")
         method, what, times = found.groups(default="1")
+        if method not in (*METHODS, *TRANSFERS, "*"):
+            raise _error(text, f"before the = one of {', '.join((*METHODS, *TRANSFERS))}, or * for all of them")
         if what in _SPECIAL and method not in _SPECIAL[what]:
             raise _error(text, f"{what} with {' or '.join(_SPECIAL[what])}")
         if what not in _SPECIAL and not re.fullmatch(r"(nested:)?[345]\d\d|drop|hang|lost", what):
@@ -74,13 +104,13 @@ def take(faults: list[Fault], method: str) -> str | None:
             if fault.method in (method, "*"):
                 if fault.times == 1:
                     del faults[place]
-                elif fault.times > 1:
-                    faults[place] = replace(fault, times=fault.times - 1)
+                else:
+                    faults[place] = replace(fault, times=max(0, fault.times - 1), struck=fault.struck + 1)
                 return fault.what
     return None
 
 
 def _error(text: str, expected: str) -> KitError:
     return KitError(
-        f"{text!r} is no fault", expected=expected, next_step="see the list in pipeline/rehearsal/faults.py"
+        f"{text!r} is no fault", expected=expected, next_step="correct it, as in: --fault CreateSubmission=503*2"
     )

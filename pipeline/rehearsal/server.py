@@ -22,6 +22,7 @@ from pipeline.rehearsal.kernel import KernelRunner
 from pipeline.rehearsal.kernels import KernelLimits, Mounts
 from pipeline.rehearsal.protocol import Protocol
 from pipeline.rehearsal.state import Store
+from pipeline.rehearsal.wire import USER
 
 
 class Rehearsal:
@@ -116,6 +117,13 @@ class Rehearsal:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def running(self) -> list[str]:
+        """What an end would cancel: kernels, and submissions whose kernel runs, as a message names them."""
+        with self.protocol.store.read() as state:
+            versions = [(slug, version) for slug, kernel in state.kernels.items() for version in kernel.versions]
+            kernels = [f"{USER}/{slug}" for slug, version in versions if version.state in ("QUEUED", "RUNNING")]
+            return kernels + [f"submission {one.ref}" for one in state.submissions if one.status == "PENDING"]
 
     @property
     def environment(self) -> dict[str, str]:

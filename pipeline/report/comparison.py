@@ -87,8 +87,8 @@ def _difference_row(comparison: Comparison, name: str, role: str) -> Row:
         "95 % interval": f"{_signed(one.low)} to {_signed(one.high)}",
         "only it": one.right_alone,
         f"only {role}": one.reference_right_alone,
-        "McNemar p": _probability(one.mcnemar_p),
-        **({} if _p_is_mcnemars(comparison) else {"p": _probability(one.p)}),
+        "McNemar p": format_p(one.mcnemar_p),
+        **({} if _p_is_mcnemars(comparison) else {"p": format_p(one.p)}),
         "verdict": f"{one.verdict} with {comparison.rows:,} rows" if unclear else one.verdict,
         "rows needed": needed if unclear else "",
     }
@@ -98,7 +98,12 @@ def _p_is_mcnemars(comparison: Comparison) -> bool:
     return comparison.metric.name == "accuracy" and comparison.pairs == 1
 
 
-def _legend(comparison: Comparison, role: str) -> list[str]:
+def comparison_notes(comparison: Comparison, role: str) -> dict[str, str]:
+    """What the columns of a comparison mean, and how they were made.
+
+    Args:
+        role: What the reference is: "best" or "baseline".
+    """
     order = ", to first order (DeLong's placement values)" if comparison.metric.name == "roc_auc" else ""
     notes = {
         "select_on": "what chose the epochs: fold flatters the score a little; inner and last do not",
@@ -112,10 +117,14 @@ def _legend(comparison: Comparison, role: str) -> list[str]:
         corrected = f", corrected by Holm's method for {comparison.pairs} pairs" if comparison.pairs > 1 else ""
         notes["p"] = source + corrected
     p = "McNemar p" if _p_is_mcnemars(comparison) else "p"
-    notes |= {
+    return notes | {
         "verdict": f"better or worse only where the interval leaves out zero and {p} is below 0.05",
         "rows needed": "to tell a difference of the size seen, at 95 % confidence and 80 % power",
     }
+
+
+def _legend(comparison: Comparison, role: str) -> list[str]:
+    notes = comparison_notes(comparison, role)
     width = max(map(len, notes))
     return [
         *(f"{name:{width}}  {note}" for name, note in notes.items()),
@@ -139,7 +148,8 @@ def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # adding zero turns -0.0 into 0.0
 
 
-def _probability(p: float) -> str:
+def format_p(p: float) -> str:
+    """Four digits; what is smaller is said to be so."""
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 

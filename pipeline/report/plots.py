@@ -1,30 +1,71 @@
-"""Pictures of results, as PNG files."""
+"""Figures of results: learning curves, leaderboard against OOF; figures as PNG files."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pipeline.artifacts import atomic_path
 
-_INK, _FAINT = "#333333", "#8c8c8c"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, GRID = "#333333", "#8c8c8c", "#e6e6e6"
 _BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
 _MOST_NAMES = 12  # more of them cannot be read
 
 
 def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str) -> None:
+    """Write the figure of `learning_curves_figure`."""
+    save_figure(learning_curves_figure(curves, title=title, metric=metric), path)
+
+
+def plot_leaderboard(entries: Sequence[dict[str, Any]], path: Path, *, title: str, metric: str) -> None:
+    """Write the figure of `leaderboard_figure`."""
+    save_figure(leaderboard_figure(entries, title=title, metric=metric), path)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG file, on white."""
+    with atomic_path(path) as temporary, plain_text(figure):
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def new_figure(width: float, height: float, *, title: str = "") -> "Figure":
+    """An empty figure, measured in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=12, color=INK)
+    return figure
+
+
+@contextmanager
+def plain_text(figure: "Figure") -> Iterator[None]:
+    """Draw names as they are: a dollar sign begins no formula, and a letter that the font lacks is no warning."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str) -> "Figure":
     """Validation metric and loss by epoch, one line a fold, stages marked.
 
     Args:
         curves: Columns fold, stage, step, loss, val_loss, val_score, one row an epoch.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, color=_INK)
+    figure = new_figure(10, 4.2, title=title)
     score_axis, loss_axis = figure.subplots(1, 2)
     _draw(score_axis, curves, "val_score", f"validation {metric}")
     _draw(loss_axis, curves, "val_loss", "loss")
@@ -32,29 +73,22 @@ def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric
     for axis in (score_axis, loss_axis):
         _mark_stages(axis, curves)
     score_axis.legend(frameon=False, fontsize=8, loc="lower right", title="held-out fold", title_fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    return figure
 
 
-def plot_leaderboard(entries: Sequence[dict[str, Any]], path: Path, *, title: str, metric: str) -> None:
+def leaderboard_figure(entries: Sequence[dict[str, Any]], *, title: str, metric: str) -> "Figure":
     """Leaderboard score over OOF score, a panel a server, the OOF with its standard error to each side.
 
     Args:
         entries: Rows of the ledger that have an OOF score and a score on a board: server, experiment, oof_score,
             oof_score_se, public_score and private_score, the last three None where they are not known.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     servers = sorted({entry["server"] for entry in entries})
-    figure = Figure(figsize=(0.6 + 5.2 * len(servers), 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12, color=_INK)
+    figure = new_figure(0.6 + 5.2 * len(servers), 5, title=title)
     for axis, server in zip(figure.subplots(1, len(servers), squeeze=False)[0], servers, strict=True):
         _scatter(axis, [entry for entry in entries if entry["server"] == server], metric)
-        axis.set_title(server, fontsize=10, color=_INK, loc="left")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        axis.set_title(server, fontsize=10, color=INK, loc="left")
+    return figure
 
 
 def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
@@ -78,14 +112,14 @@ def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
     high = max(axis.get_xlim()[1], axis.get_ylim()[1])
     room = 0.08 * (high - low)  # for names at the edge
     low, high = low - room, high + room
-    axis.plot([low, high], [low, high], color=_FAINT, linewidth=0.8, linestyle=":", label="equal")
+    axis.plot([low, high], [low, high], color=FAINT, linewidth=0.8, linestyle=":", label="equal")
     axis.set_xlim(low, high)
     axis.set_ylim(low, high)
     axis.set_aspect("equal")
     axis.set_xlabel(f"OOF {metric} ± standard error")
     axis.set_ylabel(f"leaderboard {metric}")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#e6e6e6", linewidth=0.7)
+    axis.grid(color=GRID, linewidth=0.7)
     axis.set_axisbelow(True)
     # Above the axes: there may be a submission anywhere inside.
     axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
@@ -102,34 +136,39 @@ def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
             ha="center",
             va="top",
             fontsize=7,
-            color=_FAINT,
+            color=FAINT,
         )
 
 
 def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
     from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
 
     colours = colormaps["viridis"]
     folds = sorted(curves["fold"].unique())
     for position, fold in enumerate(folds):
         rows = curves[curves["fold"] == fold].sort_values("step")
-        colour = colours(0.1 + 0.75 * position / max(1, len(folds) - 1))
+        colour = colours(0.1 + 0.65 * position / max(1, len(folds) - 1))
         # Where a fold stopped early its line is interrupted until the next stage.
         for _, stage in rows.groupby("number"):
             axis.plot(stage["step"], stage[column], color=colour, linewidth=1.4, marker=".", markersize=4)
         if column == "val_score":
             axis.plot([], [], color=colour, label=f"{fold}")
     axis.set_xlabel("epoch")
-    axis.set_title(label, fontsize=10, color=_INK)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_title(label, fontsize=10, color=INK)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+    axis.grid(axis="y", color=GRID, linewidth=0.7)
     axis.set_axisbelow(True)
 
 
 def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
-    mean = curves.groupby("step")["loss"].mean()
-    axis.plot(mean.index, mean, color=_FAINT, linewidth=1.2, linestyle="--", label="training (mean)")
-    axis.plot([], [], color=_INK, linewidth=1.4, label="validation, a line a fold")
+    style: dict[str, Any] = {"color": FAINT, "linewidth": 1.2, "linestyle": "--", "marker": ".", "markersize": 3}
+    for _, stage in curves.groupby("number"):
+        mean = stage.groupby("step")["loss"].mean()
+        axis.plot(mean.index, mean, **style)
+    axis.plot([], [], label="training (mean)", **style)
+    axis.plot([], [], color=INK, linewidth=1.4, label="validation, a line a fold")
     axis.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.94))
 
 
@@ -141,7 +180,7 @@ def _mark_stages(axis: Any, curves: pd.DataFrame) -> None:
     for number, (_, stage) in enumerate(curves.groupby("number")):
         start = stage["step"].min() - 0.5
         if number:
-            axis.axvline(start, color=_FAINT, linewidth=0.8, linestyle=":")
+            axis.axvline(start, color=FAINT, linewidth=0.8, linestyle=":")
         axis.annotate(
             stage["stage"].iloc[0],
             (start, 1.0),
@@ -150,5 +189,5 @@ def _mark_stages(axis: Any, curves: pd.DataFrame) -> None:
             textcoords="offset points",
             va="top",
             fontsize=8,
-            color=_INK,
+            color=INK,
         )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
+from pipeline.data.extra import in_words
+
 Row = dict[str, Any]
 
 FEWEST = 3
@@ -47,6 +49,8 @@ def result_text(manifest: Row) -> str:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
     if manifest["select_on"]:
         lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
+    if manifest.get("extra_rows"):  # a blend has none of its own
+        lines.append(f"extra rows: {in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
 
 
@@ -66,12 +70,15 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
                 "with TTA": manifest["tta_score"],
                 "TTA used": "yes" if manifest["tta_used"] else "no",
                 "select_on": manifest["select_on"],
+                "extra rows": ", ".join(manifest.get("extra_rows") or ()),
                 "seconds": _seconds(manifest),
                 "created": manifest["created"],
             }
             for manifest in of_slug
         ]
-        nothing = dict.fromkeys(("without TTA", "with TTA", "TTA used", "select_on", "seconds", "created"))
+        nothing = dict.fromkeys(
+            ("without TTA", "with TTA", "TTA used", "select_on", "extra rows", "seconds", "created")
+        )
         for name, floor in of_slug[0]["floors"].items():
             head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
             entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **nothing})

@@ -70,7 +70,7 @@ def train_job(
         RecipeError: The recipe's backbone or weights do not hold.
         DataError: The competition's data does not.
     """
-    data = load_data(competition)
+    data = load_data(competition, extra=recipe.extra)
     sizes = [stage.resolve_size(data.mean_size) for stage in recipe.stages]
     check_backbone(recipe.backbone, weights=recipe.weights, sizes=sizes)
     unknown = sorted(set(folds or ()) - set(data.folds.numbers))
@@ -111,6 +111,9 @@ def _job(recipe: Recipe, competition: Competition, experiment: str, seconds: flo
     train, test = competition.train, competition.test
     pictures = [train.pictures, train.held_out_pictures, test.pictures if test else None]
     files = [competition.sample_submission, train.table, *pictures]
+    if "model" not in more:
+        used = [competition.extra[name] for name in recipe.extra if name in competition.extra]
+        files += [name for source in used for name in (source.table, source.pictures)]
     if train.table is None:
         # Any data may have a folder `train`, or be one: the first classes tell it from others.
         folders = sorted(path for path in (competition.data / train.pictures).iterdir() if path.is_dir())

@@ -88,7 +88,7 @@ class Kaggle:
         retry = Retry(attempts, sleep)
         with _silence():
             api = _make_api(_import_api(), timeout, local=local)
-            retry(lambda: _sign_in(api, name))
+        retry(lambda: _sign_in(api, name))
         session = Session(api, _message, name, timeout, retry)
         return cls(session, user=api.config_values.get("username") or "", server="rehearsal" if local else name)
 
@@ -372,7 +372,7 @@ def _sign_in(api: Any, server: str) -> None:
 
     try:
         token, source = get_access_token_from_env()
-        with translated("the sign-in", server=server):
+        with _silence(), translated("the sign-in", server=server):
             api.authenticate()
     except SystemExit:
         problem = f"{server} does not take the token in {source}" if token else "there are no credentials for Kaggle"

@@ -182,7 +182,8 @@ def _unreachable(problem: str, server: str) -> Unreachable:
     return Unreachable(
         problem,
         expected="an answer",
-        next_step="is it running? start it with `kit rehearse`"
+        next_step="is it running? start it with `kit rehearse`, on the port it had; or leave it: a new terminal, or "
+        "the `unset` line that it printed"
         if at_home
         else "check the network and https://www.kaggle.com, then run the command again",
     )

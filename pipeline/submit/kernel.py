@@ -11,8 +11,9 @@ import base64
 import io
 import json
 import pprint
+import shlex
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def build_kernel(
         KitError: The folder would hold a secret or a path of this machine, or as `gather` raises.
     """
     described = {**template.metadata, **metadata}
-    code_file, packed = str(described["code_file"]), pack(competition)
+    code_file, packed = str(described["code_file"]), pack(competition, extra=recipe.extra)
     refuse_leaks({**_members(packed), code_file: _fill_in(template.code, job, "")}, workspace)
     job = replace(job, attached=_size(_fill_in(template.code, job, packed)) >= SOURCE_LIMIT)
     if needs_bundle(job):
@@ -121,16 +122,23 @@ def build_kernel(
     return Built(target, job)
 
 
-def pack(competition: Competition) -> str:
-    """The package and the competition's description, zipped, in base 85; the same text for the same files."""
+def pack(competition: Competition, *, extra: Sequence[str] = ()) -> str:
+    """The package and the competition's description, zipped, in base 85; the same text for the same files.
+
+    Args:
+        extra: Names of extra rows, of which pseudo-labels travel along.
+    """
     files = {
         path.relative_to(_PACKAGE.parent).as_posix(): path
         for path in sorted(_PACKAGE.rglob("*"))
         if path.suffix in {".py", ".yaml"} and path.relative_to(_PACKAGE).parts[0] not in _LEFT_OUT
     }
-    for file in (competition.folder / "competition.yaml", competition.folds_file, competition.quarantine_file):
+    described = [competition.folder / "competition.yaml", competition.folds_file, competition.quarantine_file]
+    for name in extra:
+        described += [competition.pseudo_file(name), competition.pseudo_file(name).with_suffix(".json")]
+    for file in described:
         if file.is_file():
-            files[f"competitions/{competition.slug}/{file.name}"] = file
+            files[f"competitions/{competition.slug}/{file.relative_to(competition.folder).as_posix()}"] = file
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, path in files.items():
@@ -152,8 +160,8 @@ def read_template(name: str, workspace: Workspace) -> Template:
         known = sorted(path.parent.name for path in (workspace.root / "kernels").glob(f"*/{METADATA}"))
         raise KitError(
             f"there is no kernel {name!r} ({file} does not exist)",
-            expected="one of " + ", ".join(known) if known else "the folder kernels/ of the kit",
-            next_step="run the command in the kit's folder, or check the name",
+            expected="one of " + ", ".join(known) if known else "the folder kernels/ of the kit's clone, copied here",
+            next_step=_copy_template(name) or ("check the name" if known else "copy it from there"),
         )
     try:
         metadata: dict[str, Any] = json.loads(file.read_text("utf-8"))
@@ -171,6 +179,15 @@ def read_template(name: str, workspace: Workspace) -> Template:
             next_step="take kernels/train/train.py as an example",
         )
     return Template(folder, code, metadata)
+
+
+def _copy_template(name: str) -> str:
+    """The command that copies a template from the clone the kit runs from; empty where there is none."""
+    template = _PACKAGE.parent / "kernels" / name
+    if not (template / METADATA).is_file():
+        return ""
+    # Its files alone: what was built of it and pushed there stays there.
+    return f"mkdir -p kernels/{name} && cp {shlex.quote(str(template))}/*.* kernels/{name}/"
 
 
 def list_built(name: str, workspace: Workspace) -> list[Built]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Workspace, atomic_folder, atomic_path, read_json, write_json
-from pipeline.errors import KitError
+from pipeline.errors import KitError, counted
 from pipeline.submit.bundle import needs_bundle
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
@@ -28,8 +28,9 @@ from pipeline.submit.kernel import Built
 LOG = "kernel.log"
 _MANIFEST = "manifest.json"
 _FOLD = "fold.json"  # written last
-_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "classes", "metric")
-_ENDED_BADLY = {"ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
+_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "classes", "metric")
+_CANCELLED = {"CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
+_ENDED_BADLY = {"ERROR", *_CANCELLED}
 
 
 class KernelFailed(KitError):
@@ -193,10 +194,16 @@ def find_pushed(name: str, slug: str | None, *, workspace: Workspace, server: st
     known = list_pushed(name, workspace=workspace, server=server)
     found = [pushed for pushed in known if slug in (None, pushed.slug)]
     if not found:
+        problem, ask = f"no kernel {slug or name!r} has been pushed to {server} from here", ""
+        rehearsed = list_pushed(name, workspace=workspace, server="rehearsal")
+        if rehearsed and server != "rehearsal":
+            problem += f", but {rehearsed[-1].slug} was pushed to a rehearsal"
+            where = f"kit rehearse --competition {rehearsed[-1].competition}"
+            ask = f"ask for that one there: {where} -- kit kernel status {name}; or push to {server}: "
         raise KitError(
-            f"no kernel {slug or name!r} has been pushed to {server} from here",
+            problem,
             expected="one of " + ", ".join(pushed.slug for pushed in known) if known else "a kernel that was pushed",
-            next_step=f"kit kernel run {name}, or: kit kernel push {name}",
+            next_step=f"{ask}kit kernel run {name}, or: kit kernel push {name}",
         )
     return found[-1]
 
@@ -269,17 +276,26 @@ def wait(
                     f"the kernel {pushed.ref}, version {pushed.version}, ended with {status.state}"
                     + (f": {status.failure}" if status.failure else ""),
                     expected="COMPLETE",
-                    next_step=f"mend what the log says; it is on {pushed.url}, too",
+                    next_step=f"push it again: kit kernel push {pushed.name}"
+                    if status.state in _CANCELLED
+                    else f"mend what the log says; it is on {pushed.url}, too",
                 )
         if last != "COMPLETE":
             if time.monotonic() + pause > deadline:
+                waited = counted(round(seconds / 60), "minute", "minutes")
                 raise StillRunning(
-                    f"the kernel {pushed.ref} is {last or 'not heard of'} after {seconds / 60:.0f} minutes",
+                    f"the kernel {pushed.ref} is {last or 'not heard of'} after {waited}",
                     expected="COMPLETE",
-                    next_step=f"it goes on by itself; fetch it later: kit kernel output {pushed.name}",
+                    next_step=fetch_later(pushed),
                 )
             sleep(pause)
             pause = min(1.5 * pause, 30.0)
+
+
+def fetch_later(pushed: Pushed) -> str:
+    """What becomes of a kernel that nobody waits for, and how to come by its output."""
+    alone = "it goes on by itself" if pushed.server == "kaggle.com" else "it goes on for as long as the rehearsal does"
+    return f"{alone}; fetch it later: kit kernel output {pushed.name}"
 
 
 def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:

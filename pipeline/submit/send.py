@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.errors import BusyError, KitError, SubmissionError
+from pipeline.errors import BusyError, KitError, SubmissionError, counted
 from pipeline.submit.kaggle_answers import Limits, RemoteSubmission
 from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kaggle_errors import (
@@ -158,7 +158,7 @@ def wait_for_score(
         left = end - time.monotonic()
         if left <= 0:
             raise StillOpen(
-                f"submission {entry.ref} has no score after {minutes:g} minutes{trouble}",
+                f"submission {entry.ref} has no score after {counted(minutes, 'minute', 'minutes')}{trouble}",
                 expected="a score; it is still being scored, and nothing is lost",
                 next_step=f"ask later: kit submit --sync --competition {ledger.slug}",
             )

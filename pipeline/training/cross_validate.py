@@ -23,6 +23,7 @@ from pipeline.artifacts import Workspace, lock, read_json, write_json, write_tex
 from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.extra import in_words
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import check_backbone
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
@@ -37,7 +38,8 @@ from pipeline.predictions.store import (
     with_choices,
 )
 from pipeline.predictions.tta import check_views
-from pipeline.recipe import NAME, Recipe
+from pipeline.recipe import Recipe
+from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
 from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
@@ -80,7 +82,7 @@ def cross_validate(
             expected="small letters, digits, dots, dashes and underscores, beginning with a letter or digit",
             next_step="choose another --suffix",
         )
-    data = load_data(competition)
+    data = load_data(competition, extra=recipe.extra)
     check_recipe(recipe, data)
     numbers = data.folds.numbers
     unknown = sorted(set(folds or ()) - set(numbers))
@@ -91,10 +93,16 @@ def cross_validate(
             next_step="`kit folds " + competition.slug + "` shows them",
         )
     tasks = {
-        fold: FoldTask(recipe, competition, fold, workspace, experiment, machine or Machine(), data.sha256)
+        fold: FoldTask(
+            recipe, competition, fold, workspace, experiment, machine or Machine(), data.sha256, data.extra.sha256
+        )
         for fold in numbers
     }
     _claim_run(tasks[numbers[0]], data)
+    if recipe.extra:
+        log.info("extra rows: %s", in_words(data.extra.counts(numbers)))
+    for note in data.extra.notes:
+        log.info("%s", note)
     trained = False
     for fold in numbers if folds is None else folds:
         if tasks[fold].done:
@@ -143,6 +151,7 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
         "fingerprint": task.recipe.fingerprint(),
         "data_sha256": data.sha256,
         "folds_sha256": data.folds.sha256,
+        "extra_sha256": data.extra.sha256,
         "classes": data.classes,
         "metric": task.competition.metric,
     }
@@ -153,6 +162,7 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
         changed = [key for key, value in identity.items() if begun.get(key) != value]
         if changed:
             what = {"fingerprint": "recipe", "data_sha256": "pictures or labels", "folds_sha256": "folds"}
+            what["extra_sha256"] = "extra rows"
             raise KitError(
                 f"{file.parent} holds an experiment made with different settings or data: "
                 + ", ".join(what.get(key, key) for key in changed),
@@ -212,6 +222,8 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "fingerprint": recipe.fingerprint(),
         "data_sha256": data.sha256,
         "folds_sha256": data.folds.sha256,
+        "extra_sha256": data.extra.sha256,
+        "extra_rows": data.extra.counts([task.fold for task in tasks]),
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "versions": _versions(),
         "git_commit": _git_commit(tasks[0].workspace.root),

@@ -16,8 +16,8 @@ from pipeline.artifacts import Workspace, lock, write_json
 from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.folds import inner_rows
-from pipeline.data.inputs import TrainingInput
-from pipeline.data.pictures import Pictures, open_pictures
+from pipeline.data.inputs import ExtraInput, TrainingInput
+from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRICS
@@ -64,6 +64,7 @@ class FoldTask:
     experiment: str
     machine: Machine
     data_sha256: str
+    extra_sha256: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -104,8 +105,8 @@ def train_fold(task: FoldTask) -> None:
     if task.done:
         return
     with lock(task.folder / "lock", what=f"fold {task.fold} of {task.experiment}"):
-        data = load_data(task.competition)
-        if data.sha256 != task.data_sha256:
+        data = load_data(task.competition, extra=task.recipe.extra)
+        if (data.sha256, data.extra.sha256) != (task.data_sha256, task.extra_sha256):
             raise DataError(
                 f"the data of {task.competition.slug} changed while {task.experiment} was starting",
                 expected="the same pictures and labels for every fold",
@@ -153,7 +154,7 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
                 seed=task.recipe.seed,
                 fold=task.fold,
                 stage=number,
-            ),
+            ).followed_by(_extra_input(task, data, number)),
             held_out=held_out,
             watched=watched,
             start=task.stage_folder(number - 1) / WEIGHTS if number else None,
@@ -198,6 +199,23 @@ def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictu
     check = partial(task.limit.check, f"the end of decoding the train pictures at {size[0]}×{size[1]}")
     cache = task.workspace.cache(task.competition.slug)
     return task.machine.open(list(data.train["path"]), size, cache, check=check)
+
+
+def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInput | None:
+    """The extra rows for this fold, where there are any."""
+    rows = data.extra.of_fold(task.fold)
+    if rows.empty:
+        return None
+    size = task.recipe.stages[number].resolve_size(data.mean_size)
+    check = partial(task.limit.check, f"the end of decoding the extra pictures at {size[0]}×{size[1]}")
+    # Of all folds, so that they share what is decoded.
+    paths = sorted(set(data.extra.frame["path"]))
+    pictures = task.machine.open(paths, size, task.workspace.cache(task.competition.slug), check=check)
+    return ExtraInput(
+        pictures=ChosenPictures(pictures, np.searchsorted(paths, list(rows["path"]))),
+        ids=list(rows["id"]),
+        labels=np.array([data.classes.index(label) for label in rows["label"]], dtype=np.int64),
+    )
 
 
 def _store_predictions(task: FoldTask, data: CompetitionData) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.data.inputs import ErrorRelay, TrainingInput, prediction_dataset, training_dataset
+from pipeline.data.inputs import ErrorRelay, ExtraInput, TrainingInput, prediction_dataset, training_dataset
 from pipeline.data.pictures import FilePictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError
@@ -158,6 +158,21 @@ def test_an_unreadable_picture_is_named_through_tf_data(source, pool, tmp_path, 
 def test_the_relay_leaves_other_errors_alone():
     with pytest.raises(ZeroDivisionError), ErrorRelay():
         raise ZeroDivisionError
+
+
+def test_extra_pictures_come_in_every_epoch_and_the_others_as_before(source, tmp_path):
+    paths = [str(make_picture(tmp_path / "more" / f"{n}.png", colour=4, seed=n, size=SIZE)) for n in range(2)]
+    extra = ExtraInput(FilePictures(tuple(paths), SIZE), ["extra:x/0", "extra:x/1"], np.array([2, 1]))
+    assert source.followed_by(None) is source
+    longer = replace(source, augment="heavy").followed_by(extra)
+    assert longer.steps_per_epoch == 3
+    assert sorted(longer.epoch_rows(0)) == [*source.rows, COUNT, COUNT + 1]
+    assert [longer.ids[row] for row in (10, COUNT, COUNT + 1)] == ["10.png", "extra:x/0", "extra:x/1"]
+    assert longer.labels[[COUNT, COUNT + 1]].tolist() == [2, 1]
+    assert np.array_equal(longer.pictures.take(np.arange(COUNT)), source.pictures.take(np.arange(COUNT)))
+    assert np.array_equal(longer.pictures.take(np.array([COUNT + 1])), extra.pictures.take(np.array([1])))
+    with WorkerPool(0) as none, WorkerPool(2) as two:
+        assert_same(list(longer.batches(two, epochs=range(2))), list(longer.batches(none, epochs=range(2))))
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.data import pictures as module
 from pipeline.data.decode import decode, resize
-from pipeline.data.pictures import FilePictures, KeptPictures, open_pictures
+from pipeline.data.pictures import ChosenPictures, FilePictures, JoinedPictures, KeptPictures, open_pictures
 from pipeline.errors import DataError
 from tests.conftest import make_picture
 
@@ -192,3 +192,18 @@ def test_two_processes_at_once_make_one_file(paths, cache):
     assert [total for _, total in results] == [expected] * 2
     assert len({inode for inode, _ in results}) == 1
     assert len(kept(cache)) == 1
+
+
+def test_chosen_and_joined_pictures_are_those_of_their_rows(paths, cache):
+    whole = everything(open_kept(paths, cache))
+    chosen = ChosenPictures(open_kept(paths[3:], cache), np.array([2, 0, 2]))
+    joined = JoinedPictures(open_kept(paths[:3], cache), chosen)
+    assert (len(chosen), len(joined), joined.size) == (3, 6, SIZE)
+    expected = whole[[0, 1, 2, 5, 3, 5]]
+    assert np.array_equal(everything(joined), expected)
+    for rows in ([5, 0, 3, 3, 2], [1], [4], []):
+        assert np.array_equal(joined.take(np.array(rows, dtype=np.int64)), expected[rows])
+    assert joined.take(np.array([1])).dtype == np.uint8
+    content = pickle.dumps(joined)
+    assert len(content) < 2000
+    assert np.array_equal(everything(pickle.loads(content)), expected)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.predictions.aligned import align
+from pipeline.predictions.aligned import align, comparable_groups
 from pipeline.predictions.store import Experiment, prediction_frame
 
 CLASSES = ["10", "2", "a b"]
@@ -93,3 +93,17 @@ def test_the_experiments_are_left_as_they_were() -> None:
     before = one.oof.copy()
     align([one, experiment("two")], LABELS)
     pd.testing.assert_frame_equal(one.oof, before)
+
+
+def test_what_cannot_be_compared_is_grouped_apart_with_the_reason() -> None:
+    one, two = experiment("one", folds_sha256="g"), experiment("two")
+    three, four = experiment("three"), experiment("four", folds_sha256="g", metric="accuracy")
+    groups = comparable_groups([one, two, three, four])
+    assert [([member.name for member in members], apart) for members, apart in groups] == [
+        (["two", "three"], ""),
+        (["one"], "other folds"),
+        (["four"], "other folds, another metric"),
+    ]
+    for members, _ in groups:
+        align(members, LABELS)
+    assert [members[0].name for members, _ in comparable_groups([one, two])] == ["one", "two"]

@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.errors import KitError
-from pipeline.rehearsal.faults import Fault, take
+from pipeline.rehearsal.faults import METHODS, Fault, take
+from pipeline.rehearsal.server import Rehearsal
 
 
 @pytest.mark.parametrize(
@@ -21,11 +22,34 @@ def test_a_fault_is_read_from_text(text: str, fault: Fault) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "503", "Upload", "Upload=", "Upload=200", "Upload=nested:drop", "Upload=503*", "Upload=corrupt", "*=quota"],
+    [
+        "",
+        "503",
+        "Bogus=503",
+        "createsubmission=503",
+        "Upload",
+        "Upload=",
+        "Upload=200",
+        "Upload=nested:drop",
+        "Upload=503*",
+        "Upload=corrupt",
+        "*=quota",
+    ],
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(KitError, match="is no fault"):
         Fault.parse(text)
+
+
+def test_the_methods_that_may_fail_are_those_that_are_answered(rehearsal: Rehearsal) -> None:
+    assert set(METHODS) == set(rehearsal.protocol._methods)
+    with pytest.raises(KitError, match=r"CreateSubmission, .*Upload, Download, Output, or \*"):
+        Fault.parse("CreateSubmision=503")
+
+
+@pytest.mark.parametrize("text", ["Upload=503", "GetCompetition=nested:403*2", "*=hang*0"])
+def test_a_fault_is_written_as_it_is_read(text: str) -> None:
+    assert str(Fault.parse(text)) == text
 
 
 def test_a_fault_strikes_as_often_as_it_says() -> None:
@@ -37,4 +61,5 @@ def test_a_fault_strikes_as_often_as_it_says() -> None:
         "drop",
     ]
     assert faults == [Fault("*", "drop", 0)]
+    assert faults[0].struck == 2
     assert take([Fault("Upload", "503")], "Download") is None

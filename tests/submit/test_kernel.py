@@ -11,16 +11,20 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
+from pipeline.data.competition_data import load_data
+from pipeline.data.pseudo import write_pseudo
 from pipeline.errors import KitError
-from pipeline.recipe import load_recipe
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.submit import kernel as kernel_module
 from pipeline.submit.job import SLUG_LIMIT, kernel_slug, train_job
 from pipeline.submit.kaggle_kernels import SOURCE_LIMIT
 from pipeline.submit.kernel import Built, build_kernel, find_built, pack, read_template
+from tests.conftest import make_picture, write_competition
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "kernels"
 
@@ -36,8 +40,8 @@ def workspace(tiny_competition: Competition, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def built(workspace: Workspace, competition: Competition, **changes: Any) -> Built:
-    recipe = load_recipe("demo")
+def built(workspace: Workspace, competition: Competition, *, recipe: Recipe | None = None, **changes: Any) -> Built:
+    recipe = recipe or load_recipe("demo")
     job = train_job(recipe, competition, experiment="demo-kaggle", folds=[0], bundle="kit-files")
     slug = kernel_slug("kit", "train", competition.slug, "demo-kaggle")
     metadata = {"id": f"someone/{slug}", "title": slug, "competition_sources": [competition.slug], **changes}
@@ -82,6 +86,25 @@ def test_a_built_folder_says_nothing_of_this_machine(
 
 def test_the_same_files_give_the_same_payload(tiny_competition: Competition) -> None:
     assert pack(tiny_competition) == pack(tiny_competition)
+
+
+def test_pseudo_labels_travel_and_declared_extra_rows_are_asked_for(
+    workspace: Workspace, tiny_competition: Competition
+) -> None:
+    for name in ("used", "unused"):
+        rows = pd.DataFrame({"id": ["t0.jpg"], "fold": [0], "label": ["red"], "confidence": [0.9]})
+        write_pseudo(tiny_competition, name, rows, {"folds_sha256": load_data(tiny_competition).folds.sha256})
+    make_picture(tiny_competition.data / "pool" / "more" / "red" / "0.png", seed=99)
+    settings = tiny_competition.model_dump(mode="json", exclude_none=True, exclude={"slug", "extra"})
+    declared = {"more": {"pictures": "pool/more"}, "other": {"pictures": "none"}}
+    competition = write_competition(workspace.root, "tiny", **settings, extra=declared)
+    made = built(workspace, competition, recipe=load_recipe("demo", overrides=["extra=[more,used]"]))
+    names = {name for name in unpacked(made).namelist() if "pseudo/" in name}
+    assert names == {f"competitions/tiny/pseudo/used.{suffix}" for suffix in ("csv", "json")}
+    assert unpacked(made).read("competitions/tiny/pseudo/used.csv") == competition.pseudo_file("used").read_bytes()
+    assert made.job.recipe["extra"] == ["more", "used"]
+    assert "pool/more" in made.job.files
+    assert "none" not in made.job.files
 
 
 def test_two_builds_are_told_apart(workspace: Workspace, tiny_competition: Competition) -> None:

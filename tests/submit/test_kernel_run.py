@@ -202,13 +202,20 @@ def test_of_a_kernel_that_failed_finished_folds_are_taken_over(site: Site) -> No
     assert site.last().state == "failed"
 
 
-@pytest.mark.parametrize(("ends", "said"), [("ERROR", "ERROR: it raised"), ("CANCEL_ACKNOWLEDGED", "ACKNOWLEDGED$")])
-def test_a_kernel_that_ends_badly_is_a_failure(site: Site, ends: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("ends", "said", "next_step"),
+    [
+        ("ERROR", "ERROR: it raised", "mend what the log says"),
+        ("CANCEL_ACKNOWLEDGED", "ACKNOWLEDGED$", "kit kernel push train"),
+    ],
+)
+def test_a_kernel_that_ends_badly_is_a_failure(site: Site, ends: str, said: str, next_step: str) -> None:
     site.runner.ends, states = ends, list[str]()
     pushed = site.run()
     with pytest.raises(KernelFailed, match="version 1, ended with") as failed:
         kernel_run.wait(site.kaggle, pushed, seconds=1, on_state=states.append, sleep=lambda _: None)
     assert failed.value.exit_code == 3 and re.search(said, failed.value.problem)
+    assert next_step in failed.value.next_step
     assert states == [ends]
 
 
@@ -234,6 +241,8 @@ def test_a_wait_has_its_deadline(site: Site) -> None:
     with pytest.raises(StillRunning, match="is RUNNING after 0 minutes") as waited:
         kernel_run.wait(site.kaggle, pushed, seconds=0.3, on_state=str, sleep=lambda _: pytest.fail("too late"))
     assert (waited.value.exit_code, "kit kernel output train" in waited.value.next_step) == (4, True)
+    assert "by itself" not in waited.value.next_step
+    assert "goes on by itself" in kernel_run.fetch_later(replace(pushed, server="kaggle.com"))
     site.fail("GetKernelSessionStatus", "unknown", "503", "429")
     for kind in (StillRunning, Unreachable, RateLimited):
         with pytest.raises(kind):

@@ -1,0 +1,104 @@
+"""The command explore: a competition before any training, and what can be done about what is found."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, Format, show
+
+if TYPE_CHECKING:
+    from pipeline.data.explore import Exploration
+
+
+def explore(
+    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    augment: Annotated[str, typer.Option(help="The augmentation to show: none, light, medium or heavy.")] = "medium",
+    write_groups: Annotated[
+        bool, typer.Option("--write-groups", help="Write groups.csv: duplicates stay in one fold.")
+    ] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Add what cannot be trained on honestly to quarantine.csv.")
+    ] = False,
+) -> None:
+    """Look at a competition before training: classes, sizes, samples, augmentation, duplicates, faults.
+
+    Writes a page and pictures into competitions/COMPETITION/explore; with an option also what it says.
+
+    Example: kit explore demo --augment heavy
+    """
+    from pipeline.competition import load_competition
+    from pipeline.data.augment import check_augment
+    from pipeline.data.explore import explore as look
+    from pipeline.data.explore import findings
+    from pipeline.data.remedies import refuse_groups_without_effect
+    from pipeline.data.showcase import showcase
+    from pipeline.report.explore_page import Explored, write_explore_page
+
+    described = load_competition(competition, root=ROOT)
+    check_augment(augment)
+    if write_groups:
+        refuse_groups_without_effect(described)
+    found = look(described)
+    shown = showcase(found, augment=augment)
+    lines = [{"finding": line.what, "count": line.count, "what to do": line.next_step} for line in findings(found)]
+    page = write_explore_page(
+        described.folder / "explore",
+        Explored(
+            slug=competition,
+            findings=lines,
+            facts=found.facts,
+            classes=found.classes,
+            pictures=found.pictures,
+            samples=shown.samples,
+            extremes=shown.extremes,
+            pairs=shown.pairs,
+            augment=augment,
+            augmented=shown.augmented,
+            shown=shown.pictures,
+            variants=[vars(variant) for variant in found.variants],
+            unreadable=found.unreadable,
+            left_out=found.left_out,
+            notes=found.notes,
+        ),
+    )
+    for name, value in found.facts.items():
+        print(f"{name}: {value}")
+    print()
+    show(lines, Format.table) if lines else print("nothing is wrong with the data as far as this can see")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"\nwrote {page}: open it in a browser; the pictures beside it are PNG files")
+    if quarantine:
+        _leave_out(found)
+    if write_groups:
+        _keep_together(found)
+    print(f"next: kit folds {competition}")
+
+
+def _leave_out(found: "Exploration") -> None:
+    from pipeline.data.remedies import add_to_quarantine
+
+    competition = found.competition
+    new = add_to_quarantine(competition, found.faults)
+    print(f"{competition.quarantine_file}: {new} rows more")
+    if new and competition.folds_file.is_file():
+        print(
+            f"{competition.folds_file} still names them: remove it to make the folds anew, or remove these rows from it"
+        )
+
+
+def _keep_together(found: "Exploration") -> None:
+    from pipeline.data.remedies import merged_groups, write_groups
+
+    competition = found.competition
+    groups = merged_groups(found.rows, found.training_pairs)
+    written = write_groups(competition, groups)
+    if not written:
+        print("no groups.csv: no two training pictures are one")
+        return
+    print(f"{competition.groups_file}: {written} rows in {len(set(groups.values()))} groups")
+    if competition.folds_file.is_file():
+        print(
+            f"groups act on new folds alone, and {competition.folds_file} is there: remove it to make the folds anew. "
+            "Experiments on the new folds cannot be compared with those on the old ones"
+        )

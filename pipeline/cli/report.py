@@ -1,0 +1,118 @@
+"""The command report: one page about the finished experiments of a competition."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, CompetitionOption
+from pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import Competition
+
+
+def report(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="EXPERIMENT", help="Those to show in detail.", show_default="the best three"),
+    ] = None,
+    competition: CompetitionOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Where the page goes, instead of oof/<competition>/_report/.")
+    ] = None,
+) -> None:
+    """Make one self-contained HTML page about the finished experiments: scores, learning curves, mistakes, labels.
+
+    All experiments of the competition stand on its leaderboard; the figures lie beside it as PNG files.
+
+    Example: kit report progressive-b7
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.data.index import scan
+    from pipeline.predictions.store import list_experiments, read_experiment, read_learning_curves
+    from pipeline.report.report_page import Sources, build_report, write_report
+    from pipeline.submit.ledger import Ledger
+
+    workspace = Workspace(ROOT)
+    slug, named = _chosen(workspace, experiments or [], competition=competition)
+    described = load_competition(slug, root=ROOT)
+    rows = scan(described).rows
+    finished = [read_experiment(workspace, *key) for key in list_experiments(workspace, slug)]
+    made = build_report(
+        Sources(
+            experiments=finished,
+            labels={key: label for key, label in zip(rows["id"], rows["label"], strict=True) if label},
+            load=_loader(dict(zip(rows["id"], rows["path"], strict=True))),
+            named=named,
+            curves={one.name: read_learning_curves(workspace, slug, one.name) for one in finished},
+            submissions=[{"competition": slug, **asdict(entry)} for entry in Ledger(workspace, slug).read()],
+            duplicates=_duplicates(described),
+        )
+    )
+    folder = workspace.report(slug)
+    page = output or folder / "report.html"
+    write_report(made, page=page, figures=folder)
+    print(made.summary)
+    print(f"{page}  {page.stat().st_size / 1e6:.1f} MB   figures: {folder}/*.png")
+    print(f"open it: {page.resolve().as_uri()}")
+
+
+def _chosen(workspace: "Workspace", names: list[str], *, competition: str | None) -> tuple[str, list[str]]:
+    """The competition, and the experiments that were named.
+
+    Raises:
+        DataError: There is no finished experiment, or it is not clear which competition is meant.
+    """
+    from pipeline.competition import load_competition
+    from pipeline.predictions.store import find_experiment, list_experiments
+
+    if competition:
+        load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
+    keys = [find_experiment(workspace, name, slug=competition) for name in dict.fromkeys(names)]
+    slugs = sorted({slug for slug, _ in keys or list_experiments(workspace, competition)})
+    if not slugs:
+        raise DataError(
+            "there is no finished experiment" + (f" of {competition}" if competition else ""),
+            expected="one experiment or more, trained on all folds",
+            next_step=f"run: kit train RECIPE {competition or 'COMPETITION'}",
+        )
+    if len(slugs) > 1:
+        raise DataError(
+            f"{len(slugs)} competitions have finished experiments: {', '.join(slugs)}"
+            if not names
+            else f"the experiments named are of {len(slugs)} competitions: {', '.join(slugs)}",
+            expected="one competition a report",
+            next_step=f"name it: --competition {slugs[0]}",
+        )
+    return slugs[0], [name for _, name in keys]
+
+
+def _duplicates(competition: "Competition") -> list[tuple[str, str, float]] | None:
+    """Pictures that look the same; None, saying why, where a file that cannot be read keeps from looking."""
+    from pipeline.data.duplicates import training_duplicates
+
+    try:
+        return [(pair.id_a, pair.id_b, pair.distance) for pair in training_duplicates(competition)]
+    except DataError as error:
+        typer.echo(f"note: near-duplicates were not looked for: {error.problem}", err=True)
+        return None
+
+
+def _loader(paths: dict[str, str]) -> "Callable[[str], NDArray[np.uint8] | None]":
+    from pipeline.data.decode import decode
+
+    def load(key: str) -> "NDArray[np.uint8] | None":
+        try:
+            return decode(Path(paths[key])) if paths.get(key) else None
+        except DataError:
+            return None
+
+    return load

@@ -1,0 +1,204 @@
+"""Near duplicates: pictures that are one picture, re-encoded, resized, slightly cropped or brightened.
+
+Perceptual hashes propose pairs, cheaply enough for all pairs of 100,000 pictures; a look at small copies of both,
+laid on each other, confirms them. docs/decisions/0005-near-duplicates.md has the measurements behind the numbers.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from pipeline.competition import Competition
+from pipeline.data.decode import resize
+from pipeline.data.index import train_index
+
+THUMBNAIL = 64  # height and width of the small copies
+DISTANCE = 12  # bits of 64 in which the hashes of a candidate pair may differ
+LEAST_LIKENESS = 0.75  # correlation of 16×16 copies; below it laying one on the other is not tried
+LEAST_CORRELATION = 0.98
+LARGEST_DIFFERENCE = 0.4  # of the worst of 8×8 blocks, in standard deviations of the picture
+_FLAT = 2.0  # standard deviation in grey levels below which a picture has no content to compare
+_LEAST_OVERLAP = 0.7
+_CHUNK = 2**22  # pairs of hashes compared at once: 64 MB
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures that are one.
+
+    Attributes:
+        distance: Bits in which their perceptual hashes differ.
+        correlation: Of their small copies, laid on each other; 1 is identical.
+    """
+
+    id_a: str
+    id_b: str
+    distance: int
+    correlation: float
+
+
+def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The small copy that is hashed and compared: (height, width, 3) to (64, 64, 3), stretched."""
+    return resize(picture, (THUMBNAIL, THUMBNAIL))
+
+
+def perceptual_hash(small: NDArray[np.uint8]) -> int:
+    """The 64-bit perceptual hash (pHash: the signs of the low frequencies) of a picture or its thumbnail."""
+    import imagehash
+    from PIL import Image
+
+    bits = imagehash.phash(Image.fromarray(small)).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_duplicates(
+    ids: Sequence[str],
+    hashes: NDArray[np.uint64],
+    thumbnails: NDArray[np.uint8],
+    *,
+    distance: int = DISTANCE,
+    among: NDArray[np.int64] | None = None,
+) -> list[Pair]:
+    """The pairs that are one picture; `id_a` stands before `id_b` in `ids`, and the pairs are in that order.
+
+    Mirrored copies are not found.
+
+    Args:
+        hashes: `perceptual_hash` of each, shape (n,).
+        thumbnails: `thumbnail` of each, uint8 of shape (n, 64, 64, 3); may be a memory map.
+        distance: Bits in which the hashes may differ.
+        among: Positions to compare, ascending; all, if not given. One of each content is enough, for instance.
+    """
+    chosen = np.arange(len(ids)) if among is None else among
+    candidates = list(_candidates(hashes, thumbnails, distance, chosen))
+
+    def confirm(candidate: tuple[int, int, int]) -> Pair | None:
+        a, b, bits = candidate
+        correlation = same_picture(thumbnails[a], thumbnails[b])
+        return None if correlation is None else Pair(ids[a], ids[b], bits, correlation)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        looked_at = tqdm(
+            pool.map(confirm, candidates, chunksize=32),
+            total=len(candidates),
+            desc="looking at pairs",
+            unit="pair",
+            leave=False,
+            disable=None,
+        )
+        return [pair for pair in looked_at if pair is not None]
+
+
+def training_duplicates(competition: Competition) -> list[Pair]:
+    """Near and exact duplicates among the training pictures, by id. Reads every one of them.
+
+    Raises:
+        DataError: As `train_index` does, or a picture cannot be read.
+    """
+    from pipeline.data.facts import read_pictures
+
+    index = train_index(competition)
+    facts = read_pictures(index["path"]).require_all()
+    return near_duplicates(list(index["id"]), facts.column("phash"), facts.thumbnails)
+
+
+def candidate_pairs(hashes: NDArray[np.uint64], distance: int) -> Iterator[NDArray[np.int64]]:
+    """Positions a < b of the pairs whose hashes differ in at most `distance` bits, in chunks of shape (k, 2).
+
+    All pairs are compared, a block at a time, so that memory does not grow with their number.
+    """
+    count = len(hashes)
+    rows = max(1, _CHUNK // max(1, count))
+    for start in range(0, count, rows):
+        block = hashes[start : start + rows, None] ^ hashes[None, start:]
+        a, b = np.nonzero(np.bitwise_count(block) <= distance)
+        above = a < b
+        yield np.stack([a[above], b[above]], axis=1) + start
+
+
+def same_picture(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
+    """The correlation of two thumbnails if they show one picture, else None.
+
+    They are compared as they are, then with `b` moved and stretched onto `a` by the enhanced correlation coefficient
+    (Evangelidis and Psarakis, 2008, in OpenCV), which finds cropped copies. Brightness and contrast do not count;
+    what differs in one place alone does, such as a card's number.
+    """
+    if min(float(a.std()), float(b.std())) < _FLAT:
+        close = max(float(a.std()), float(b.std())) < _FLAT and abs(a.mean((0, 1)) - b.mean((0, 1))).max() < _FLAT
+        return 1.0 if close else None
+    everywhere = np.ones(a.shape[:2], dtype=bool)
+    correlation = _agreement(a, b, everywhere)
+    if correlation is not None:
+        return correlation
+    start = np.eye(2, 3, dtype=np.float32)
+    enough = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
+    grey_a, grey_b = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (a, b))
+    try:
+        _, warp = cv2.findTransformECC(grey_a, grey_b, start, cv2.MOTION_AFFINE, enough, None, 5)  # type: ignore[call-overload]
+    except cv2.error:  # it does not converge
+        return None
+    size, back = (THUMBNAIL, THUMBNAIL), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    covered = cv2.warpAffine(everywhere.astype(np.uint8), warp, size, flags=back) > 0
+    if covered.mean() < _LEAST_OVERLAP:
+        return None
+    moved = cv2.warpAffine(b, warp, size, flags=back, borderMode=cv2.BORDER_REPLICATE)
+    return _agreement(a, np.asarray(moved, dtype=np.uint8), covered)
+
+
+def components(count: int, edges: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """The number of the connected component of each of `count` nodes, shape (count,)."""
+    listed = np.array(list(edges), dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(listed), dtype=bool), (listed[:, 0], listed[:, 1])), shape=(count, count))
+    _, numbers = connected_components(graph, directed=False)
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _candidates(
+    hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], distance: int, among: NDArray[np.int64]
+) -> Iterator[tuple[int, int, int]]:
+    """Pairs of like hashes whose 16×16 copies are alike too: position a, position b, bits."""
+    for pairs in candidate_pairs(hashes[among], distance):
+        for part in np.array_split(among[pairs], len(pairs) // 4096 + 1):
+            a, b = (_standardised(_blocks(thumbnails[side].astype(np.float32), 16)) for side in part.T)
+            likeness = (a * b).mean(axis=(1, 2, 3))
+            flat = (a.std(axis=(1, 2, 3)) < 0.5) | (b.std(axis=(1, 2, 3)) < 0.5)
+            for one, other in part[(likeness >= LEAST_LIKENESS) | flat]:
+                yield int(one), int(other), int(np.bitwise_count(hashes[one] ^ hashes[other]))
+
+
+def _agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_]) -> float | None:
+    """The correlation inside `where`, unless it is too low there or the pictures differ too much in one block."""
+    x, y = (_standardised_where(picture, where) for picture in (a, b))
+    correlation = float((x * y)[where].sum() / np.sqrt((x[where] ** 2).sum() * (y[where] ** 2).sum()))
+    worst = float(np.sqrt(_blocks((x - y)[None] ** 2, 8).mean(axis=3).max()))
+    return correlation if correlation >= LEAST_CORRELATION and worst <= LARGEST_DIFFERENCE else None
+
+
+def _standardised_where(picture: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.float32]:
+    values = picture.astype(np.float32)
+    inside = values[where]
+    values = (values - inside.mean()) / max(float(inside.std()), 1.0)
+    values[~where] = 0
+    # Blurred a little: an edge that lies half a pixel aside is no difference.
+    return np.asarray(cv2.blur(values, (3, 3)), dtype=np.float32)
+
+
+def _standardised(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = pictures - pictures.mean(axis=(1, 2, 3), keepdims=True)
+    return np.asarray(centred / np.maximum(centred.std(axis=(1, 2, 3), keepdims=True), 1.0), dtype=np.float32)
+
+
+def _blocks(pictures: NDArray[np.float32], across: int) -> NDArray[np.float32]:
+    """Means of `across` × `across` blocks: (n, 64, 64, 3) to (n, across, across, 3)."""
+    step = THUMBNAIL // across
+    return np.asarray(
+        pictures.reshape(len(pictures), across, step, across, step, 3).mean(axis=(2, 4)), dtype=np.float32
+    )

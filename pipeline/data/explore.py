@@ -1,0 +1,236 @@
+"""A competition before any training: what is in it and what is wrong with it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.data.audit import Survey, identical, survey
+from pipeline.data.duplicates import components, near_duplicates
+from pipeline.data.index import class_names
+from pipeline.data.labels import Variant, label_variants
+from pipeline.data.remedies import contradictions
+
+TRAIN, HELD_OUT, TEST = "train", "held out", "test"
+_PAIR_COLUMNS = (
+    *("kind", "part_a", "id_a", "label_a", "path_a", "part_b", "id_b", "label_b", "path_b"),
+    *("distance", "correlation"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the summary: what was found, how often, and what can be done."""
+
+    what: str
+    count: int
+    next_step: str
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What was found; nothing of it is written anywhere.
+
+    Attributes:
+        pictures: Every picture that can be read: columns part ("train", "held out" or "test"), id, label ("" in test),
+            path, height, width, format, mode, brightness.
+        unreadable: What cannot be read, and training rows without a file or a label: columns part, id, reason.
+        pairs: Pictures that are one: columns kind ("identical" or "near"); part, id, label and path, each as _a and _b;
+            distance (bits of 64), correlation. Of n identical pictures n - 1 pairs stand here: the first with each
+            other one. Identical ones come first, then by falling correlation.
+        contradictory: id → reason of the rows whose picture is there under another label, too.
+        faults: id → reason of every row that cannot be trained on honestly, the contradictory ones among them.
+        in_train: By part, "held out" or "test": how many of its pictures are in train (test: or held out), too.
+        left_out: id → reason, as quarantine.csv has it. Their pictures are not looked at.
+        notes: As the audit gives them.
+        rows: The training rows: columns id, path, label, group, split.
+    """
+
+    competition: Competition
+    pictures: pd.DataFrame
+    unreadable: pd.DataFrame
+    pairs: pd.DataFrame
+    contradictory: dict[str, str]
+    faults: dict[str, str]
+    in_train: dict[str, int]
+    variants: list[Variant]
+    left_out: dict[str, str]
+    notes: list[str]
+    rows: pd.DataFrame
+
+    @property
+    def labelled(self) -> pd.DataFrame:
+        return self.pictures[self.pictures["part"] != TEST]
+
+    @property
+    def classes(self) -> list[str]:
+        return class_names(self.labelled["label"])
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the data itself says what is held out."""
+        return bool((self.pictures["part"] == HELD_OUT).any())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is, in some lines."""
+        counts, labelled = self.pictures["part"].value_counts(), self.labelled
+        facts = {
+            "pictures": ", ".join(f"{counts[part]:,} {part}" for part in (TRAIN, HELD_OUT, TEST) if part in counts)
+        }
+        if labelled.empty:
+            return facts
+        of_class = labelled["label"].value_counts()
+        means = labelled[["height", "width"]].mean()
+        facts["classes"] = f"{len(of_class):,}, of {_range(of_class)} pictures"
+        facts["mean size"] = f"{means['height']:.0f}×{means['width']:.0f} (height × width)"
+        facts["heights"], facts["widths"] = _range(labelled["height"]), _range(labelled["width"])
+        return facts
+
+    @property
+    def training_pairs(self) -> list[tuple[str, str]]:
+        """The ids of both, for pairs without a test picture."""
+        inside = self.pairs[self.pairs["part_b"] != TEST]
+        return list(zip(inside["id_a"], inside["id_b"], strict=True))
+
+
+def explore(competition: Competition) -> Exploration:
+    """Read every picture once and look for what is wrong.
+
+    Raises:
+        DataError: The data cannot be indexed at all. A picture that cannot be read is no error here.
+    """
+    found = survey(competition)
+    pictures = _pictures(found)
+    pairs = _pairs(pictures, found)
+    contradictory = contradictions(identical(found.train, found.facts.digests))
+    unreadable = [(TRAIN, key, why) for key, why in sorted(found.faults.items())]
+    unreadable += [(TEST, key, why) for key, why in sorted(found.unreadable_test.items())]
+    return Exploration(
+        competition=competition,
+        pictures=pictures,
+        unreadable=pd.DataFrame(unreadable, columns=["part", "id", "reason"]),
+        pairs=pairs,
+        contradictory=contradictory,
+        faults={**contradictory, **found.faults},
+        in_train=_in_train(pictures, pairs),
+        variants=label_variants(found.train["label"]),
+        left_out=found.left_out,
+        notes=found.notes,
+        rows=found.train,
+    )
+
+
+def findings(exploration: Exploration) -> list[Finding]:
+    """What there is to know and to do; what was not found has no line."""
+    pairs, competition = exploration.pairs, exploration.competition
+    is_near, with_test = pairs["kind"] == "near", pairs["part_b"] == TEST
+    within = pairs["part_a"] == pairs["part_b"]
+    differ = (pairs["label_a"] != pairs["label_b"]) & ~with_test
+    training = within & ~with_test & ~differ
+    group = "in one fold with --write-groups"
+    small = 0
+    if exploration.has_split:
+        group = "look at them: the fold is the data's own split"
+    else:
+        small = int((exploration.labelled["label"].value_counts() < competition.folds).sum())
+    quarantine = competition.quarantine_file.name
+    unreadable = exploration.unreadable["part"].value_counts()
+    lines = [
+        Finding(
+            "training rows without a readable picture or a label",
+            int(unreadable.get(TRAIN, 0)),
+            "leave them out with --quarantine",
+        ),
+        Finding("test pictures that cannot be read", int(unreadable.get(TEST, 0)), "download them again"),
+        Finding(
+            "training pictures that are also there under another label",
+            len(exploration.contradictory),
+            "leave them out with --quarantine",
+        ),
+        Finding(
+            "pairs of near duplicates under different labels",
+            int((is_near & differ).sum()),
+            "look at them: is a label wrong?",
+        ),
+        Finding("pairs of identical pictures in training", int((training & ~is_near).sum()), group),
+        Finding("pairs of near duplicates in training", int((training & is_near).sum()), group),
+        Finding(
+            "held-out pictures that are also in train",
+            exploration.in_train[HELD_OUT],
+            f"they flatter the score: leave them out by rows in {quarantine}",
+        ),
+        Finding(
+            "test pictures that are also in training",
+            exploration.in_train[TEST],
+            "the leaderboard's score is flattered by them",
+        ),
+        Finding("pairs of duplicates within test", int((within & with_test).sum()), "good to know"),
+        Finding("pairs of labels that may be one", len(exploration.variants), "if they are, make them one in the data"),
+        Finding(
+            f"classes with fewer pictures than folds ({competition.folds})", small, "take fewer folds, or add pictures"
+        ),
+        Finding(f"rows left out by {quarantine}", len(exploration.left_out), "they are not looked at here"),
+    ]
+    return [line for line in lines if line.count]
+
+
+def _range(values: "pd.Series[int]") -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,} to {high:,}" if low < high else f"{low:,}"
+
+
+def _pictures(found: Survey) -> pd.DataFrame:
+    train = found.train[["id", "path", "label"]].assign(
+        part=found.train["split"].map({"train": TRAIN, "held_out": HELD_OUT})
+    )
+    readable = found.test[found.test["path"].isin(set(found.facts.table.index))]
+    rows = pd.concat([train.sort_values("part", ascending=False, kind="stable"), readable.assign(label="", part=TEST)])
+    facts = found.facts.table.loc[rows["path"], ["height", "width", "format", "mode", "brightness"]]
+    return pd.concat(
+        [rows[["part", "id", "label", "path"]].reset_index(drop=True), facts.reset_index(drop=True)], axis=1
+    )
+
+
+def _pairs(pictures: pd.DataFrame, found: Survey) -> pd.DataFrame:
+    """Train stands before held out, and that before test, in `pictures`; so does the first of a pair."""
+    table = found.facts.table
+    first: dict[str, int] = {}
+    linked: list[tuple[str, int, int, int, float]] = []
+    for position, digest in enumerate(table.loc[pictures["path"], "sha256"]):
+        original = first.setdefault(digest, position)
+        if original != position:
+            linked.append(("identical", original, position, 0, 1.0))
+    # One of each content: copies of copies say nothing new.
+    paths = list(pictures["path"])
+    place = {path: position for position, path in enumerate(paths)}
+    single = np.sort(table.index.get_indexer(pd.Index([paths[position] for position in first.values()])))
+    for pair in near_duplicates(
+        list(table.index), table["phash"].to_numpy(), found.facts.thumbnails, among=single.astype(np.int64)
+    ):
+        a, b = sorted((place[pair.id_a], place[pair.id_b]))
+        linked.append(("near", a, b, pair.distance, pair.correlation))
+    rows = [
+        (kind, *_named(pictures, a), *_named(pictures, b), distance, correlation)
+        for kind, a, b, distance, correlation in linked
+    ]
+    pairs = pd.DataFrame(rows, columns=list(_PAIR_COLUMNS))
+    return pairs.sort_values(["kind", "correlation"], ascending=[True, False], kind="stable").reset_index(drop=True)
+
+
+def _named(pictures: pd.DataFrame, position: int) -> tuple[str, str, str, str]:
+    row = pictures.iloc[position]
+    return row["part"], row["id"], row["label"], row["path"]
+
+
+def _in_train(pictures: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
+    number = {key: position for position, key in enumerate(zip(pictures["part"], pictures["id"], strict=True))}
+    edges = [(number[row.part_a, row.id_a], number[row.part_b, row.id_b]) for row in pairs.itertuples()]
+    of = components(len(pictures), edges)
+    part = pictures["part"].to_numpy()
+    in_train, in_training = set(of[part == TRAIN]), set(of[part != TEST])
+    return {
+        HELD_OUT: sum(component in in_train for component in of[part == HELD_OUT]),
+        TEST: sum(component in in_training for component in of[part == TEST]),
+    }

@@ -1,0 +1,139 @@
+"""Figures about experiments: scores, gains, calibration, confusion. Each stands in the report and as a PNG file."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.predictions.calibration import Calibration
+from pipeline.predictions.compare import Standing
+from pipeline.report.plots import FAINT, GRID, INK, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, RED, GREEN = "#2a6f97", "#c8553d", "#2f7d4f"
+_NAMED = 60  # classes; more have names too small to draw
+_LONGEST = 24  # letters of a name
+
+
+def scores_figure(standings: Sequence[Standing], *, metric: str, reference: str) -> "Figure":
+    """Scores with their standard errors, best first, the reference marked."""
+    figure = new_figure(8, 0.9 + 0.36 * len(standings))
+    axis = figure.subplots()
+    places = np.arange(len(standings))
+    for place, one in zip(places, standings, strict=True):
+        colour = RED if one.name == reference else BLUE
+        axis.errorbar(one.score, place, xerr=one.score_se, fmt="o", color=colour, markersize=6, capsize=3)
+    axis.set_yticks(places, [_short(one.name, 44) for one in standings], fontsize=9)
+    axis.set_ylim(len(standings) - 0.5, -0.5)
+    axis.set_xlabel(f"OOF {metric} ± standard error")
+    _quiet(axis, "x")
+    return figure
+
+
+def gains_figure(steps: Sequence[dict[str, Any]], *, metric: str, title: str) -> "Figure":
+    """The score after each step, and what each step gained on the same rows.
+
+    Args:
+        steps: name, score, score_se, gain, gain_se; the gain is that over the step before, None where not known.
+    """
+    known = [step for step in steps if step["gain"] is not None]
+    figure = new_figure(10 if known else 5.5, 3.6, title=title)
+    axes = figure.subplots(1, 2 if known else 1, squeeze=False)[0]
+    names = [_short(step["name"], 18) for step in steps]
+    axes[0].errorbar(
+        range(len(steps)),
+        [step["score"] for step in steps],
+        yerr=[step["score_se"] for step in steps],
+        fmt="o-",
+        color=BLUE,
+        linewidth=1.0,
+        capsize=3,
+    )
+    axes[0].set_xticks(range(len(steps)), names, fontsize=9)
+    axes[0].set_title(f"OOF {metric} ± standard error", fontsize=10, color=INK)
+    axes[0].set_xlim(-0.5, len(steps) - 0.5)
+    _quiet(axes[0], "y")
+    if known:
+        axis = axes[1]
+        axis.axhline(0, color=FAINT, linewidth=1)
+        axis.errorbar(
+            range(len(known)),
+            [step["gain"] for step in known],
+            yerr=[1.96 * step["gain_se"] for step in known],
+            fmt="o",
+            color=RED,
+            capsize=3,
+        )
+        axis.set_xticks(range(len(known)), [_short(step["name"], 18) for step in known], fontsize=9)
+        axis.set_title("gain over the step before, with 95 % interval", fontsize=10, color=INK)
+        axis.set_xlim(-0.5, len(known) - 0.5)
+        _quiet(axis, "y")
+    return figure
+
+
+def calibration_figure(found: Calibration, *, title: str) -> "Figure":
+    """A reliability diagram: how often what is predicted with a probability is right, and how many rows there are."""
+    figure = new_figure(5, 5.2, title=title)
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
+    bins = len(found.counts)
+    some = found.counts > 0
+    lefts = np.arange(bins) / bins
+    upper.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1, label="perfect calibration")
+    upper.bar(lefts[some], found.accuracy[some], width=1 / bins, align="edge", color=BLUE, alpha=0.35, edgecolor=BLUE)
+    upper.plot(found.confidence[some], found.accuracy[some], "o-", color=RED, markersize=4, linewidth=1.2, label="OOF")
+    upper.set_ylim(0, 1.02)
+    upper.set_xlim(0, 1)
+    upper.set_ylabel("share that is right")
+    upper.legend(frameon=False, fontsize=8, loc="upper left")
+    lower.bar(lefts, found.counts, width=1 / bins, align="edge", color=FAINT, alpha=0.6)
+    lower.set_xlabel("probability of the predicted class")
+    lower.set_ylabel("rows")
+    for axis in (upper, lower):
+        _quiet(axis, "y")
+    return figure
+
+
+def confusion_figure(matrix: NDArray[np.int64], classes: Sequence[str], *, title: str) -> "Figure":
+    """The confusion matrix by the root of a row's share: green what is right, red what is not."""
+    count = len(classes)
+    side = float(np.clip(2.2 + 0.2 * count, 5, 14))
+    figure = new_figure(side, side, title=title)
+    axis = figure.subplots()
+    axis.imshow(_coloured(row_shares(matrix)), interpolation="nearest")
+    if count <= _NAMED:
+        size = 9 if count <= 20 else 7
+        names = [_short(name, _LONGEST) for name in classes]
+        axis.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axis.set_yticks(range(count), names, fontsize=size)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.spines[:].set_color(GRID)
+    return figure
+
+
+def row_shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A confusion matrix with rows that sum to 1; a class without rows has zeros."""
+    return np.asarray(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), dtype=np.float64)
+
+
+def _coloured(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """RGB of shape (classes, classes, 3): few wrong rows are what is looked for, so that the root is shown."""
+    from matplotlib.colors import to_rgb
+
+    strength = np.sqrt(shares)[..., None]
+    on_diagonal = np.eye(len(shares), dtype=bool)[..., None]
+    colour = np.where(on_diagonal, np.array(to_rgb(GREEN)), np.array(to_rgb("#b3261e")))
+    return np.asarray(1 - strength * (1 - colour), dtype=np.float64)
+
+
+def _short(name: str, longest: int) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _quiet(axis: Any, along: str) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis=along, color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)

@@ -1,0 +1,87 @@
+"""What several experiments say of single rows: labels that are likely wrong, pictures that look the same."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.predictions.aligned import Aligned
+from pipeline.predictions.mistakes import label_issues
+
+
+@dataclass(frozen=True)
+class Issue:
+    """A row whose label is likely wrong.
+
+    Attributes:
+        suggested: What the first experiment that says so takes it for, with which probability.
+        said_by: How many experiments say so.
+        quality: The probability of the label, their mean.
+    """
+
+    id: str
+    label: str
+    suggested: str
+    probability: float
+    said_by: int
+    quality: float
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two pictures that look the same.
+
+    Attributes:
+        labels: Of both; None where there is none.
+        predicted: As what the best experiment takes both; None where it has no prediction.
+        differs: "labels", "predictions" or "", whatever is worse.
+    """
+
+    ids: tuple[str, str]
+    distance: float
+    labels: tuple[str | None, str | None]
+    predicted: tuple[str | None, str | None]
+    differs: str
+
+
+def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
+    """Rows that any experiment finds mislabelled: those that most agree on first, then the least likely labels.
+
+    Args:
+        experiments: Names, each with predictions that hold it.
+    """
+    said: dict[str, list[tuple[float, str, str, float]]] = defaultdict(list)
+    for name, aligned in experiments:
+        probabilities = aligned.probabilities[name]
+        found = label_issues(aligned.labels, probabilities)
+        for row in found.rows:
+            chosen = int(probabilities[row].argmax())
+            label = aligned.classes[aligned.labels[row]]
+            said[aligned.ids[row]].append(
+                (float(found.quality[row]), label, aligned.classes[chosen], float(probabilities[row, chosen]))
+            )
+    issues = []
+    for key, sayings in said.items():
+        _, label, suggested, probability = sayings[0]
+        quality = float(np.mean([one[0] for one in sayings]))
+        issues.append(Issue(key, label, suggested, probability, len(sayings), quality))
+    return sorted(issues, key=lambda issue: (-issue.said_by, issue.quality, issue.id))
+
+
+def sort_duplicates(
+    pairs: Sequence[tuple[str, str, float]], *, labels: Mapping[str, str], predicted: Mapping[str, str]
+) -> list[Duplicate]:
+    """Pairs whose labels differ first, then those whose predictions do, then by distance.
+
+    Args:
+        predicted: The class of each row that has a prediction, by id.
+    """
+    found = []
+    for first, second, distance in pairs:
+        given = labels.get(first), labels.get(second)
+        taken = predicted.get(first), predicted.get(second)
+        differs = "labels" if given[0] != given[1] else "predictions" if taken[0] != taken[1] else ""
+        found.append(Duplicate((first, second), distance, given, taken, differs))
+    order = {"labels": 0, "predictions": 1, "": 2}
+    return sorted(found, key=lambda pair: (order[pair.differs], pair.distance, pair.ids))

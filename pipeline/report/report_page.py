@@ -1,0 +1,322 @@
+"""The report: one page about the finished experiments of a competition, and its figures as PNG files.
+
+Nothing is read here: predictions, labels, learning curves, submissions and pictures are handed in.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.artifacts import write_text
+from pipeline.errors import DataError
+from pipeline.predictions.aligned import Aligned, align, comparable_groups
+from pipeline.predictions.compare import Comparison, Standing, compare
+from pipeline.predictions.store import Experiment
+from pipeline.report.comparison import comparison_notes, comparison_rows, format_p
+from pipeline.report.details import CLASS_NOTES, Details, describe
+from pipeline.report.figures import scores_figure
+from pipeline.report.findings import Duplicate, Issue, find_issues, sort_duplicates
+from pipeline.report.page import Cell, Pair, Picture, figure_svg, render_page, thumbnail
+from pipeline.report.plots import leaderboard_figure, save_figure
+from pipeline.report.tables import Row, agreement_rows, scored
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DETAILED = 3
+"""Experiments that are shown in detail where none is named."""
+MOST_ISSUES = 60
+MOST_DUPLICATES = 40
+_SAME = 1e-6
+_TONES = {"better": "good", "worse": "bad"}
+_LABELS = {
+    "scores": "Scores of the experiments with their standard errors; the table below has the numbers",
+    "leaderboard": "Leaderboard scores over OOF scores; `kit submissions` has the numbers",
+    "learning-curves": "Validation metric and loss by epoch, a line a fold",
+    "gains": "The score after each stage and what it gained; the table below has the numbers",
+    "confusion": "Confusion matrix; the tables below have the numbers",
+    "calibration": "Share of rows that are right by the probability of the predicted class",
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a report is made from.
+
+    Attributes:
+        experiments: All finished ones of one competition.
+        labels: Of the training rows, by id; a row without one is left out.
+        load: The picture of a row by id, uint8 of shape (height, width, 3); None where it cannot be read.
+        named: Those to show in detail; empty for the best.
+        curves: Learning curves by experiment, where they are known.
+        submissions: Rows of the ledger, with the column competition.
+        duplicates: (id, id, distance) of pictures that look the same; None where nobody looked.
+    """
+
+    experiments: Sequence[Experiment]
+    labels: Mapping[str, str]
+    load: Callable[[str], NDArray[np.uint8] | None]
+    named: Sequence[str] = ()
+    curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    submissions: Sequence[Row] = ()
+    duplicates: Sequence[tuple[str, str, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page as text, and its figures by the name of their PNG file, without the suffix."""
+
+    html: str
+    figures: Mapping[str, "Figure"]
+    summary: str
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Experiments on the same rows; `apart` is what they have that those of the first group have not."""
+
+    aligned: Aligned
+    comparison: Comparison
+    experiments: Mapping[str, Experiment]
+    apart: str
+
+    def standing(self, name: str) -> Standing:
+        return next(one for one in self.comparison.standings if one.name == name)
+
+
+def build_report(sources: Sources) -> Report:
+    """Make the page.
+
+    Raises:
+        DataError: An experiment's rows have no labels any more.
+    """
+    groups, notes = _groups(sources)
+    first = groups[0]
+    names = sources.named or [one.name for one in first.comparison.standings[:DETAILED]]
+    owners = [(name, group) for name in names for group in groups if name in group.experiments]
+    details = [
+        describe(group.experiments[name], group.standing(name), group.aligned, sources.curves.get(name))
+        for name, group in owners
+    ]
+    issues = find_issues([(name, group.aligned) for name, group in owners])
+    duplicates = _duplicates(sources, *owners[0])
+    thumbnails = _thumbnails(
+        sources.load,
+        [mistake.id for one in details for mistake in one.mistakes]
+        + [issue.id for issue in issues[:MOST_ISSUES]]
+        + [key for pair in duplicates[:MOST_DUPLICATES] for key in pair.ids],
+    )
+    figures, svg = _figures(first, sources, details)
+    best, metric = first.comparison.standings[0], first.aligned.metric.name
+    slug = next(iter(first.experiments.values())).slug
+    html = render_page(
+        "report.html.j2",
+        title=f"{slug}: experiments",
+        lead=_lead(groups, sources),
+        notes=notes,
+        groups=[
+            {"rows": _leaderboard(group), "apart": group.apart, "count": len(group.aligned.ids)} for group in groups
+        ],
+        leaderboard_notes=_leaderboard_notes(first.comparison),
+        chosen_by_name=bool(sources.named),
+        svg=svg,
+        details=[_detail(one, thumbnails) for one in details],
+        class_notes=CLASS_NOTES,
+        agreement=[_without(row, "competition") for row in agreement_rows(sources.submissions)],
+        issues=[_issue_picture(issue, thumbnails, len(details)) for issue in issues[:MOST_ISSUES]],
+        issues_found=len(issues),
+        looked_for_duplicates=sources.duplicates is not None,
+        duplicates=[_pair(pair, thumbnails) for pair in duplicates[:MOST_DUPLICATES]],
+        duplicates_found=len(duplicates),
+        duplicates_differ=sum(pair.differs != "" for pair in duplicates),
+        metric=metric,
+    )
+    count = len(sources.experiments)
+    summary = (
+        f"{count} experiment{'s' if count > 1 else ''} of {slug}, best {best.name}: {metric} {best.score:.4f} ± "
+        f"{best.score_se:.4f}; {len(details)} in detail, {len(issues)} labels to look at"
+    )
+    return Report(html, figures, summary)
+
+
+def write_report(report: Report, *, page: Path, figures: Path) -> None:
+    """Write the page and its figures; figures of an earlier report go."""
+    for name, figure in report.figures.items():
+        save_figure(figure, figures / f"{name}.png")
+    write_text(page, report.html)
+    for file in figures.glob("*.png"):
+        if file.stem not in report.figures:
+            file.unlink()
+
+
+def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
+    """Experiments that can be compared with one another, and what is to be said of the labels."""
+    known, notes = [], []
+    for one in sources.experiments:
+        has_label = one.oof["id"].isin({key for key, label in sources.labels.items() if label in set(one.classes)})
+        if not has_label.any():
+            raise DataError(
+                f"none of the {len(one.oof)} rows of {one.name} has a label any more",
+                expected="the training data that the experiment was made from",
+                next_step="check that competitions/<slug>/data leads to it",
+            )
+        if not has_label.all():
+            notes.append(f"{one.name}: {(~has_label).sum():,} rows have no label or no file any more and are left out.")
+        known.append(replace(one, oof=one.oof[has_label]))
+    best_first = sorted(
+        known, key=lambda one: one.score, reverse=bool(known[0].manifest.get("greater_is_better", True))
+    )
+    groups = []
+    for members, apart in comparable_groups(best_first):
+        aligned = align(members, sources.labels)
+        group = _Group(aligned, compare(aligned), {one.name: one for one in members}, apart)
+        groups.append(group)
+        for one in members:
+            now = group.standing(one.name).score
+            if abs(now - one.score) > _SAME:
+                notes.append(
+                    f"{one.name} scored {one.score:.4f} when it was made and {now:.4f} with the labels as they are now."
+                )
+    return groups, notes
+
+
+def _duplicates(sources: Sources, name: str, group: _Group) -> list[Duplicate]:
+    aligned = group.aligned
+    chosen = aligned.probabilities[name].argmax(axis=1)
+    predicted = {key: aligned.classes[number] for key, number in zip(aligned.ids, chosen, strict=True)}
+    return sort_duplicates(sources.duplicates or (), labels=sources.labels, predicted=predicted)
+
+
+def _thumbnails(load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str]) -> dict[str, str | None]:
+    def made(key: str) -> str | None:
+        picture = load(key)
+        return None if picture is None else thumbnail(picture)
+
+    wanted = list(dict.fromkeys(ids))
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(wanted, tqdm(pool.map(made, wanted), "pictures", len(wanted), disable=None), strict=True))
+
+
+def _figures(group: _Group, sources: Sources, details: Sequence[Details]) -> tuple[dict[str, "Figure"], dict[str, Any]]:
+    """Figures by the name of their file, and the same as SVG."""
+    metric = group.aligned.metric.name
+    figures: dict[str, Figure] = {}
+    if len(group.comparison.standings) > 1:
+        best = group.comparison.standings[0].name
+        figures["scores"] = scores_figure(group.comparison.standings, metric=metric, reference=best)
+    entries = [entry for board in ("public", "private") for entry in scored(sources.submissions, board)]
+    distinct = list({entry["tag"]: entry for entry in entries}.values())
+    if distinct:
+        figures["leaderboard"] = leaderboard_figure(distinct, title="", metric=metric)
+    kinds = dict.fromkeys(figures, "")
+    for one in details:
+        for kind, figure in one.figures.items():
+            figures[f"{kind}-{one.experiment.name}"] = figure
+            kinds[f"{kind}-{one.experiment.name}"] = kind
+    svg = {
+        name: figure_svg(figure, name=name, label=_LABELS[kinds[name] or name])
+        for name, figure in figures.items()
+        if kinds[name] != "confusion"  # which the page draws itself
+    }
+    return figures, svg
+
+
+def _lead(groups: Sequence[_Group], sources: Sources) -> list[str]:
+    """The result in plain sentences."""
+    first = groups[0]
+    metric, best = first.aligned.metric.name, first.comparison.standings[0]
+    floors = next(iter(first.experiments.values())).manifest.get("floors", {})
+    chance = ", ".join(f"{name} {floor['score']:.4f}" for name, floor in floors.items())
+    lead = [
+        f"{len(sources.experiments)} finished experiment{'s' if len(sources.experiments) > 1 else ''}; "
+        f"{len(first.aligned.ids):,} rows in {len(first.aligned.classes):,} classes, each predicted by a model that "
+        "never saw it (OOF).",
+        f"Best: {best.name}, {metric} {best.score:.4f} ± {best.score_se:.4f}" + (f" ({chance})." if chance else "."),
+    ]
+    equal = [name for name, one in first.comparison.differences.items() if one.verdict == "not distinguishable"]
+    if equal:
+        lead.append(f"Not distinguishable from it on these rows: {', '.join(equal)}.")
+    return lead
+
+
+def _leaderboard(group: _Group) -> list[Row]:
+    manifests = {name: one.manifest for name, one in group.experiments.items()}
+    return [_leaderboard_row(row, group) for row in comparison_rows(group.comparison, manifests)]
+
+
+def _leaderboard_row(row: Row, group: _Group) -> Row:
+    metric, best = group.aligned.metric.name, group.comparison.standings[0].name
+    beside = {"accuracy": row["accuracy"], "log loss": row["log_loss"], "macro F1": row["macro_f1"]}
+    against: Row = {"against the best": Cell("the best", 0.0), "p": None, "verdict": ""}
+    if row["experiment"] != best:
+        text = f"{row['gain']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+        difference = Cell(text, row["gain"], _TONES.get(row["verdict"], ""))
+        against = {"against the best": difference, "p": Cell(format_p(row["p"]), row["p"]), "verdict": row["verdict"]}
+    return {
+        "experiment": row["experiment"],
+        metric: row["score"],
+        "± se": row["score_se"],
+        **(against if len(group.experiments) > 1 else {}),
+        **{name: score for name, score in beside.items() if name.replace(" ", "_").lower() != metric},
+        "ECE": row["calibration_error"],
+        "TTA": "yes" if row["tta_used"] else "no",
+        "select_on": row["select_on"] or "",
+        "seconds": row["seconds"],
+        **{name.replace("_", " "): score for name, score in row.items() if name.startswith("fold_")},
+    }
+
+
+def _leaderboard_notes(comparison: Comparison) -> dict[str, str]:
+    notes = comparison_notes(comparison, "best")
+    return {
+        "± se": "standard error over the rows",
+        "against the best": f"plus is better; in brackets the 95 % interval {notes['95 % interval']}",
+        "p": notes.get("p", notes["McNemar p"]),
+        "verdict": notes["verdict"].replace("McNemar p", "p"),
+        "ECE": notes["ECE"],
+        "TTA": "whether predictions with test-time augmentation are used",
+        "select_on": notes["select_on"],
+        "seconds": "of training",
+        "fold 0 …": "the score of each held-out fold",
+    }
+
+
+def _detail(one: Details, thumbnails: Mapping[str, str | None]) -> dict[str, Any]:
+    mistakes = [
+        Picture(
+            thumbnails[mistake.id],
+            mistake.id,
+            [
+                f"true: {mistake.true} ({mistake.own:.1%})",
+                f"predicted: {mistake.predicted} ({mistake.probability:.1%})",
+            ],
+        )
+        for mistake in one.mistakes
+    ]
+    return {"name": one.experiment.name, "of": one, "mistakes": mistakes}
+
+
+def _issue_picture(issue: Issue, thumbnails: Mapping[str, str | None], experiments: int) -> Picture:
+    said = f"said by {issue.said_by} of {experiments}" if experiments > 1 else ""
+    lines = [f"label: {issue.label} ({issue.quality:.1%})", f"looks like: {issue.suggested} ({issue.probability:.1%})"]
+    return Picture(thumbnails[issue.id], issue.id, [*lines, *([said] if said else [])])
+
+
+def _pair(pair: Duplicate, thumbnails: Mapping[str, str | None]) -> Pair:
+    first, second = (
+        Picture(thumbnails[key], key, [f"label: {label or '–'}", f"predicted: {predicted or '–'}"])
+        for key, label, predicted in zip(pair.ids, pair.labels, pair.predicted, strict=True)
+    )
+    words = {"labels": "the labels differ", "predictions": "the predictions differ", "": "same label, same prediction"}
+    return Pair(first, second, [f"{words[pair.differs]}; distance {pair.distance:g}"])
+
+
+def _without(row: Row, column: str) -> Row:
+    return {name: value for name, value in row.items() if name != column}

@@ -1,0 +1,340 @@
+"""Fold models, or their average, as files that others can run: `.keras` and ONNX, checked on real pictures.
+
+<folder>/README.md              the model card
+<folder>/model.json             classes, size, files and what the check found, for programs
+<folder>/fold-<n>.keras|.onnx   a model a fold; or average.keras and average.onnx
+
+The folder is written whole or not at all. Every file is loaded again and held against the network it was made of.
+"""
+
+import importlib.util
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from tqdm import tqdm
+
+from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json, write_text
+from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.pictures import FilePictures
+from pipeline.errors import DataError, KitError
+from pipeline.model.portable import portable_classifier
+from pipeline.predictions.store import probabilities_of, read_predictions
+from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
+from pipeline.training.model_card import model_card
+from pipeline.training.predict import FoldModels, read_fold_models
+from pipeline.training.stage import load_network
+
+DESCRIPTION = "model.json"
+CARD = "README.md"
+TOLERANCE = 1e-4  # of a probability
+_CHECKED = 16  # pictures: one batch, in a second or two even for large networks
+_ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+
+
+class ModelFormat(StrEnum):
+    """A kind of model file; the value is its suffix."""
+
+    keras = "keras"
+    onnx = "onnx"
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file of an export, and how it was checked.
+
+    Attributes:
+        fold: The fold whose model it is; None for the average.
+        difference: The largest difference of a probability from the network it was made of.
+        oof_difference: Likewise from the stored OOF predictions of the same pictures; None for the average, which
+            has none.
+    """
+
+    name: str
+    fold: int | None
+    size_bytes: int
+    pictures: int
+    difference: float
+    oof_difference: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written."""
+
+    folder: Path
+    files: list[ExportedFile]
+    average: AverageCheck | None = None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A network and the pictures that its files are checked on.
+
+    Attributes:
+        pictures: uint8 of shape (n, height, width, 3).
+        oof: The stored predictions, float32 of shape (n, classes), where the network made them.
+    """
+
+    name: str
+    fold: int | None
+    network: Any
+    pictures: NDArray[np.uint8]
+    oof: NDArray[np.float32] | None
+
+
+def export_folds(
+    *,
+    slug: str,
+    experiment: str,
+    workspace: Workspace,
+    folder: Path | None = None,
+    folds: Sequence[int] | None = None,
+    formats: Sequence[ModelFormat] = tuple(ModelFormat),
+) -> Export:
+    """Export fold models of a finished experiment, one or two files a fold.
+
+    Args:
+        folder: Where to; `runs/<slug>/<experiment>/export` by default.
+        folds: All by default.
+
+    Raises:
+        DataError: The experiment is not finished, is a blend, or has no such fold; its weights are gone or its data
+            changed; or the folder holds other files.
+        KitError: A package for ONNX is missing, or a file does not give what the network gives.
+    """
+    folder = folder or workspace.run(slug, experiment) / "export"
+    models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats)
+    wanted = list(models.weights) if folds is None else list(dict.fromkeys(folds))
+    unknown = [fold for fold in wanted if fold not in models.weights]
+    if unknown:
+        raise DataError(
+            f"{experiment} has no fold {unknown[0]}",
+            expected="one of " + ", ".join(map(str, models.weights)),
+            next_step=f"`kit folds {slug}` shows them",
+        )
+    oof = read_predictions(workspace.oof(slug, experiment) / "oof.parquet")
+
+    def networks() -> Iterator[_Checked]:
+        for fold in tqdm(wanted, desc="fold models", leave=False, disable=None):
+            network = load_network(models.recipe, classes=len(models.stored.classes), weights=models.weights[fold])
+            rows = data.rows_of(fold)[:_CHECKED]
+            stored = probabilities_of(oof, list(data.train["id"].iloc[rows]), models.stored.classes)
+            yield _Checked(f"fold-{fold}", fold, network, _pictures(data, models, rows), stored)
+
+    return _write(folder, models, data, networks(), formats=formats, average=None)
+
+
+def export_average(
+    *,
+    slug: str,
+    experiment: str,
+    workspace: Workspace,
+    folder: Path | None = None,
+    formats: Sequence[ModelFormat] = tuple(ModelFormat),
+) -> Export:
+    """Export one model with the mean of the fold models' weights, if averaging does not destroy the network.
+
+    Args:
+        folder: Where to; `runs/<slug>/<experiment>/export-average` by default.
+
+    Raises:
+        KitError: As `export_folds`; or there is one fold, or the average does not hold.
+    """
+    folder = folder or workspace.run(slug, experiment) / "export-average"
+    models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats)
+    files = list(models.weights.values())
+    network = average_network(models.recipe, files, classes=len(models.stored.classes))
+    check = check_average(network, models, data, workspace)
+    require_average_holds(check, metric=models.stored.manifest["metric"])
+    rows = np.flatnonzero(data.folds.frame["fold"].isin(list(models.weights)).to_numpy())[:_CHECKED]
+    made = _Checked("average", None, network, _pictures(data, models, rows), None)
+    return _write(folder, models, data, iter([made]), formats=formats, average=check)
+
+
+def _prepare(
+    workspace: Workspace, slug: str, experiment: str, *, folder: Path, formats: Sequence[ModelFormat]
+) -> tuple[FoldModels, CompetitionData]:
+    """Refuse what cannot be exported before the first network is loaded."""
+    if ModelFormat.onnx in formats:
+        _require_onnx()
+    models = read_fold_models(workspace, slug, experiment)
+    _require_own(folder)
+    data = load_data(models.competition)
+    found = {"data_sha256": data.sha256, "folds_sha256": data.folds.sha256}
+    changed = [key for key, value in found.items() if models.stored.manifest[key] != value]
+    if changed:
+        raise DataError(
+            f"the data of {slug} are not those that {experiment} was trained on ({', '.join(changed)} differs)",
+            expected="the same pictures, labels and folds, since the exported files are checked on held-out pictures",
+            next_step="put the data and folds.csv back, or train the experiment again",
+        )
+    # Weights are float32 at any precision, and ONNX Runtime has no mixed one: the export computes in float32.
+    return replace(models, recipe=models.recipe.model_copy(update={"precision": "float32"})), data
+
+
+def _require_onnx() -> None:
+    import keras
+
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise KitError(
+            f"ONNX files take packages that are not installed: {', '.join(missing)}",
+            expected="the extra `export`",
+            next_step="pip install 'kaggle-image-kit[export]'; or leave ONNX out: --format keras",
+        )
+    if keras.backend.backend() != "tensorflow":
+        raise KitError(
+            f"ONNX files are made on TensorFlow; Keras runs on {keras.backend.backend()} here",
+            expected="KERAS_BACKEND=tensorflow",
+            next_step="give the command again with that; or leave ONNX out: --format keras",
+        )
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier export."""
+    if not folder.exists():
+        return
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    earlier = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
+    own = {DESCRIPTION, CARD, *(file["name"] for file in earlier["files"])} if "files" in earlier else set()
+    foreign = sorted(present - own)
+    if foreign:
+        raise DataError(
+            f"{folder} holds what is not of an export: {', '.join(foreign[:5])}",
+            expected="a new or an empty folder, or one that an earlier export wrote",
+            next_step="name another one: --to FOLDER",
+        )
+
+
+def _pictures(data: CompetitionData, models: FoldModels, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return FilePictures(tuple(data.train["path"].iloc[rows]), models.size).take(np.arange(len(rows)))
+
+
+def _write(
+    folder: Path,
+    models: FoldModels,
+    data: CompetitionData,
+    networks: Iterator[_Checked],
+    *,
+    formats: Sequence[ModelFormat],
+    average: AverageCheck | None,
+) -> Export:
+    import keras
+
+    with atomic_folder(folder) as temporary:
+        files = []
+        for checked in networks:
+            portable = portable_classifier(checked.network)
+            for format in dict.fromkeys(formats):
+                files.append(_export(temporary, portable, checked, format, models))
+            keras.backend.clear_session()
+        write_json(temporary / DESCRIPTION, _description(models, files, average))
+        write_text(temporary / CARD, model_card(models, files=[file.name for file in files], average=average))
+        _require_own(folder)  # it may have been filled meanwhile
+        shutil.rmtree(folder, ignore_errors=True)
+    return Export(folder, files, average)
+
+
+def _description(models: FoldModels, files: Sequence[ExportedFile], average: AverageCheck | None) -> dict[str, Any]:
+    return {
+        **_labels(models),
+        "files": [asdict(file) for file in files],
+        "average": None if average is None else asdict(average),
+    }
+
+
+def _labels(models: FoldModels) -> dict[str, Any]:
+    """What a user of a file must know: also in the ONNX files themselves."""
+    manifest = models.stored.manifest
+    return {
+        "competition": manifest["competition"],
+        "experiment": manifest["experiment"],
+        "fingerprint": manifest["fingerprint"],
+        "classes": models.stored.classes,
+        "size": list(models.size),
+    }
+
+
+def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat, models: FoldModels) -> ExportedFile:
+    """Write one file, load it again, and hold its probabilities against the network's."""
+    started = time.perf_counter()
+    file = folder / f"{checked.name}.{format.value}"
+    if format is ModelFormat.keras:
+        portable.save(file)
+        found = _run_keras(file, checked.pictures)
+    else:
+        _write_onnx(portable, file, _labels(models))
+        found = _run_onnx(file, checked.pictures)
+    expected = softmax(_called(checked.network, checked.pictures).astype(np.float64), axis=1)
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:  # nor NaN
+        raise KitError(
+            f"{file.name} gives other probabilities than the network it was made of: they differ by {difference:.2g}",
+            expected=f"at most {TOLERANCE} on {len(checked.pictures)} held-out pictures",
+            next_step="nothing was written; please report this with the versions of keras, tensorflow, tf2onnx and "
+            "onnxruntime, or leave the format out: --format",
+        )
+    return ExportedFile(
+        name=file.name,
+        fold=checked.fold,
+        size_bytes=file.stat().st_size,
+        pictures=len(checked.pictures),
+        difference=difference,
+        oof_difference=None if checked.oof is None else float(np.abs(found - checked.oof).max()),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def _run_keras(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    import keras
+
+    model = keras.saving.load_model(file, safe_mode=True, compile=False)
+    return _called(model, pictures)
+
+
+def _called(model: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The model's output; not by its `predict`, which compiles a function for every model."""
+    import keras
+
+    return np.asarray(keras.ops.convert_to_numpy(model(pictures, training=False)), dtype=np.float32)
+
+
+def _write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
+    import keras
+    import onnx
+
+    signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of
+        portable.export(file, format="onnx", verbose=False, input_signature=signature)
+    model = onnx.load(file)
+    # The converter numbers what it does not know the names of.
+    [made], [given] = model.graph.output, model.graph.input
+    for node in model.graph.node:
+        node.output[:] = ["probabilities" if name == made.name else name for name in node.output]
+    made.name = "probabilities"
+    for value, names in ((given, ("batch", "height", "width")), (made, ("batch",))):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            dimension.dim_param = name
+    onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in labels.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+def _run_onnx(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    [found] = session.run(["probabilities"], {"pictures": pictures})
+    return np.asarray(found, dtype=np.float32)

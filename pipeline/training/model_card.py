@@ -1,0 +1,150 @@
+"""The model card of an export: what it is, how good it is, and how to use it.
+
+Sections after Mitchell et al., “Model Cards for Model Reporting”, FAT* 2019; the header is that of Hugging Face.
+"""
+
+from collections.abc import Sequence
+
+import yaml
+
+from pipeline.training.averaged import AverageCheck
+from pipeline.training.predict import FoldModels
+
+_ONNX = """\
+import json, sys
+import numpy as np, onnxruntime
+from PIL import Image, ImageOps
+
+model = json.load(open("model.json", encoding="utf-8"))
+height, width = model["size"]
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
+shrinks = height * width <= image.height * image.width
+image = image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
+pictures = np.asarray(image, dtype=np.uint8)[None]
+files = [file["name"] for file in model["files"] if file["name"].endswith(".onnx")]
+found = [onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})[0][0] for file in files]
+probabilities = np.mean(found, axis=0)
+for number in probabilities.argsort()[::-1][:3]:
+    print(f"{probabilities[number]:.4f}  {model['classes'][number]}")
+"""
+_KERAS = (
+    _ONNX.replace("numpy as np, onnxruntime", "keras, numpy as np")
+    .replace(".onnx", ".keras")
+    .replace(
+        'onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})[0][0]',
+        "keras.saving.load_model(file).predict_on_batch(pictures)[0]",
+    )
+)
+
+
+def model_card(models: FoldModels, *, files: Sequence[str], average: AverageCheck | None) -> str:
+    """The card as Markdown.
+
+    Args:
+        files: Names of the model files.
+        average: What is known of the averaged model, where it is one.
+    """
+    manifest, (height, width) = models.stored.manifest, models.size
+    header = {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", models.recipe.backbone, "keras", "onnx"],
+        "metrics": [manifest["metric"]],
+    }
+    is_onnx = any(name.endswith(".onnx") for name in files)
+    packages = "onnxruntime" if is_onnx else "keras tensorflow"
+    sections = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
+        f"# {manifest['experiment']} on {manifest['competition']}",
+        _what(models, average),
+        "## Use",
+        f"```python\n{_ONNX if is_onnx else _KERAS}```",
+        f"Save it as `predict.py` in this folder, then: `pip install {packages} pillow numpy` and "
+        "`python predict.py PICTURE`. `.keras` files hold Keras' own layers alone and load with "
+        "`keras.saving.load_model(file, safe_mode=True)`.",
+        "- Input `pictures`: RGB, uint8 0..255, shape (batch, height, width, 3). Turn a picture as its EXIF says and "
+        f"stretch it to {height}×{width} (height × width), the size the network was trained on last; another size "
+        "runs, too, but has not been scored. The preprocessing is inside.\n"
+        f"- Output `probabilities`: float32, shape (batch, {len(models.stored.classes)}), each row sums to one, in the "
+        "order of the classes below.",
+        "## Score",
+        _score(models),
+        *([] if average is None else [_averaged(manifest["metric"], average)]),
+        "## Classes",
+        "\n".join(f"{number}. {name}" for number, name in enumerate(models.stored.classes)),
+        "## Training",
+        f"{len(models.recipe.stages)} stages, {manifest['oof_rows']} pictures held out once each in {_count(models)}. "
+        f"Made on {manifest['created']} with {', '.join(f'{k} {v}' for k, v in manifest['versions'].items())}; "
+        f"fingerprint of the recipe {manifest['fingerprint']}.",
+        f"```yaml\n{yaml.safe_dump(manifest['recipe'], sort_keys=False, allow_unicode=True)}```",
+        "## Limits",
+        "The scores hold for pictures like those of the competition. A picture of something else gets one of the "
+        f"classes all the same, perhaps with a high probability.{_flattered(manifest['select_on'])}\n\n"
+        "Which licence the pictures and the pretrained weights have, and what it allows for a model made of them, is "
+        "not said here: look it up before you pass the model on, and add `license:` to the header.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _count(models: FoldModels) -> str:
+    number = len(models.weights)
+    return "1 fold" if number == 1 else f"{number} folds"
+
+
+def _flattered(select_on: str) -> str:
+    if select_on != "fold":
+        return ""
+    return " Each stage kept the epoch that did best on the held-out fold, which flatters the OOF score a little."
+
+
+def _what(models: FoldModels, average: AverageCheck | None) -> str:
+    classifier = (
+        f"An image classifier for {len(models.stored.classes)} classes: {models.recipe.backbone}, trained from "
+        f"{'random' if models.recipe.weights == 'none' else 'pretrained'} weights."
+    )
+    if average is not None:
+        return f"{classifier} This one model has the mean of the weights of the {len(models.weights)} fold models."
+    return (
+        f"{classifier} A file a fold: each model was trained without the pictures of its fold. "
+        "Average the probabilities of all of them, as below."
+    )
+
+
+def _score(models: FoldModels) -> str:
+    manifest = models.stored.manifest
+    lines = [
+        f"| {manifest['metric']} | OOF | ± standard error |" + "".join(f" fold {fold} |" for fold in models.weights),
+        "|---" * (3 + len(models.weights)) + "|",
+        _score_row("plain", manifest["score"], manifest["score_se"], manifest["fold_scores"]),
+    ]
+    if manifest["tta_score"] is not None:
+        row = _score_row("with TTA", manifest["tta_score"], manifest["tta_score_se"], manifest["tta_fold_scores"])
+        lines.append(row)
+    text = (
+        "Every training picture was predicted by the model that never saw it; the mean of the fold models has no score "
+        "of its own, and is usually better than one of them."
+    )
+    if manifest["tta_score"] is not None:
+        views = ", ".join(models.recipe.tta.views)
+        text += f" TTA is the mean over the plain picture and its views ({views}); it is not in the files."
+    return "\n".join(lines) + "\n\n" + text
+
+
+def _score_row(name: str, score: float, error: float, folds: dict[str, float]) -> str:
+    return f"| {name} | {score:.4f} | {error:.4f} |" + "".join(f" {value:.4f} |" for value in folds.values())
+
+
+def _averaged(metric: str, check: AverageCheck) -> str:
+    text = (
+        "**These are the scores of the fold models. The score of this averaged model is not known**: every training "
+        "picture was seen by all of its members but one, so none is left to score it on. On those pictures its "
+        f"{metric} is {check.bound:.4f} ± {check.bound_se:.4f}, which is too good; it would not have been exported if "
+        f"even that were worse than the fold models' {check.oof:.4f} by more than the difference's error (the "
+        f"difference is {check.gain:+.4f} ± {check.gain_se:.4f}, plus is better)."
+    )
+    if check.test_agreement is not None:
+        text += (
+            " On the test pictures, which none of the models has seen, it gives the class that the mean of the fold "
+            f"models gives for {check.test_agreement:.1%}; a single fold model does for {check.members_agreement:.1%}."
+        )
+    return text

@@ -1,0 +1,341 @@
+"""The report as a whole: what it says, what it leaves out and says so, its size, and that it works in a browser."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import DataError
+from pipeline.predictions.store import Experiment, prediction_frame
+from pipeline.report.findings import sort_duplicates
+from pipeline.report.report_page import MOST_ISSUES, Sources, build_report, write_report
+from tests.browser import Browser
+from tests.conftest import manifest_scores
+
+NASTY = """<img src=x onerror="alert(1)">&'$a$ 猫\u202e"""
+Make = Callable[..., Experiment]
+
+
+def experiment(
+    name: str, labels: list[int], probabilities: NDArray[Any], classes: list[str], **changes: Any
+) -> Experiment:
+    ids = [f"{row:05}.jpg" for row in range(len(labels))]
+    score = float((probabilities.argmax(axis=1) == labels).mean())
+    stage = {
+        "size": [32, 48],
+        "blocks": 4,
+        "seconds": 3.5,
+        "images_per_second": 120.0,
+        "score": score,
+        "score_se": 0.01,
+    }
+    manifest = {
+        "competition": "cards",
+        "experiment": name,
+        "metric": "accuracy",
+        "greater_is_better": True,
+        **manifest_scores(score),
+        "floors": {"majority class": {"score": 0.25, "score_se": 0.01}},
+        "stages": [
+            {"name": "head", "unfrozen": 0, "gain": None, "gain_se": None, **stage},
+            {"name": "all", "unfrozen": 4, "gain": 0.02, "gain_se": 0.005, **stage},
+        ],
+        "classes": classes,
+        "recipe": {"backbone": "tiny", "weights": "none", "precision": "float32", "seed": 7, "tta": {"views": []}},
+        "fingerprint": "f",
+        "data_sha256": "d" * 64,
+        "folds_sha256": "e" * 64,
+        "versions": {"python": "3.12.1"},
+        "created": "2026-02-03T04:05:06+00:00",
+        **changes,
+    }
+    frame = prediction_frame(ids, probabilities, classes, fold=np.arange(len(labels)) % 2)
+    return Experiment("cards", name, manifest, frame, frame.iloc[:0].drop(columns="fold"))
+
+
+def predictions(labels: list[int], classes: int, *, wrong: dict[int, int], sure: float = 0.9) -> NDArray[np.float64]:
+    """What is wrong, by row, with the class it is taken for; the rest is right."""
+    chosen = np.array([wrong.get(row, label) for row, label in enumerate(labels)])
+    found = np.full((len(labels), classes), (1 - sure) / (classes - 1))
+    found[np.arange(len(labels)), chosen] = sure
+    return found
+
+
+LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+CLASSES = ["ace", "king", NASTY]
+
+
+def sources(*experiments: Experiment, labels: list[int] = LABELS, **changes: Any) -> Sources:
+    classes = experiments[0].classes
+    return Sources(
+        experiments=experiments,
+        labels={f"{row:05}.jpg": classes[label] for row, label in enumerate(labels)},
+        **{"load": lambda key: np.full((20, 30, 3), int(key[:5]) % 256, dtype=np.uint8), **changes},
+    )
+
+
+def good(**changes: Any) -> Experiment:
+    return experiment("good", LABELS, predictions(LABELS, 3, wrong={0: 2}), CLASSES, **changes)
+
+
+def poor(**changes: Any) -> Experiment:
+    return experiment(
+        "poor", LABELS, predictions(LABELS, 3, wrong={0: 2, 4: 0, 5: 0, 8: 1, 9: 1, 10: 1}), CLASSES, **changes
+    )
+
+
+def curves() -> pd.DataFrame:
+    rows = [
+        {
+            "fold": fold,
+            "number": 0,
+            "stage": "head",
+            "epoch": epoch,
+            "step": epoch + 1,
+            "loss": 1.0,
+            "val_loss": 1.2,
+            "val_score": 0.5,
+        }
+        for fold in range(2)
+        for epoch in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def text_of(html: str) -> str:
+    body = re.sub(r"<(script|style|svg).*?</\1>", " ", html[html.index("<main") :], flags=re.S)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", body)))
+
+
+def cells(html: str, table: str) -> list[list[str]]:
+    body = re.search(rf'<table id="{table}".*?<tbody>(.*?)</tbody>', html, flags=re.S)
+    assert body, f"no table {table}"
+    rows = re.findall(r"<tr>(.*?)</tr>", body[1], flags=re.S)
+    return [[unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.S)] for row in rows]
+
+
+def test_the_leaderboard_is_that_of_the_comparison() -> None:
+    made = build_report(sources(poor(), good()))
+    best, other = cells(made.html, "leaderboard-1")
+    assert best[:3] == ["good", "0.9167", "0.0798"]  # 11/12 ± √(11/12 · 1/12 / 12)
+    assert best[3] == "the best"
+    assert (other[0], other[1]) == ("poor", "0.5000")
+    assert other[3].startswith("-0.4167 (")
+    assert "not distinguishable" in other or "worse" in other
+    assert made.summary.startswith("2 experiments of cards, best good: accuracy 0.9167 ± 0.0798; 2 in detail")
+    assert "majority class 0.2500" in made.html
+
+
+def test_the_classes_are_those_computed_by_hand() -> None:
+    made = build_report(sources(poor()))
+    # ace: of 4 rows 3 right, 1 taken for the third; 5 predicted, as 2 kings were taken for it.
+    ace, king, third = cells(made.html, "e1-classes")
+    assert ace[1:] == ["4", "0.7500", "0.6000", "0.6667", "0.9000", f"{NASTY} (1×)"]
+    assert king[1:] == ["4", "0.5000", "0.4000", "0.4444", "0.9000", "ace (2×)"]
+    assert third[1:] == ["4", "0.2500", "0.5000", "0.3333", "0.9000", "king (3×)"]
+    assert cells(made.html, "e1-pairs")[0] == [NASTY, "king", "3", "75.0%", "0"]
+
+
+def test_names_are_never_markup() -> None:
+    made = build_report(sources(poor(), good(), duplicates=[("00000.jpg", "00004.jpg", 2)]))
+    assert "alert(1)" in made.html
+    assert not re.search(r"<img src=x", made.html)
+
+
+def test_the_surest_mistakes_come_first_and_are_counted() -> None:
+    found = predictions(LABELS, 3, wrong={0: 2, 5: 0, 9: 1})
+    found[5] = [0.98, 0.01, 0.01]
+    made = build_report(sources(experiment("some", LABELS, found, CLASSES)))
+    mistakes = made.html[made.html.index('id="e1-mistakes"') :]
+    assert re.findall(r'alt="(\d+\.jpg)"', mistakes)[:3] == ["00005.jpg", "00000.jpg", "00009.jpg"]
+    assert "3 of 3 wrong rows" in text_of(made.html)
+    assert "predicted: ace (98.0%)" in text_of(made.html)
+
+
+def test_an_experiment_on_other_folds_stands_apart_and_the_reason_is_said() -> None:
+    made = build_report(sources(good(folds_sha256="x" * 64), poor(), replace(poor(), name="poor-2")))
+    assert [row[0] for row in cells(made.html, "leaderboard-1")] == ["poor", "poor-2"]
+    assert [row[0] for row in cells(made.html, "leaderboard-2")] == ["good"]
+    assert "Made with other folds, so that" in text_of(made.html)
+    named = build_report(sources(good(folds_sha256="x" * 64), poor(), replace(poor(), name="poor-2"), named=["good"]))
+    assert named.html.count("Chosen by name") == 1
+    assert {name for name in named.figures if name.startswith("confusion")} == {"confusion-good"}
+
+
+def test_the_best_three_are_shown_in_detail_and_the_page_says_so() -> None:
+    many = [replace(good() if number else poor(), name=f"e-{number}") for number in range(5)]
+    made = build_report(sources(*many))
+    assert len(cells(made.html, "leaderboard-1")) == 5
+    assert {name for name in made.figures if name.startswith("confusion")} == {f"confusion-e-{n}" for n in (1, 2, 3)}
+    assert "In detail: the best 3 of the leaderboard." in text_of(made.html)
+
+
+def test_a_blend_has_neither_curves_nor_stages() -> None:
+    members = [{"experiment": "good", "score": 0.9, "weight": 0.75, "temperature": None}]
+    blend = {"method": "mean", "reason": "it is the simplest", "members": members}
+    made = build_report(sources(good(stages=[], recipe=None, blend=blend)))
+    assert cells(made.html, "e1-members") == [["good", "0.9000", "0.7500", ""]]
+    assert set(made.figures) == {"confusion-good", "calibration-good"}
+    assert "Learning curves" not in text_of(made.html)
+
+
+def test_gains_may_be_missing_in_older_manifests() -> None:
+    stage = {
+        "name": "head",
+        "size": [32, 48],
+        "blocks": 4,
+        "unfrozen": 0,
+        "seconds": 3.5,
+        "images_per_second": 120.0,
+        "score": 0.5,
+        "score_se": 0.1,
+    }
+    made = build_report(sources(good(stages=[stage, stage])))
+    assert [row[5] for row in cells(made.html, "e1-steps")] == ["", ""]
+    with_gains = build_report(sources(good()))
+    assert [row[5] for row in cells(with_gains.html, "e1-steps")] == ["", "+0.0200 ± 0.0050"]
+
+
+def test_rows_without_a_label_are_left_out_and_it_is_said() -> None:
+    some = sources(good(), poor())
+    fewer = replace(
+        some, labels={key: label for key, label in some.labels.items() if key not in ("00000.jpg", "00001.jpg")}
+    )
+    made = build_report(fewer)
+    assert "good: 2 rows have no label or no file any more and are left out." in made.html
+    assert "good scored 0.9167 when it was made and 1.0000 with the labels as they are now." in made.html
+    with pytest.raises(DataError, match="none of the 12 rows of good"):
+        build_report(replace(some, labels={}))
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_breaks_nothing() -> None:
+    made = build_report(sources(poor(), load=lambda key: None))
+    assert "<img" not in made.html[made.html.index("<main") :]
+    assert made.html.count("the file is missing or cannot be read") >= 6
+
+
+def test_duplicates_that_disagree_come_first() -> None:
+    pairs = [("a", "b", 0.0), ("c", "d", 4.0), ("e", "f", 2.0), ("a", "x", 1.0)]
+    labels = {"a": "1", "b": "1", "c": "1", "d": "2", "e": "1", "f": "1"}
+    predicted = {"a": "1", "b": "1", "c": "1", "d": "1", "e": "1", "f": "2"}
+    found = sort_duplicates(pairs, labels=labels, predicted=predicted)
+    assert [(pair.ids, pair.differs) for pair in found] == [
+        (("a", "x"), "labels"),
+        (("c", "d"), "labels"),
+        (("e", "f"), "predictions"),
+        (("a", "b"), ""),
+    ]
+    made = build_report(sources(good(), duplicates=[("00001.jpg", "00002.jpg", 0), ("00000.jpg", "00004.jpg", 3)]))
+    assert "2 of 2 pairs; 1 have different labels or predictions" in text_of(made.html)
+    assert "Pictures that look the same" not in build_report(sources(good())).html
+
+
+def test_submissions_stand_beside_the_oof_scores() -> None:
+    row = {
+        "competition": "cards",
+        "server": "kaggle.com",
+        "experiment": "good",
+        "status": "COMPLETE",
+        "tag": "0123abcd",
+    }
+    scores = {"oof_score": 0.9, "oof_score_se": 0.01, "public_score": 0.88, "private_score": None}
+    made = build_report(sources(good(), submissions=[{**row, **scores, "sha256": "s"}]))
+    assert "leaderboard" in made.figures
+    assert cells(made.html, "agreement") == [["kaggle.com", "public", "", "", "1"]]
+    assert "OOF against the leaderboard" not in build_report(sources(good())).html
+
+
+def test_figures_are_written_and_those_of_earlier_reports_go(page: Path) -> None:
+    names = {path.stem for path in page.parent.glob("*.png")}
+    of_each = {f"{kind}-{name}" for kind in ("confusion", "calibration", "gains") for name in ("good", "poor")}
+    assert names == {"scores", "learning-curves-good", *of_each}
+    for path in page.parent.glob("*.png"):
+        with Image.open(path) as image:
+            corner = image.convert("RGB").getpixel((0, 0))
+            assert corner == (255, 255, 255)
+
+
+def test_a_report_of_many_rows_and_classes_stays_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"class number {number}" for number in range(53)]
+    labels = rng.integers(0, 53, 10_000)
+    scores = rng.normal(size=(10_000, 53))
+    scores[np.arange(10_000), labels] += 3
+    found = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    noise = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)  # nothing is harder to compress
+    many = [experiment(f"e-{number}", list(labels), found, names) for number in range(3)]
+    began = time.monotonic()
+    made = build_report(
+        sources(
+            *many,
+            labels=list(labels),
+            load=lambda key: noise,
+            duplicates=[(f"{row:05}.jpg", f"{row + 1:05}.jpg", 1) for row in range(0, 1000, 2)],
+        )
+    )
+    assert time.monotonic() - began < 60
+    assert len(made.html.encode()) < 10e6
+    assert made.html.count("<img") > 200
+    assert re.search(rf"{MOST_ISSUES} of [\d,]+ rows", made.html)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Beside it lies the figure of an earlier report."""
+    folder = tmp_path_factory.mktemp("report")
+    made = build_report(sources(poor(), good(), curves={"good": curves()}, duplicates=[("00000.jpg", "00004.jpg", 2)]))
+    (folder / "confusion-gone.png").write_bytes(b"old")
+    write_report(made, page=folder / "report.html", figures=folder)
+    return folder / "report.html"
+
+
+@pytest.fixture
+def shown(page: Path, browser: Browser) -> Iterator[Browser]:
+    browser.open(page)
+    yield browser
+    assert browser.complaints() == []
+
+
+def test_the_report_works_in_a_browser(shown: Browser) -> None:
+    assert shown.broken_pictures() == []
+    assert shown.overflow() == 0
+    links = [link.get_attribute("hash") for link in shown.find_all("#sections a")]
+    assert links == ["#leaderboard", "#e1", "#e2", "#labels", "#duplicates"]
+    assert all(shown.find_all(link) for link in links)
+    shown.find("#e2-classes thead th:nth-child(3) button").click()
+    assert shown.column("e2-classes", 2) == ["0.7500", "0.5000", "0.2500"]
+    shown.find("#e2-pairs-filter").send_keys("king ace")
+    assert len(shown.column("e2-pairs", 0)) == 1
+
+
+def test_a_cell_of_the_confusion_matrix_is_reached_by_keyboard_and_by_mouse(shown: Browser) -> None:
+    shown.run("document.querySelector('#e2-matrix').focus()")
+    shown.press("\ue015")  # down: the first cell
+    assert shown.find("#e2-matrix-readout").text == "true ace → predicted ace: 3 of 4 rows (75.0 %)"
+    shown.press("\ue015")
+    assert shown.find("#e2-matrix-readout").text == "true king → predicted ace: 2 of 4 rows (50.0 %)"
+    shown.press("\ue012")  # left: there is no further cell
+    assert "true king → predicted ace" in shown.find("#e2-matrix-readout").text
+    middle = "const b = document.querySelector('#e2-matrix svg').getBoundingClientRect(); return [b.width, b.height]"
+    assert min(shown.run(middle)) > 3 * 30
+    point = """
+        const svg = document.querySelector("#e2-matrix svg"), box = svg.getBoundingClientRect();
+        const at = (n) => +svg.dataset.label + (n + 0.5) * svg.dataset.cell;
+        svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + at(1), clientY: box.top + at(2) }));
+    """
+    shown.run(point)
+    assert shown.find("#e2-matrix-readout").text.endswith("→ predicted king: 3 of 4 rows (75.0 %)")
+
+
+def test_the_report_fits_a_phone(shown: Browser, page: Path) -> None:
+    shown.open(page, width=390, theme="dark")
+    assert shown.overflow() == 0

@@ -1,0 +1,81 @@
+"""kit explore on the command line, and what other commands say about what it wrote."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.competition import Competition
+from tests.conftest import write_table
+from tests.data.test_duplicates import scene
+
+
+def kit(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def faulty(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Competition:
+    train = tiny_competition.data / "train"
+    shutil.copy(train / "000.jpg", train / "001.jpg")  # blue and green
+    Image.fromarray(scene(2)).save(train / "006.jpg", quality=95)
+    Image.fromarray(scene(2)).save(train / "009.jpg", quality=40)
+    (train / "023.jpg").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return tiny_competition
+
+
+def test_without_an_option_only_the_page_and_its_pictures_are_written(faulty: Competition) -> None:
+    before = {path for path in faulty.folder.rglob("*") if path.is_file()}
+    output = kit("explore", "tiny")
+    new = {path for path in faulty.folder.rglob("*") if path.is_file()} - before
+    names = ["augmented.png", "classes.png", "explore.html", "samples.png", "sizes.png"]
+    assert sorted(path.relative_to(faulty.folder / "explore").as_posix() for path in new) == names
+    assert "pictures: 23 train, 6 test" in output
+    assert "training pictures that are also there under another label      2" in output
+    assert "competitions/tiny/explore/explore.html" in output
+    for picture in (faulty.folder / "explore").glob("*.png"):
+        with Image.open(picture) as image:
+            image.verify()
+
+
+def test_from_what_is_found_to_the_folds(faulty: Competition) -> None:
+    output = kit("explore", "tiny", "--quarantine", "--write-groups")
+    assert "quarantine.csv: 3 rows more" in output
+    assert "groups.csv: 4 rows in 2 groups" in output
+    assert "remove it" not in output
+    assert "leaves out 3 rows" in kit("folds", "tiny")
+    folds = dict(line.split(",") for line in faulty.folds_file.read_text().splitlines())
+    assert folds["006.jpg"] == folds["009.jpg"]
+    assert not {"000.jpg", "001.jpg", "023.jpg"} & set(folds)
+
+
+def test_folds_that_are_there_are_named_with_what_to_do(faulty: Competition) -> None:
+    write_table(faulty.quarantine_file, "id,reason", "023.jpg,empty")
+    kit("folds", "tiny")
+    output = kit("explore", "tiny", "--quarantine", "--write-groups")
+    assert "folds.csv still names them: remove it to make the folds anew" in output
+    assert "groups act on new folds alone" in output
+    result = CliRunner().invoke(app, ["folds", "tiny"])
+    assert result.exit_code == 1
+    assert "were quarantined since the folds were made" in result.stderr
+
+
+def test_groups_without_effect_are_refused_before_anything_is_read(faulty: Competition) -> None:
+    (faulty.folder / "competition.yaml").write_text("slug: tiny\ntrain: {pictures: train, held_out_pictures: valid}\n")
+    result = CliRunner().invoke(app, ["explore", "tiny", "--write-groups"])
+    assert result.exit_code == 1
+    assert "groups have no effect" in result.stderr
+    assert not (faulty.folder / "explore").exists()
+
+
+def test_an_augmentation_that_is_not_there_is_refused(faulty: Competition) -> None:
+    result = CliRunner().invoke(app, ["explore", "tiny", "--augment", "wild"])
+    assert result.exit_code == 1
+    assert "no augmentation preset 'wild'" in result.stderr
+    assert not (faulty.folder / "explore").exists()

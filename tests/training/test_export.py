@@ -1,0 +1,239 @@
+"""Exported models give what the fold models give, say what they are, and are refused where they would not."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from scipy.special import softmax
+
+from pipeline.artifacts import read_json, write_json
+from pipeline.data.pictures import FilePictures
+from pipeline.errors import DataError, KitError
+from pipeline.model.portable import portable_classifier
+from pipeline.predictions.store import MANIFEST, read_experiment
+from pipeline.training import export
+from pipeline.training.averaged import average_network
+from pipeline.training.export import Export, ModelFormat, export_average, export_folds
+from pipeline.training.predict import predict_pictures
+from pipeline.training.stage import load_network
+from tests.conftest import make_picture
+from tests.training.conftest import EXPERIMENT, RECIPE, Run
+
+CLASSES = ["blue", "green", "red"]
+
+
+def key(run: Run) -> dict[str, Any]:
+    return {"slug": "tiny", "experiment": EXPERIMENT, "workspace": run.workspace}
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return export_folds(**key(finished), folder=tmp_path_factory.mktemp("exported") / "two words é")
+
+
+def decoded(run: Run, size: tuple[int, int] = (32, 32)) -> np.ndarray:
+    """The test pictures."""
+    paths = tuple(run.data.test["path"])
+    return FilePictures(paths, size).take(np.arange(len(paths)))
+
+
+def onnx_probabilities(file: Path, batch: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"pictures": batch})[0])
+
+
+def test_the_mean_of_the_files_gives_the_stored_test_predictions(exported: Export, finished: Run) -> None:
+    stored = read_experiment(finished.workspace, "tiny", EXPERIMENT)
+    wanted = stored.test.set_index("id").loc[finished.data.test["id"], CLASSES]
+    plain = decoded(finished)
+    views = [plain, plain[:, :, ::-1]] if stored.manifest["tta_used"] else [plain]
+    assert np.ptp(wanted.to_numpy(), axis=0).max() > 0.1
+    for suffix in ("onnx", "keras"):
+        found = []
+        for fold in (0, 1):
+            file = exported.folder / f"fold-{fold}.{suffix}"
+            for batch in views:
+                if suffix == "onnx":
+                    found.append(onnx_probabilities(file, batch))
+                else:
+                    found.append(keras.saving.load_model(file, safe_mode=True).predict(batch, verbose=0))
+        np.testing.assert_allclose(np.mean(found, axis=0), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (50, 41)])
+def test_onnx_gives_what_keras_gives_for_any_batch_and_size(
+    exported: Export, finished: Run, size: tuple[int, int]
+) -> None:
+    network = load_network(RECIPE, classes=3, weights=finished.task(1).weights)
+    batch = decoded(finished, size)
+    wanted = softmax(keras.ops.convert_to_numpy(network(batch)), axis=1)
+    for count in (1, 5):
+        found = onnx_probabilities(exported.folder / "fold-1.onnx", batch[:count])
+        np.testing.assert_allclose(found, wanted[:count], atol=1e-5)
+
+
+def test_an_onnx_file_says_what_it_is(exported: Export) -> None:
+    model = onnx.load(exported.folder / "fold-0.onnx")
+    said = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert said["classes"] == CLASSES
+    assert (said["competition"], said["experiment"], said["size"]) == ("tiny", EXPERIMENT, [32, 32])
+    session = onnxruntime.InferenceSession(exported.folder / "fold-0.onnx")
+    [given], [made] = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("pictures", "tensor(uint8)", ["batch", "height", "width", 3])
+    assert (made.name, made.type, made.shape) == ("probabilities", "tensor(float)", ["batch", 3])
+
+
+def test_the_description_and_the_card_say_what_was_found(exported: Export, finished: Run) -> None:
+    described = read_json(exported.folder / "model.json")
+    names = ["fold-0.keras", "fold-0.onnx", "fold-1.keras", "fold-1.onnx"]
+    assert [file["name"] for file in described["files"]] == names
+    assert sorted(path.name for path in exported.folder.iterdir()) == sorted([*names, "model.json", "README.md"])
+    assert (described["classes"], described["size"], described["average"]) == (CLASSES, [32, 32], None)
+    for file in exported.files:
+        assert file.difference < 1e-5
+        assert file.oof_difference is not None and file.oof_difference < 1e-5
+        assert file.size_bytes == (exported.folder / file.name).stat().st_size
+    card, manifest = (exported.folder / "README.md").read_text("utf-8"), read_json(finished.oof / MANIFEST)
+    assert card.startswith("---\nlibrary_name: keras\n")
+    for part in (
+        f"| plain | {manifest['score']:.4f} | {manifest['score_se']:.4f} |",
+        f"| with TTA | {manifest['tta_score']:.4f} |",
+        "0. blue\n1. green\n2. red",
+        "32×32 (height × width)",
+        f"keras {keras.__version__}",
+        manifest["fingerprint"],
+    ):
+        assert part in card
+    assert str(finished.workspace.root) not in card
+
+
+@pytest.mark.parametrize("format", list(ModelFormat))
+def test_the_snippet_of_the_card_runs_and_agrees_with_kit_predict(
+    exported: Export, finished: Run, format: ModelFormat, tmp_path: Path
+) -> None:
+    folder = exported.folder
+    if format is ModelFormat.keras:  # its card has another snippet
+        folder = export_folds(**key(finished), folder=tmp_path / "keras", formats=[format]).folder
+        assert not list(folder.glob("*.onnx"))
+    [snippet] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), flags=re.S)
+    for colour in (0, 2) if format is ModelFormat.onnx else (1,):
+        picture = make_picture(tmp_path / f"{colour}.png", colour=colour, seed=7, size=(90, 60))
+        done = subprocess.run(
+            [sys.executable, "-c", snippet, str(picture)], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        by_kit = predict_pictures([picture], slug="tiny", experiment=EXPERIMENT, workspace=finished.workspace)
+        values = by_kit.iloc[0][CLASSES].astype(float).sort_values(ascending=False)
+        lines = [line.split() for line in done.stdout.splitlines()]
+        assert lines[0][1] == values.index[0]
+        assert float(lines[0][0]) == pytest.approx(values.iloc[0], abs=0.1)  # Pillow resizes nearly as the kit does
+
+
+def test_the_average_has_the_mean_of_the_weights(finished: Run) -> None:
+    files = [finished.task(fold).weights for fold in (0, 1)]
+    first, second = (load_network(RECIPE, classes=3, weights=file).get_weights() for file in files)
+    averaged = average_network(RECIPE, files, classes=3).get_weights()
+    assert len(averaged) == len(first) > 10
+    for left, right, mean in zip(first, second, averaged, strict=True):
+        np.testing.assert_allclose(mean, (left.astype(np.float64) + right) / 2, rtol=1e-6, atol=1e-9)
+
+
+def rewrite(run: Run, fold: int, change: Any) -> None:
+    """Give a fold model the weights of fold 0, changed."""
+    network = load_network(RECIPE, classes=3, weights=run.task(0).weights)
+    network.set_weights([change(array) for array in network.get_weights()])
+    network.save_weights(run.task(fold).weights)
+
+
+def test_an_average_of_equal_models_is_that_model(copied: Run, tmp_path: Path) -> None:
+    rewrite(copied, 1, lambda array: array)
+    done = export_average(**key(copied))
+    assert done.folder == copied.workspace.root / "runs" / "tiny" / EXPERIMENT / "export-average"
+    assert done.average is not None
+    network = load_network(RECIPE, classes=3, weights=copied.task(0).weights)
+    wanted = softmax(keras.ops.convert_to_numpy(network(decoded(copied))), axis=1)
+    np.testing.assert_allclose(onnx_probabilities(done.folder / "average.onnx", decoded(copied)), wanted, atol=1e-5)
+    card = (done.folder / "README.md").read_text("utf-8")
+    assert "The score of this averaged model is not known" in card
+    assert f"{done.average.bound:.4f} ± {done.average.bound_se:.4f}, which is too good" in card
+    assert [file.oof_difference for file in done.files] == [None, None]
+
+
+def test_an_average_that_destroys_the_network_is_refused(copied: Run) -> None:
+    rewrite(copied, 1, lambda array: -array)  # the mean is 0: every picture gets the same class
+    with pytest.raises(KitError, match=r"accuracy 0\.3333 on rows that its members were trained on"):
+        export_average(**key(copied))
+    assert not list(copied.workspace.run("tiny", EXPERIMENT).glob("*export*"))
+
+
+def test_what_a_file_does_not_reproduce_is_not_kept(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(network: Any) -> Any:
+        portable = portable_classifier(network)
+        portable.set_weights([array * 1.01 for array in portable.get_weights()])
+        return portable
+
+    monkeypatch.setattr(export, "portable_classifier", broken)
+    with pytest.raises(KitError, match=r"fold-0\.keras gives other probabilities .* differ by"):
+        export_folds(**key(finished), folder=tmp_path / "broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_fold_in_one_format(finished: Run, tmp_path: Path) -> None:
+    done = export_folds(**key(finished), folder=tmp_path / "one", folds=[1, 1], formats=[ModelFormat.keras])
+    assert [file.name for file in done.files] == ["fold-1.keras"]
+    with pytest.raises(DataError, match="has no fold 2"):
+        export_folds(**key(finished), folder=tmp_path / "none", folds=[2])
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
+    export_folds(**key(finished), folder=folder, folds=[1], formats=[ModelFormat.keras])
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json"]
+    (folder / "notes.txt").write_text("mine", "utf-8")
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
+    assert (folder / "notes.txt").is_file() and (folder / "fold-1.keras").is_file()
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        export_folds(**key(finished), folder=folder / "notes.txt", formats=[ModelFormat.keras])
+
+
+def test_a_missing_package_is_named_with_what_to_install(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else there(name))
+    with pytest.raises(KitError, match=r"not installed: tf2onnx[\s\S]*pip install 'kaggle-image-kit\[export\]'"):
+        export_folds(**key(finished), folder=tmp_path / "onnx")
+    done = export_folds(**key(finished), folder=tmp_path / "keras", folds=[0], formats=[ModelFormat.keras])
+    assert [file.name for file in done.files] == ["fold-0.keras"]
+
+
+def test_what_cannot_be_exported_is_refused(copied: Run) -> None:
+    with pytest.raises(DataError, match="no finished experiment 'other'"):
+        export_folds(**{**key(copied), "experiment": "other"})
+    manifest = read_json(copied.oof / MANIFEST)
+    write_json(copied.oof / MANIFEST, {**manifest, "recipe": None})
+    with pytest.raises(DataError, match="is a blend and has no networks"):
+        export_folds(**key(copied))
+    write_json(copied.oof / MANIFEST, {**manifest, "data_sha256": "other"})
+    with pytest.raises(DataError, match=r"data_sha256 differs"):
+        export_average(**key(copied))
+    write_json(copied.oof / MANIFEST, manifest)
+    shutil.rmtree(copied.task(1).folder)
+    with pytest.raises(DataError, match=r"fold-1[\s\S]*kit train"):
+        export_folds(**key(copied))
