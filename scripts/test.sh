@@ -6,6 +6,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup_kit dev
+unset PYTHONDONTWRITEBYTECODE  # each process that the tests start would compile TensorFlow anew: 8 s of computing
 
 if [ "${1:-}" = --kaggle-image ]; then
     shift

@@ -265,9 +265,29 @@ def run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_whole_story(workspace: Path, tiny_competition: Competition) -> None:
-    trained = run(["train", "colours.yaml", "tiny", "--workers", "0", "--suffix", "first"], workspace)
+def test_the_whole_story_with_an_interruption(workspace: Path, tiny_competition: Competition) -> None:
+    """As Ctrl+C does, the signal reaches all processes; test_engines.py has the other case."""
+    words = ["train", "colours.yaml", "tiny", "--workers", "1", "--suffix", "first"]
+    marker = workspace / "runs" / "tiny" / "colours-first" / "fold-0" / "fold.json"
+    with subprocess.Popen(
+        [*KIT, *words], cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        end = time.monotonic() + 120
+        while not marker.exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.3)  # into the second fold
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    kept = marker.stat().st_mtime_ns
+    trained = run(words, workspace)
     assert trained.returncode == 0, trained.stderr
+    assert "fold 0 is done already" in trained.stdout
+    assert marker.stat().st_mtime_ns == kept
     assert "OOF by fold" in trained.stdout
     assert "random classifier" in trained.stdout
     assert "Traceback" not in trained.stderr
@@ -312,33 +332,6 @@ def test_a_smoke_run_leaves_nothing_that_could_be_taken_for_a_result(workspace: 
 
 def test_a_smoke_run_makes_no_submission(workspace: Path) -> None:
     assert "--submission has no effect with --smoke" in refused("train", "demo", "tiny", "--smoke", "--submission")
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_goes_on_afterwards(workspace: Path) -> None:
-    """As Ctrl+C does, the signal reaches all processes; test_engines.py has the other case."""
-    words = ["train", "colours.yaml", "tiny", "--workers", "1"]
-    marker = workspace / "runs" / "tiny" / "colours" / "fold-0" / "fold.json"
-    with subprocess.Popen(
-        [*KIT, *words], cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        end = time.monotonic() + 120
-        while not marker.exists():
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        time.sleep(0.3)  # into the second fold
-        os.killpg(process.pid, signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in stderr
-    assert "Traceback" not in stderr
-    kept = marker.stat().st_mtime_ns
-    again = run(words, workspace)
-    assert again.returncode == 0, again.stderr
-    assert "fold 0 is done already" in again.stdout
-    assert marker.stat().st_mtime_ns == kept
-    assert (workspace / "oof" / "tiny" / "colours" / "manifest.json").is_file()
 
 
 def test_a_demo_that_was_rendered_but_not_described_is_described(

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,13 @@ from typer.testing import CliRunner, Result
 
 from pipeline.artifacts import Workspace, read_json
 from pipeline.cli import app
+from pipeline.competition import load_competition
 from pipeline.predictions.store import read_predictions
+from pipeline.recipe import load_recipe
 from pipeline.rehearsal.sandbox import Sandbox
 from pipeline.rehearsal.server import Rehearsal
+from pipeline.training.cross_validate import cross_validate
+from pipeline.training.fold import Machine, train_fold
 from tests.conftest import write_tiny_competition
 
 pytestmark = pytest.mark.slow
@@ -96,7 +101,10 @@ def test_from_training_to_a_score_without_internet(
     assert "fold 0 is done already" in log
     assert not list(workspace.root.glob("kernels/train/output/*/runs/tiny/_decoded"))
 
-    kit("train", "colours.yaml", "tiny", "--suffix", "here", "--workers", "0")
+    here: dict[str, Any] = {"experiment": "colours-here", "workspace": workspace, "machine": Machine(workers=0)}
+    cross_validate(
+        load_recipe("colours.yaml"), load_competition("tiny", root=workspace.root), engine=train_fold, **here
+    )
     same(oof(workspace, "colours-parts"), oof(workspace, "colours-here"))
     theirs, ours = (read_json(workspace.oof("tiny", f"colours-{name}") / "manifest.json") for name in ("parts", "here"))
     for key in ("fingerprint", "data_sha256", "folds_sha256", "classes"):
