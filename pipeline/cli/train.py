@@ -1,12 +1,11 @@
-"""Commands that train and predict."""
+"""The command that trains."""
 
 import signal
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
+from pipeline.cli.output import ROOT, say_left_out
 from pipeline.cli.results import submission_make
 
 
@@ -74,33 +73,3 @@ def train(
         submission_make(experiment, competition=competition)
     else:
         print(f"next: kit submission make {experiment} --competition {competition}")
-
-
-def predict(
-    experiment: str,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    competition: CompetitionOption = None,
-    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
-    format: FormatOption = Format.table,
-) -> None:
-    """Predict pictures with the fold models of an experiment.
-
-    Example: kit predict demo my-card.jpg
-    """
-    from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import find_experiment
-    from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import predict_pictures
-
-    workspace = Workspace(ROOT)
-    slug, name = find_experiment(workspace, experiment, slug=competition)
-    import_tensorflow_quietly()
-    found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
-    rows = []
-    for _, row in found.iterrows():
-        best = row.drop("picture").astype(float).sort_values(ascending=False, kind="stable").head(top)
-        rows += [
-            {"picture": row["picture"], "rank": rank, "class": label, "probability": round(float(value), 4)}
-            for rank, (label, value) in enumerate(best.items(), start=1)
-        ]
-    show(rows, format)

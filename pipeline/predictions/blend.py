@@ -30,8 +30,8 @@ from pipeline.predictions.blend_methods import (
     Members,
     Rule,
     apply_temperatures,
-    fit_temperature,
 )
+from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.compare import fold_scores, sample
 from pipeline.predictions.metrics import Labels, Metric
 from pipeline.predictions.store import MANIFEST, Experiment, finish_experiment, prediction_frame, probabilities_of
