@@ -145,6 +145,15 @@ def test_a_dry_run_needs_neither_account_nor_network(ledger: Ledger, workspace: 
     assert not {"kaggle", "tensorflow"} & set(loaded.stdout.split())
 
 
+def test_a_file_in_another_order_is_sent_with_a_warning(rehearsal: Rehearsal, ledger: Ledger, workspace: Path) -> None:
+    write_csv(workspace / "reversed.csv", TRUTH[::-1], IDS[::-1])
+    checked, submitted = kit("submission", "check", "reversed.csv"), kit("submit", "reversed.csv")
+    for result in (checked, submitted):
+        assert result.exit_code == 0, result.output
+        assert "warning: the rows are in another order than the sample's" in result.stderr
+    assert "public 1.0000, private 1.0000" in submitted.stdout
+
+
 def test_a_folder_without_competitions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for words in (["submit", "made"], ["submit", "made.csv", "--dry-run"], ["submission", "check", "made.csv"]):
@@ -310,12 +319,12 @@ def test_rows_of_a_rehearsal_are_asked_for_in_one(ledger: Ledger, monkeypatch: p
 def test_a_file_that_ends_in_an_error_is_reported_by_either_way(rehearse: Rehearse, ledger: Ledger) -> None:
     server = rehearse()
     server.hosted["tiny"].solution["t9.jpg"] = "red"  # type: ignore[index]  # the server wants a row more
-    assert "1 ids are missing: t9.jpg" in refused("submit", "made")
+    assert "1 id is missing: t9.jpg" in refused("submit", "made")
     done("submit", "made", "--again", "--wait", "0")
-    assert "1 ids are missing: t9.jpg" in refused("submit", "--sync")
+    assert "1 id is missing: t9.jpg" in refused("submit", "--sync")
     assert statuses(ledger) == ["ERROR", "ERROR"]
     listed = done("submissions")
-    assert listed.count("1 ids are missing: t9.jpg") == 2
+    assert listed.count("1 id is missing: t9.jpg") == 2
     assert not (ledger.folder / "leaderboard.png").exists()
 
 

@@ -23,6 +23,7 @@ from pipeline.cli.output import (
     require_competitions,
     server_meant,
     show,
+    warn_of_order,
 )
 from pipeline.errors import counted
 
@@ -292,6 +293,8 @@ def _show_outgoing(outgoing: "Outgoing", server: str) -> None:
     for name, value in facts.items():
         if name != "rows" or outgoing.rows:
             print(f"{name:<12}{value}")
+    if outgoing.order:
+        warn_of_order(outgoing.order)
 
 
 def _scores(entry: "Entry") -> str:

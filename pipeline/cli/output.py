@@ -68,6 +68,11 @@ def say_left_out(competition: "Competition") -> None:
         typer.echo(f"note: {competition.quarantine_file} leaves out {count} row{'s' if count > 1 else ''}", err=True)
 
 
+def warn_of_order(order: str) -> None:
+    """Say of a CSV that its rows are in another order than the sample's."""
+    typer.secho(f"warning: {order}; Kaggle joins by id in nearly every competition", fg="yellow", err=True)
+
+
 def competition_of(csv_file: Path) -> str:
     """The competition a CSV belongs to: its folder's name in submissions/, or the only one there is."""
     from pipeline.competition import list_competitions

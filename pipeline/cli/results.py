@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, show
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, show, warn_of_order
 
 
 def oof_list(competition: CompetitionOption = None, format: FormatOption = Format.table) -> None:
@@ -70,4 +70,6 @@ def submission_check(
     classes = class_names(train_index(described)["label"])
     check = check_submission(described, csv_file, classes=classes)
     require(check, csv_file)
+    if check.order:
+        warn_of_order(check.order)
     print(f"{csv_file} holds against the sample submission of {slug} ({check.rows} rows)")

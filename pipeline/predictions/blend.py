@@ -227,7 +227,7 @@ def store_blend(
         **dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se")),
         "tta_used": False,
         "tta_used_by_fold": dict.fromkeys(by_fold, False),
-        "select_on": None,
+        "select_on": _weakest([one.manifest["select_on"] for one in experiments]),
         "oof_rows": len(aligned.ids),
         "floors": first.manifest["floors"],
         "stages": [],
@@ -246,6 +246,11 @@ def store_blend(
     with lock(workspace.run(first.slug, name) / "finish.lock", what=f"the result of {name}", wait=True):
         finish_experiment(workspace.oof(first.slug, name), frames, manifest)
     return manifest
+
+
+def _weakest(kinds: Sequence[str]) -> str:
+    """How the members' epochs were chosen, of the member whose score is flattered most."""
+    return next(kind for kind in ("fold", "inner", "last") if kind in kinds)
 
 
 def _described(blend: Blend, experiments: Sequence[Experiment]) -> dict[str, Any]:

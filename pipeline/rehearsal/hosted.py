@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.index import class_names, name_some, read_table, scan
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS, Labels, Probabilities
 
 
@@ -92,12 +92,14 @@ class Hosted:
             labels = given[self.columns[0]].str.strip()
             unknown = sorted(set(labels) - set(self.classes))
             if unknown:
-                raise ValueError(f"{len(unknown)} labels are unknown: {name_some(map(repr, unknown))}")
+                labels_are = counted(len(unknown), "label is", "labels are")
+                raise ValueError(f"{labels_are} unknown: {name_some(map(repr, unknown))}")
             return np.asarray(labels.to_numpy()[:, None] == np.array(self.classes, dtype=object), dtype=np.float64)
         values = given[list(self.classes)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
         wrong = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1) | (values.sum(axis=1) == 0)
         if wrong.any():
-            raise ValueError(f"{int(wrong.sum())} rows hold no probabilities: {name_some(given.index[wrong])}")
+            rows = counted(int(wrong.sum()), "row holds", "rows hold")
+            raise ValueError(f"{rows} no probabilities: {name_some(given.index[wrong])}")
         return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
@@ -176,4 +178,4 @@ def _require_ids(given: "pd.Series[str]", solution: Mapping[str, str]) -> None:
     missing, unknown = sorted(set(solution) - set(given)), sorted(set(given) - set(solution))
     for found, what in ((repeated, "repeated"), (missing, "missing"), (unknown, "unknown")):
         if found:
-            raise ValueError(f"{len(found)} ids are {what}: {name_some(found)}")
+            raise ValueError(f"{counted(len(found), 'id is', 'ids are')} {what}: {name_some(found)}")

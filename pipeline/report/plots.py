@@ -142,6 +142,7 @@ def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
 
 def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
     from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
 
     colours = colormaps["viridis"]
     folds = sorted(curves["fold"].unique())
@@ -154,6 +155,7 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
         if column == "val_score":
             axis.plot([], [], color=colour, label=f"{fold}")
     axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title(label, fontsize=10, color=INK)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color=GRID, linewidth=0.7)
@@ -161,8 +163,11 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
 
 
 def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
-    mean = curves.groupby("step")["loss"].mean()
-    axis.plot(mean.index, mean, color=FAINT, linewidth=1.2, linestyle="--", label="training (mean)")
+    style: dict[str, Any] = {"color": FAINT, "linewidth": 1.2, "linestyle": "--", "marker": ".", "markersize": 3}
+    for _, stage in curves.groupby("number"):
+        mean = stage.groupby("step")["loss"].mean()
+        axis.plot(mean.index, mean, **style)
+    axis.plot([], [], label="training (mean)", **style)
     axis.plot([], [], color=INK, linewidth=1.4, label="validation, a line a fold")
     axis.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.94))
 

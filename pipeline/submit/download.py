@@ -5,10 +5,11 @@ runs/<slug>/_download/<slug>.zip     until it is unpacked
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.artifacts import Workspace, lock
-from pipeline.errors import DataError
+from pipeline.errors import DataError, KitError
 from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.unzip import unpack
 
@@ -37,7 +38,12 @@ def download(kaggle: Kaggle, slug: str, *, folder: Path, workspace: Workspace, p
                 next_step=f"choose another; if it is the data already: kit init {slug} --data {folder}",
             )
         place.mkdir(parents=True, exist_ok=True)
-        files = unpack(kaggle.download(slug, place, progress=progress), folder, name=slug, progress=progress)
+        try:
+            files = unpack(kaggle.download(slug, place, progress=progress), folder, name=slug, progress=progress)
+        except KitError:
+            with suppress(OSError):  # something in it is kept
+                place.rmdir()
+            raise
         shutil.rmtree(place)
     return files
 

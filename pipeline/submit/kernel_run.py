@@ -28,7 +28,7 @@ from pipeline.submit.kernel import Built
 LOG = "kernel.log"
 _MANIFEST = "manifest.json"
 _FOLD = "fold.json"  # written last
-_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "classes", "metric")
+_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "groups_sha256", "classes", "metric")
 _CANCELLED = {"CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
 _ENDED_BADLY = {"ERROR", *_CANCELLED}
 

@@ -27,6 +27,7 @@ class Outgoing:
         rows: Of the CSV; 0 for a kernel.
         experiment: Empty where the content is not known to be an experiment's predictions.
         oof_score: The experiment's, with the standard error beside it.
+        order: As `Check` has it.
     """
 
     slug: str
@@ -36,13 +37,14 @@ class Outgoing:
     experiment: str = ""
     oof_score: float | None = None
     oof_score_se: float | None = None
+    order: str = ""
 
 
 def outgoing_file(competition: Competition, path: Path, *, workspace: Workspace) -> Outgoing:
     """A CSV that holds against the sample submission.
 
-    A file named as `kit submission make` names it is its experiment's only if it holds what the experiment
-    predicts now: trained anew under the same name, the OOF score would be another file's.
+    A file named as `kit submission make` names it, or a copy of one, is its experiment's only if it holds what the
+    experiment predicts now: trained anew under the same name, the OOF score would be another file's.
 
     Raises:
         SubmissionError: It does not hold.
@@ -51,9 +53,12 @@ def outgoing_file(competition: Competition, path: Path, *, workspace: Workspace)
     classes = class_names(train_index(competition)["label"])
     check = check_submission(competition, path, classes=classes)
     require(check, path)
-    named = _OWN_NAME.fullmatch(path.name)
-    experiment = _experiment(competition, named["experiment"], path, workspace) if named else None
-    return _of_file(competition, path, check.rows, experiment)
+    content, made = path.read_bytes(), workspace.submissions(competition.slug).glob("*.csv")
+    names = [path.name, *(file.name for file in sorted(made, reverse=True) if file.read_bytes() == content)]
+    named = filter(None, map(_OWN_NAME.fullmatch, names))
+    found = (_experiment(competition, each["experiment"], path, workspace) for each in named)
+    outgoing = _of_file(competition, path, check.rows, next(filter(None, found), None))
+    return replace(outgoing, order=check.order)
 
 
 def outgoing_experiment(competition: Competition, name: str, *, workspace: Workspace, now: datetime) -> Outgoing:

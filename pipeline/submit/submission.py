@@ -1,7 +1,7 @@
 """Submission: a CSV that holds against the competition's sample submission."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,15 +11,21 @@ import pandas as pd
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
 from pipeline.data.index import name_some, read_table
-from pipeline.errors import SubmissionError
+from pipeline.errors import SubmissionError, counted
 
 
 @dataclass(frozen=True)
 class Check:
-    """What `check` found: no faults means that the competition takes the file."""
+    """What `check` found: no faults means that the competition takes the file.
+
+    Attributes:
+        order: What is to be said of the order of the rows, where it is not the sample's: Kaggle joins by id, and takes
+            such a file all but everywhere.
+    """
 
     rows: int
     faults: tuple[str, ...]
+    order: str = ""
 
 
 def read_sample(competition: Competition) -> pd.DataFrame:
@@ -97,7 +103,7 @@ def write_submission(
 
 
 def write_checked(competition: Competition, predictions: pd.DataFrame, classes: Sequence[str], *, path: Path) -> None:
-    """Make a submission, check it, and write it.
+    """Make a submission, check it, its order too, and write it.
 
     Raises:
         SubmissionError: It does not hold against the sample; nothing is written.
@@ -105,7 +111,8 @@ def write_checked(competition: Competition, predictions: pd.DataFrame, classes: 
     frame = make_submission(competition, predictions, classes)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False)
-        require(check_submission(competition, temporary, classes=classes), path)
+        check = check_submission(competition, temporary, classes=classes)
+        require(replace(check, faults=(*check.faults, check.order)) if check.order else check, path)
 
 
 def require(check: Check, path: Path) -> None:
@@ -119,7 +126,7 @@ def require(check: Check, path: Path) -> None:
 
 
 def check_submission(competition: Competition, path: Path, *, classes: Sequence[str]) -> Check:
-    """Hold a CSV against the sample submission: columns, ids and their order, values.
+    """Hold a CSV against the sample submission: columns, ids, values; and say whether its rows are in another order.
 
     Args:
         classes: The labels that may be predicted.
@@ -133,12 +140,13 @@ def check_submission(competition: Competition, path: Path, *, classes: Sequence[
         return Check(len(given), (fault,))
     key = sample.columns[0]
     values = given[list(sample.columns[1:])]
-    faults = [*_id_faults(given[key], sample[key])]
+    faults = _id_faults(given[key], sample[key])
+    order = "" if faults else _order(given[key], sample[key])
     if competition.submission == "class":
         faults += _label_faults(given[key], values.iloc[:, 0], classes)
     else:
         faults += _probability_faults(given[key], values, competition.metric)
-    return Check(len(given), tuple(faults))
+    return Check(len(given), tuple(faults), order)
 
 
 def _id_faults(given: pd.Series, expected: pd.Series) -> list[str]:
@@ -147,25 +155,31 @@ def _id_faults(given: pd.Series, expected: pd.Series) -> list[str]:
     missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
     for found, what in ((repeated, "repeated"), (missing, "missing"), (unknown, "unknown")):
         if found:
-            faults.append(f"{len(found)} ids are {what}: {name_some(found)}")
-    if not faults and list(given) != list(expected):
-        first = next(row for row, (a, b) in enumerate(zip(given, expected, strict=True)) if a != b)
-        faults.append(
-            f"the rows are in another order than the sample's, from row {first + 1} on: "
-            f"{given.iloc[first]} instead of {expected.iloc[first]}"
-        )
+            faults.append(f"{counted(len(found), 'id is', 'ids are')} {what}: {name_some(found)}")
     return faults
+
+
+def _order(given: pd.Series, expected: pd.Series) -> str:
+    differing = (row for row, (a, b) in enumerate(zip(given, expected, strict=True)) if a != b)
+    first = next(differing, None)
+    if first is None:
+        return ""
+    return (
+        f"the rows are in another order than the sample's, from row {first + 1} on: "
+        f"{given.iloc[first]} instead of {expected.iloc[first]}"
+    )
 
 
 def _label_faults(ids: pd.Series, labels: pd.Series, classes: Sequence[str]) -> list[str]:
     faults = []
     empty = labels.str.strip().str.lower().isin({"", "nan"}) & ~labels.isin(list(classes))
     if empty.any():
-        faults.append(f"{int(empty.sum())} rows have no label: {name_some(ids[empty])}")
+        faults.append(f"{counted(int(empty.sum()), 'row has', 'rows have')} no label: {name_some(ids[empty])}")
     unknown = ~labels.isin(list(classes)) & ~empty
     if unknown.any():
         pairs = [f"{key} ({label!r})" for key, label in zip(ids[unknown], labels[unknown], strict=True)]
-        faults.append(f"{len(pairs)} labels are unknown: {name_some(pairs)}; known are {name_some(classes)}")
+        unknown_labels = counted(len(pairs), "label is", "labels are")
+        faults.append(f"{unknown_labels} unknown: {name_some(pairs)}; known are {name_some(classes)}")
     return faults
 
 
@@ -176,8 +190,12 @@ def _probability_faults(ids: pd.Series, values: pd.DataFrame, metric: str) -> li
     # Log loss is of a distribution; other metrics take any numbers in range.
     uneven = (metric == "log_loss") & finite & ~outside & (np.abs(numbers.sum(axis=1) - 1) > 1e-3)
     found = (
-        (~finite, "have an empty, NaN or non-numeric probability"),
-        (outside, "have a probability outside 0..1"),
-        (uneven, "have probabilities that do not sum to 1"),
+        (~finite, "an empty, NaN or non-numeric probability"),
+        (outside, "a probability outside 0..1"),
+        (uneven, "probabilities that do not sum to 1"),
     )
-    return [f"{int(rows.sum())} rows {what}: {name_some(ids[rows])}" for rows, what in found if rows.any()]
+    return [
+        f"{counted(int(rows.sum()), 'row has', 'rows have')} {what}: {name_some(ids[rows])}"
+        for rows, what in found
+        if rows.any()
+    ]

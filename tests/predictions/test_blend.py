@@ -17,6 +17,7 @@ from pipeline.errors import DataError, KitError
 from pipeline.predictions.aligned import Aligned, align
 from pipeline.predictions.blend import (
     Blend,
+    _weakest,
     blend_fingerprint,
     blend_name,
     check_members,
@@ -646,3 +647,10 @@ def test_members_of_other_test_pictures_are_refused(tmp_path: Path) -> None:
     experiments[1] = replace(experiments[1], test=experiments[1].test.iloc[1:])
     with pytest.raises(DataError, match="m1 has predicted other test pictures than m0"):
         check_members(experiments, align(experiments, _labels(case)))
+
+
+@pytest.mark.parametrize(
+    ("members", "blend"), [(("last", "fold"), "fold"), (("last", "inner"), "inner"), (("last", "last"), "last")]
+)
+def test_a_blend_is_as_flattered_as_its_members(members: tuple[str, str], blend: str) -> None:
+    assert _weakest(members) == blend

@@ -77,9 +77,9 @@ def test_log_loss_of_probabilities(tmp_path: Path) -> None:
         ("id,label\np0,dog\n", r"9 ids are missing: p1, p2, p3, p4, p5"),
         ("id,class\n", r"columns are \['id', 'class'\], expected \['id', 'label'\]"),
         ("", "cannot be read"),
-        ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "p0"]), "1 ids are repeated: p0"),
-        ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "q"]), "1 ids are unknown: q"),
-        ("id,label\n" + "".join(f"{key},emu\n" for key in LABELS), "1 labels are unknown: 'emu'"),
+        ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "p0"]), "1 id is repeated: p0"),
+        ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "q"]), "1 id is unknown: q"),
+        ("id,label\n" + "".join(f"{key},emu\n" for key in LABELS), "1 label is unknown: 'emu'"),
     ],
 )
 def test_what_cannot_be_scored_says_why(tmp_path: Path, content: str, complaint: str) -> None:
@@ -93,7 +93,7 @@ def test_rows_without_probabilities_are_refused(tmp_path: Path, row: str) -> Non
     competition = dataclasses.replace(
         hosted(), solution={"p0": "cat"}, columns=("cat", "dog"), classes=("cat", "dog"), submission="probabilities"
     )
-    with pytest.raises(ValueError, match="1 rows hold no probabilities: p0"):
+    with pytest.raises(ValueError, match="1 row holds no probabilities: p0"):
         competition.score(write_table(tmp_path / "s.csv", "id,cat,dog", row))
 
 

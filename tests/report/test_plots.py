@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.report.plots import plot_leaderboard, plot_learning_curves
+from pipeline.report.plots import _draw, _draw_training, _mark_stages, plot_leaderboard, plot_learning_curves
 
 
 def curves(*, folds: int, epochs: tuple[int, ...] = (4, 3)) -> pd.DataFrame:
@@ -59,6 +60,18 @@ def test_stages_are_marked_and_other_numbers_give_another_picture(tmp_path: Path
 @pytest.mark.parametrize("frame", [curves(folds=1, epochs=(1,)), curves(folds=2, epochs=(1, 1))])
 def test_a_single_epoch_is_enough(tmp_path: Path, frame: pd.DataFrame) -> None:
     assert drawn(frame, tmp_path / "x.png").shape[2] == 3
+
+
+def test_epochs_are_whole_numbers_and_no_line_crosses_into_another_stage() -> None:
+    axis, frame = Figure().subplots(), curves(folds=2, epochs=(2, 1))
+    _draw(axis, frame, "val_loss", "loss")
+    _draw_training(axis, frame)
+    _mark_stages(axis, frame)
+    assert all(float(tick).is_integer() for tick in axis.get_xticks())
+    spans = [list(line.get_xdata()) for line in axis.get_lines() if line.get_linestyle() == "--"]
+    assert [span for span in spans if span] == [[1, 2], [3]]
+    [mean, *_] = [line.get_ydata() for line in axis.get_lines() if line.get_linestyle() == "--"]
+    assert list(mean) == pytest.approx([2.15, 1.15])  # of 2.0 and 2.3, of 1.0 and 1.3
 
 
 def test_epochs_without_a_number_are_left_out(tmp_path: Path) -> None:

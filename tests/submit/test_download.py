@@ -144,6 +144,7 @@ def test_who_may_not_download_is_told_why(
         fetch(work)
     with pytest.raises(NoAccess, match="tinny"):
         fetch(work, slug="tinny")
+    assert [path.name for path in (work / "runs" / "tinny").iterdir()] == ["_download.lock"]
     monkeypatch.setenv("KAGGLE_API_TOKEN", "wrong")
     with pytest.raises(NoCredentials, match="KAGGLE_API_TOKEN"):
         fetch(work)

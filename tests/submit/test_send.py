@@ -418,14 +418,24 @@ def test_a_file_of_an_experiment_is_known_by_its_content(
     path = ledger.folder / "20260203-040506-made-0.7500.csv"
     assert made == of(path)
     assert made == outgoing_file(tiny_competition, path, workspace=workspace)
+    # A copy elsewhere is known for as long as what it is a copy of is there.
+    copy = tmp_path / "mine.csv"
+    copy.write_bytes(path.read_bytes())
+    assert outgoing_file(tiny_competition, copy, workspace=workspace) == of(copy)
     # The same bytes under another name: nobody says which experiment's it is.
-    copy = path.rename(path.with_name("mine.csv"))
+    path.unlink()
     assert outgoing_file(tiny_competition, copy, workspace=workspace) == of(
         copy, experiment="", oof_score=None, oof_score_se=None
     )
     # Other bytes under its name: it is not what the experiment predicts now.
     write_csv(path, TRUTH[::-1])
     assert outgoing_file(tiny_competition, path, workspace=workspace).oof_score is None
+
+
+def test_a_file_in_another_order_is_outgoing_and_says_so(tiny_competition: Competition, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "reversed.csv", TRUTH[::-1], IDS[::-1])
+    outgoing = outgoing_file(tiny_competition, path, workspace=Workspace(tmp_path))
+    assert "from row 1 on: t5.jpg instead of t0.jpg" in outgoing.order
 
 
 def test_an_experiment_is_sent_as_it_predicts_now(
@@ -447,5 +457,5 @@ def test_an_experiment_is_sent_as_it_predicts_now(
 
 def test_a_bad_file_is_not_outgoing(tiny_competition: Competition, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "bad.csv", TRUTH[:5], IDS[:5])
-    with pytest.raises(SubmissionError, match=r"1 ids are missing: t5\.jpg"):
+    with pytest.raises(SubmissionError, match=r"1 id is missing: t5\.jpg"):
         outgoing_file(tiny_competition, path, workspace=Workspace(tmp_path))

@@ -18,6 +18,7 @@ from pipeline.submit.submission import (
     make_submission,
     read_sample,
     require,
+    write_checked,
     write_submission,
 )
 
@@ -153,17 +154,16 @@ def replaced(content: Sequence[str], number: int, *new: str) -> str:
         (lines(GOOD_CLASSES[1:]), "columns are"),
         (lines([f"{line},0" for line in GOOD_CLASSES]), "columns are"),
         (lines([f",{line}" for line in GOOD_CLASSES]), "columns are"),
-        (replaced(GOOD_CLASSES, 2), "1 ids are missing: a.jpg"),
-        (lines([*GOOD_CLASSES, "d.jpg,1"]), "1 ids are unknown: d.jpg"),
-        (lines([*GOOD_CLASSES, GOOD_CLASSES[2]]), "1 ids are repeated: a.jpg"),
-        (replaced(GOOD_CLASSES, 3, "7,nan"), "1 ids are missing: 007"),
-        (lines([GOOD_CLASSES[0], *CLASS_ROWS[::-1]]), "from row 1 on: b.jpg instead of c.jpg"),
-        (replaced(GOOD_CLASSES, 1, "c.jpg,"), "1 rows have no label: c.jpg"),
-        (replaced(GOOD_CLASSES, 1, "c.jpg"), "1 rows have no label: c.jpg"),
-        (replaced(GOOD_CLASSES, 1, "c.jpg,  "), "1 rows have no label: c.jpg"),
-        (replaced(GOOD_CLASSES, 1, "c.jpg,NaN"), "1 rows have no label: c.jpg"),
-        (replaced(GOOD_CLASSES, 4, "b.jpg,1.0"), r"1 labels are unknown: b.jpg \('1.0'\); known are 01, 1"),
-        (replaced(GOOD_CLASSES, 4, "b.jpg,001"), r"1 labels are unknown: b.jpg \('001'\)"),
+        (replaced(GOOD_CLASSES, 2), "1 id is missing: a.jpg"),
+        (lines([*GOOD_CLASSES, "d.jpg,1"]), "1 id is unknown: d.jpg"),
+        (lines([*GOOD_CLASSES, GOOD_CLASSES[2]]), "1 id is repeated: a.jpg"),
+        (replaced(GOOD_CLASSES, 3, "7,nan"), "1 id is missing: 007"),
+        (replaced(GOOD_CLASSES, 1, "c.jpg,"), "1 row has no label: c.jpg"),
+        (replaced(GOOD_CLASSES, 1, "c.jpg"), "1 row has no label: c.jpg"),
+        (replaced(GOOD_CLASSES, 1, "c.jpg,  "), "1 row has no label: c.jpg"),
+        (replaced(GOOD_CLASSES, 1, "c.jpg,NaN"), "1 row has no label: c.jpg"),
+        (replaced(GOOD_CLASSES, 4, "b.jpg,1.0"), r"1 label is unknown: b.jpg \('1.0'\); known are 01, 1"),
+        (replaced(GOOD_CLASSES, 4, "b.jpg,001"), r"1 label is unknown: b.jpg \('001'\)"),
         (GOOD_CLASSES[0] + "\n", "4 ids are missing: 007, a.jpg, b.jpg, c.jpg"),
     ],
 )
@@ -178,19 +178,40 @@ def test_every_fault_of_a_file_of_classes_is_named(of_classes: Competition, text
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("a.jpg,.3,,.6", "1 rows have an empty, NaN or non-numeric probability: a.jpg"),
-        ("a.jpg,.3,nan,.6", "1 rows have an empty, NaN or non-numeric probability: a.jpg"),
-        ("a.jpg,.3,inf,.6", "1 rows have an empty, NaN or non-numeric probability: a.jpg"),
-        ("a.jpg,.3,many,.6", "1 rows have an empty, NaN or non-numeric probability: a.jpg"),
-        ("a.jpg,.3,.7", "1 rows have an empty, NaN or non-numeric probability: a.jpg"),
-        ("a.jpg,-.1,.5,.6", "1 rows have a probability outside 0..1: a.jpg"),
-        ("a.jpg,0,1.5,0", "1 rows have a probability outside 0..1: a.jpg"),
-        ("a.jpg,.3,.1,.5", "1 rows have probabilities that do not sum to 1: a.jpg"),
+        ("a.jpg,.3,,.6", "1 row has an empty, NaN or non-numeric probability: a.jpg"),
+        ("a.jpg,.3,nan,.6", "1 row has an empty, NaN or non-numeric probability: a.jpg"),
+        ("a.jpg,.3,inf,.6", "1 row has an empty, NaN or non-numeric probability: a.jpg"),
+        ("a.jpg,.3,many,.6", "1 row has an empty, NaN or non-numeric probability: a.jpg"),
+        ("a.jpg,.3,.7", "1 row has an empty, NaN or non-numeric probability: a.jpg"),
+        ("a.jpg,-.1,.5,.6", "1 row has a probability outside 0..1: a.jpg"),
+        ("a.jpg,0,1.5,0", "1 row has a probability outside 0..1: a.jpg"),
+        ("a.jpg,.3,.1,.5", "1 row has probabilities that do not sum to 1: a.jpg"),
     ],
 )
 def test_every_fault_of_a_file_of_probabilities_is_named(of_probabilities: Competition, row: str, fault: str) -> None:
     found = faults(of_probabilities, of_probabilities.folder / "x.csv", replaced(GOOD_PROBABILITIES, 2, row))
     assert found == (fault,)
+
+
+def test_another_order_of_the_rows_is_no_fault_and_is_named(of_classes: Competition) -> None:
+    path = of_classes.folder / "x.csv"
+    assert faults(of_classes, path, lines([GOOD_CLASSES[0], *CLASS_ROWS[::-1]])) == ()
+    order = check_submission(of_classes, path, classes=CLASSES).order
+    assert "from row 1 on: b.jpg instead of c.jpg" in order
+    faults(of_classes, path, lines([*GOOD_CLASSES[:3], *CLASS_ROWS[:1:-1]]))
+    assert "from row 3 on: b.jpg instead of 007" in check_submission(of_classes, path, classes=CLASSES).order
+    faults(of_classes, path, lines(GOOD_CLASSES))
+    assert check_submission(of_classes, path, classes=CLASSES).order == ""
+
+
+def test_what_the_kit_writes_is_in_the_samples_order(
+    of_classes: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_submission(of_classes, predictions(), CLASSES)
+    monkeypatch.setattr("pipeline.submit.submission.make_submission", lambda *_: made[::-1])
+    with pytest.raises(SubmissionError, match="in another order"):
+        write_checked(of_classes, predictions(), CLASSES, path=tmp_path / "x.csv")
+    assert not (tmp_path / "x.csv").exists()
 
 
 def test_rounded_probabilities_hold(of_probabilities: Competition) -> None:
