@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,12 +233,18 @@ def shown(browser: Browser) -> list[list[tuple[str, str]]]:
     return [[(name, share) for name, share in rows] for rows in browser.run(script)]
 
 
-def wait(browser: Browser, *, items: int) -> None:
-    """Until so many pictures have their answer."""
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, a minute at most."""
     end = time.monotonic() + 60
-    while len(browser.find_all(".predicted > li:not([aria-busy])")) < items:
+    while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def wait(browser: Browser, *, items: int) -> None:
+    """Until so many pictures have their answer, and the page says so."""
+    until(lambda: len(browser.find_all(".predicted > li:not([aria-busy])")) >= items)
+    until(lambda: "predicted" in browser.find("#status").text)
 
 
 def give(browser: Browser, how: str, path: Path) -> None:
@@ -344,7 +350,7 @@ def test_by_keyboard_alone(served: Served, pictures: list[Path], browser: Browse
     assert browser.find("#enlarged .file").text == "phone.jpg"
     assert len(browser.find_all("#enlarged .chances li")) == 3
     press(browser, Keys.ESCAPE)
-    assert focused(browser) == "enlarge"
+    until(lambda: "phone.jpg" in browser.run("return document.activeElement.getAttribute('aria-label')"))
     press(browser, Keys.TAB, holding=Keys.SHIFT)
     press(browser, Keys.TAB, holding=Keys.SHIFT)
     assert focused(browser) == "clear"

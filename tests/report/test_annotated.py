@@ -73,12 +73,24 @@ def test_long_names_end_as_they_end() -> None:
 
 def test_no_two_pictures_get_the_same_file() -> None:
     paths = [
-        Path(name) for name in ("x/a.jpg", "y/a.png", "a-2.jpg", "A.gif", "é.jpg", "e\u0301.jpg", "z" * 250 + ".jpg")
+        Path(name)
+        for name in (
+            "x/a.jpg",
+            "y/a.png",
+            "a-2.jpg",
+            "A.gif",
+            "Zoo.png",
+            "zoo.jpg",
+            "é.jpg",
+            "e\u0301.jpg",
+            "z" * 250 + ".jpg",
+        )
     ]
     names = annotated_names(paths)
     assert names[:4] == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "A-3.jpg"]
     assert len({name.casefold() for name in names}) == len(paths)
-    assert names[5] == "e\u0301-2.jpg"
+    assert names[4:6] == ["Zoo.jpg", "zoo-2.jpg"]
+    assert names[7] == "e\u0301-2.jpg"
     assert max(len(name.encode()) for name in names) < 255
 
 
