@@ -1,4 +1,4 @@
-"""Commands that train and predict."""
+"""The command that trains."""
 
 import signal
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
+from pipeline.cli.output import ROOT, say_left_out
 from pipeline.cli.results import submission_make
 from pipeline.errors import KitError
 
@@ -93,50 +93,24 @@ def train(
 
 
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:
-    """Train in a folder that is removed afterwards, so that nothing of it is taken for a result."""
+    """Train, the first fold if none is named, in a folder that is removed afterwards: no result can be taken for one."""
     from pipeline.artifacts import Workspace
+    from pipeline.data.folds import load_folds
+    from pipeline.data.index import train_index
     from pipeline.model.backbones import BACKBONES, check_backbone
     from pipeline.recipe import smoke
-    from pipeline.report.tables import result_text
     from pipeline.training.cross_validate import cross_validate
 
     check_backbone(settings.backbone, weights="none", sizes=())
     smallest = smoke(settings, side=BACKBONES[settings.backbone].smallest)
     with TemporaryDirectory(prefix="kit-smoke-") as folder:
         print(f"only to see that it runs: in {folder}, which is removed afterwards")
-        progress = cross_validate(
-            smallest, described, experiment="smoke", workspace=Workspace(Path(folder)), folds=folds, machine=machine
+        cross_validate(
+            smallest,
+            described,
+            experiment="smoke",
+            workspace=Workspace(Path(folder)),
+            folds=folds or load_folds(described, train_index(described)).numbers[:1],
+            machine=machine,
         )
-    if progress.manifest is not None:
-        print(f"\n{result_text(progress.manifest)}")
     print("\nit runs. The scores mean nothing: tiny pictures, random weights, one epoch a stage. Nothing was kept")
-
-
-def predict(
-    experiment: str,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    competition: CompetitionOption = None,
-    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
-    format: FormatOption = Format.table,
-) -> None:
-    """Predict pictures with the fold models of an experiment.
-
-    Example: kit predict demo my-card.jpg
-    """
-    from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import find_experiment
-    from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import predict_pictures
-
-    workspace = Workspace(ROOT)
-    slug, name = find_experiment(workspace, experiment, slug=competition)
-    import_tensorflow_quietly()
-    found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
-    rows = []
-    for _, row in found.iterrows():
-        best = row.drop("picture").astype(float).sort_values(ascending=False, kind="stable").head(top)
-        rows += [
-            {"picture": row["picture"], "rank": rank, "class": label, "probability": round(float(value), 4)}
-            for rank, (label, value) in enumerate(best.items(), start=1)
-        ]
-    show(rows, format)

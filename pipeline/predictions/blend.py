@@ -31,8 +31,8 @@ from pipeline.predictions.blend_methods import (
     Members,
     Rule,
     apply_temperatures,
-    fit_temperature,
 )
+from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.compare import fold_scores, sample
 from pipeline.predictions.metrics import Labels, Metric
 from pipeline.predictions.store import MANIFEST, Experiment, finish_experiment, prediction_frame, probabilities_of
@@ -134,7 +134,7 @@ def make_blend(aligned: Aligned, *, method: str | None = None, calibration: Cali
 
 
 def blend_name(members: Sequence[str], *, method: str | None, calibration: Calibration) -> str:
-    """A blend's name if nobody gives one: what was told of how, and what it is of, or of how many where that is long."""
+    """A blend's name if nobody gives one: what was told of how, and what it is of, or of how many if that is long."""
     told = [*([method] if method else []), *(["temperature"] if calibration == "temperature" else [])]
     named = "-".join(["blend", *told, *members])
     if len(named) <= _SHORT:

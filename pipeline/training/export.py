@@ -30,7 +30,7 @@ from pipeline.model.portable import portable_classifier
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
 from pipeline.training.model_card import model_card
-from pipeline.training.predict import FoldModels, read_fold_models
+from pipeline.training.predict import FoldModels, chosen_folds, read_fold_models
 from pipeline.training.stage import load_network
 
 DESCRIPTION = "model.json"
@@ -114,14 +114,7 @@ def export_folds(
     """
     folder = folder or workspace.run(slug, experiment) / "export"
     models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats)
-    wanted = list(models.weights) if folds is None else list(dict.fromkeys(folds))
-    unknown = [fold for fold in wanted if fold not in models.weights]
-    if unknown:
-        raise DataError(
-            f"{experiment} has no fold {unknown[0]}",
-            expected="one of " + ", ".join(map(str, models.weights)),
-            next_step=f"`kit folds {slug}` shows them",
-        )
+    wanted = chosen_folds(models.stored, folds)
     oof = read_predictions(workspace.oof(slug, experiment) / "oof.parquet")
 
     def networks() -> Iterator[_Checked]:

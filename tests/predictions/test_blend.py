@@ -29,9 +29,9 @@ from pipeline.predictions.blend_methods import (
     METHODS,
     apply_temperatures,
     convex_weights,
-    fit_temperature,
     hill_weights,
 )
+from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.metrics import METRICS, Metric, paired_gain, standard_error
 from pipeline.predictions.store import (
     Experiment,

@@ -24,7 +24,7 @@ from pipeline.predictions.store import MANIFEST, read_experiment
 from pipeline.training import export
 from pipeline.training.averaged import average_network
 from pipeline.training.export import Export, ModelFormat, export_average, export_folds
-from pipeline.training.predict import predict_pictures
+from pipeline.training.predict import predict_pictures, read_fold_models
 from pipeline.training.stage import load_network
 from tests.conftest import make_picture
 from tests.training.conftest import EXPERIMENT, RECIPE, Run
@@ -133,7 +133,7 @@ def test_the_snippet_of_the_card_runs_and_agrees_with_kit_predict(
             [sys.executable, "-c", snippet, str(picture)], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        by_kit = predict_pictures([picture], slug="tiny", experiment=EXPERIMENT, workspace=finished.workspace)
+        by_kit = predict_pictures([picture], models=read_fold_models(finished.workspace, "tiny", EXPERIMENT))
         values = by_kit.iloc[0][CLASSES].astype(float).sort_values(ascending=False)
         lines = [line.split() for line in done.stdout.splitlines()]
         assert lines[0][1] == values.index[0]
