@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.decode import decode_bytes
 from pipeline.errors import KitError
-from pipeline.report.page import render_page, thumbnail
+from pipeline.report.page import data_uri, render_page
 from pipeline.training.predict import top_classes
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def build_app(predict: Predict, *, classes: Sequence[str], title: str, facts: Ma
             found = predict(picture)
         seconds = time.perf_counter() - started
         return {
-            "picture": thumbnail(picture, side=_SIDE),
+            "picture": data_uri(picture, side=_SIDE),
             "height": picture.shape[0],
             "width": picture.shape[1],
             "classes": [

@@ -93,7 +93,7 @@ def train(
 
 
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:
-    """Train, the first fold if none is named, in a folder that is removed afterwards: no result can be taken for one."""
+    """Train the first fold, or those named, in a folder that is removed afterwards: nothing is taken for a result."""
     from pipeline.artifacts import Workspace
     from pipeline.data.folds import load_folds
     from pipeline.data.index import train_index
