@@ -20,9 +20,7 @@ def rows(seed: int = 0, count: int = 90) -> tuple[np.ndarray, np.ndarray]:
 
 def fit(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     trained, held_out = np.arange(60), np.arange(60, 90)
-    return probe_fold(
-        features, labels, trained=trained, inner=np.arange(12), held_out=held_out, classes=CLASSES + 1
-    )
+    return probe_fold(features, labels, trained=trained, inner=np.arange(12), held_out=held_out, classes=CLASSES + 1)
 
 
 def test_a_head_tells_apart_what_the_features_tell_apart() -> None:
@@ -45,7 +43,7 @@ def test_the_held_out_fold_has_no_part_in_its_head() -> None:
 
 
 def test_inner_rows_choose_the_strength() -> None:
-    """Inner labels that are noise ask for the strongest penalty, which leaves probabilities near the classes' shares."""
+    """Inner labels that are noise ask for the strongest penalty, which leaves probabilities small."""
     features, labels = rows()
     noise = labels.copy()
     noise[:12] = np.random.default_rng(1).permutation(noise[:12])
