@@ -2,6 +2,7 @@
 
     runs/<slug>/<experiment>/fold-<n>/stage-<n>/          checkpoints and logs: can be made again
     runs/<slug>/_decoded/                                 decoded pictures: can be made again, may lie elsewhere
+    runs/<slug>/_features/                                features of the backbones compared: can be made again
     oof/<slug>/<experiment>/                              predictions and manifest: the lasting result
     oof/<slug>/_report/                                   a page about them, and figures: can be made again
     submissions/<slug>/                                   CSV files
@@ -43,6 +44,10 @@ class Workspace:
     def cache(self, slug: str) -> Path:
         # No experiment can have this name.
         return (self.scratch or self.root / "runs") / slug / "_decoded"
+
+    def features(self, slug: str) -> Path:
+        # No experiment can have this name.
+        return self.root / "runs" / slug / "_features"
 
     def oof(self, slug: str, experiment: str) -> Path:
         return self.root / "oof" / slug / experiment

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.errors import RecipeError
 from pipeline.settings import NAME, Settings, explain, parse_mapping, parse_yaml, read_mapping
@@ -116,6 +116,32 @@ Size = tuple[Side, Side] | Literal["mean"] | Fraction
 Augment = str | tuple[dict[str, dict[str, Any]], ...]
 
 
+def resolve_size(size: Size, mean: tuple[float, float]) -> tuple[int, int]:
+    """Height and width in pixels, given the mean height and width of the training pictures."""
+    if isinstance(size, tuple):
+        return size
+    fraction = 1.0 if size == "mean" else float(size)
+    height, width = (max(1, round(side * fraction / SIZE_MULTIPLE)) * SIZE_MULTIPLE for side in mean)
+    return height, width
+
+
+def read_size(text: str) -> Size:
+    """A size as it is written on the command line: `160x288` (height x width), `mean`, or a fraction of it.
+
+    Raises:
+        RecipeError: It is none of these, or out of range.
+    """
+    height, times, width = text.partition("x")
+    try:
+        return TypeAdapter(Size).validate_python((height, width) if times else text if text == "mean" else float(text))
+    except ValueError:
+        raise RecipeError(
+            f"{text!r} is no size",
+            expected="HEIGHTxWIDTH in pixels from 8 to 4096, `mean`, or a fraction of the mean of at most 4",
+            next_step="write it so: 160x288, mean or 0.5",
+        ) from None
+
+
 class Stage(Settings):
     """One leg of the training: what is unfrozen, at which size, for how long, how fast.
 
@@ -171,11 +197,7 @@ class Stage(Settings):
 
     def resolve_size(self, mean: tuple[float, float]) -> tuple[int, int]:
         """Height and width in pixels, given the mean height and width of the training pictures."""
-        if isinstance(self.size, tuple):
-            return self.size
-        fraction = 1.0 if self.size == "mean" else float(self.size)
-        height, width = (max(1, round(side * fraction / SIZE_MULTIPLE)) * SIZE_MULTIPLE for side in mean)
-        return height, width
+        return resolve_size(self.size, mean)
 
 
 class TTA(Settings):

@@ -5,6 +5,7 @@ Each module holds some commands as plain functions; here is the list of them all
 
 import typer
 
+from pipeline.cli.backbones import backbones
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
@@ -45,6 +46,7 @@ for group, name, command in (
     (app, "init", init),
     (app, "explore", explore),
     (app, "folds", folds),
+    (app, "backbones", backbones),
     (app, "train", train),
     (app, "predict", predict),
     (app, "serve", serve),

@@ -31,6 +31,12 @@ def train(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Only see that it runs: tiny pictures, random weights; nothing is kept.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only try some batches of each stage, and say what the training will cost.")
+    ] = False,
+    session_hours: Annotated[
+        float | None, typer.Option(help="With --plan: how long a session lasts; 12 by default.", min=0.005)
+    ] = None,
 ) -> None:
     """Train every fold of a recipe on a competition; what is done already is not done again.
 
@@ -39,11 +45,13 @@ def train(
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
     from pipeline.recipe import load_recipe
+    from pipeline.report.plan import plan_text
     from pipeline.report.plots import plot_learning_curves
     from pipeline.report.tables import result_text
     from pipeline.training.cross_validate import cross_validate, learning_curves
     from pipeline.training.engines import log_to_stdout
     from pipeline.training.fold import Machine
+    from pipeline.training.plan import plan_training
 
     if smoke and submission:
         raise KitError(
@@ -51,6 +59,7 @@ def train(
             expected="one of the two",
             next_step="leave one out; scripts/train_folds.sh always gives --submission: call `kit train` itself",
         )
+    _require_effect(plan=plan, session_hours=session_hours, submission=submission)
     log_to_stdout()
     # A polite end is an interrupt: the fold's process must not go on alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -62,6 +71,21 @@ def train(
     say_left_out(described)
     if smoke:
         _smoke(settings, described, folds=fold, machine=machine)
+        return
+    if plan:
+        print(
+            plan_text(
+                plan_training(
+                    settings,
+                    described,
+                    experiment=experiment,
+                    workspace=workspace,
+                    session_hours=session_hours or 12.0,
+                    folds=fold,
+                    machine=machine,
+                )
+            )
+        )
         return
     progress = cross_validate(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
@@ -90,6 +114,19 @@ def train(
         submission_make(experiment, competition=competition)
     else:
         print(f"next: kit submission make {experiment} --competition {competition}")
+
+
+def _require_effect(*, plan: bool, session_hours: float | None, submission: bool) -> None:
+    if session_hours is not None and not plan:
+        raise KitError(
+            "--session-hours has no effect without --plan", expected="both or neither", next_step="add --plan"
+        )
+    if submission and plan:
+        raise KitError(
+            "--plan trains nothing that a submission could be made of",
+            expected="--plan or --submission",
+            next_step="leave one of them out",
+        )
 
 
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:

@@ -84,14 +84,7 @@ def cross_validate(
         )
     data = load_data(competition, extra=recipe.extra)
     check_recipe(recipe, data)
-    numbers = data.folds.numbers
-    unknown = sorted(set(folds or ()) - set(numbers))
-    if unknown:
-        raise DataError(
-            f"{competition.slug} has no fold {unknown[0]}",
-            expected=f"a fold from {numbers[0]} to {numbers[-1]}",
-            next_step="`kit folds " + competition.slug + "` shows them",
-        )
+    numbers, wanted = data.folds.numbers, folds_of(data, competition.slug, folds)
     tasks = {
         fold: FoldTask(
             recipe, competition, fold, workspace, experiment, machine or Machine(), data.sha256, data.extra.sha256
@@ -104,7 +97,7 @@ def cross_validate(
     for note in data.extra.notes:
         log.info("%s", note)
     trained = False
-    for fold in numbers if folds is None else folds:
+    for fold in wanted:
         if tasks[fold].done:
             log.info("fold %d is done already", fold)
         else:
@@ -122,6 +115,23 @@ def cross_validate(
             write_text(folder / CURVES, curves.to_csv(index=False))
             finish_experiment(folder, frames, manifest)
         return Progress(read_json(folder / MANIFEST), ())
+
+
+def folds_of(data: CompetitionData, slug: str, folds: Sequence[int] | None) -> list[int]:
+    """The folds that are asked for: all, where none is named.
+
+    Raises:
+        DataError: There is no such fold.
+    """
+    numbers = data.folds.numbers
+    unknown = sorted(set(folds or ()) - set(numbers))
+    if unknown:
+        raise DataError(
+            f"{slug} has no fold {unknown[0]}",
+            expected=f"a fold from {numbers[0]} to {numbers[-1]}",
+            next_step=f"`kit folds {slug}` shows them",
+        )
+    return list(numbers if folds is None else folds)
 
 
 def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
@@ -274,6 +284,7 @@ def _stage_summaries(
                 "size": results[0]["size"],
                 "unfrozen": results[0]["unfrozen"],
                 "blocks": results[0]["blocks"],
+                **{key: results[0].get(key) for key in ("trainable_parameters", "parameters", "flops")},
                 "devices": max(result.get("devices", 1) for result in results),
                 **scored(frame),
                 "gain": gain,

@@ -63,6 +63,17 @@ def replicas() -> int:
     return 1 if strategy is None else int(strategy.num_replicas_in_sync)
 
 
+def peak_device_memory() -> int | None:
+    """Most memory in bytes that one of the `accelerators()` has held since this was last asked; None without."""
+    import tensorflow as tf
+
+    names = [f"GPU:{number}" for number in range(len(accelerators()))]
+    peaks = [int(tf.config.experimental.get_memory_info(name)["peak"]) for name in names]
+    for name in names:
+        tf.config.experimental.reset_memory_stats(name)
+    return max(peaks, default=None)
+
+
 def divisible(batch_size: int) -> int:
     """The batch size, raised to a multiple of the replicas: a replica without a row is an error in TensorFlow."""
     return -(-batch_size // replicas()) * replicas()

@@ -5,6 +5,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any, TypeVar, cast
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -13,6 +14,9 @@ from pipeline.training.device import import_tensorflow_quietly
 from pipeline.training.fold import FoldTask, train_fold
 
 Engine = Callable[[FoldTask], None]
+T = TypeVar("T")
+R = TypeVar("R")
+_GOES_ON = "the same command goes on after the last finished stage"
 
 
 def local_process(task: FoldTask) -> None:
@@ -21,36 +25,51 @@ def local_process(task: FoldTask) -> None:
     Raises:
         KitError: As `train_fold` does, or: the process was killed.
     """
+    fresh_process(train_fold, task, what=f"fold {task.fold}", afterwards=_GOES_ON)
+
+
+def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards: str = "") -> R:
+    """What `work(argument)` returns in a process of its own, with TensorFlow imported; all of it must pickle.
+
+    Args:
+        what: What the process does, for the message.
+        afterwards: What a further run of the command does, for the message.
+
+    Raises:
+        KitError: As `work` does, or: the process was killed.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     level = logging.getLogger("pipeline").level
     # Not a daemon: it has children of its own, the augmentation workers.
-    process = context.Process(target=_run, args=(theirs, task, level))
+    process = context.Process(target=_run, args=(theirs, work, argument, level))
     process.start()
     theirs.close()
+    answer: tuple[KitError | None, Any]
     try:
-        error = ours.recv()
+        answer = ours.recv()
     except EOFError:
-        error = None
+        answer = None, None
     except BaseException:
-        # An interrupt from the terminal reaches the fold's process, too, which then ends by itself. One that
+        # An interrupt from the terminal reaches the new process, too, which then ends by itself. One that
         # reached this process alone must not leave it behind.
         process.join(timeout=5)
         process.terminate()
         raise
     finally:
         process.join()
+    error, result = answer
     if error is not None:
         raise error
     if process.exitcode:
         killed = "it was killed, mostly because memory ran out: take a smaller batch_size or size"
         failed = "the traceback above says what failed"
         raise KitError(
-            f"the process of fold {task.fold} ended with code {process.exitcode}",
-            expected="a fold that ends by itself",
-            next_step=f"{killed if process.exitcode < 0 else failed}; "
-            "the same command goes on after the last finished stage",
+            f"the process of {what} ended with code {process.exitcode}",
+            expected="one that ends by itself",
+            next_step=(killed if process.exitcode < 0 else failed) + (f"; {afterwards}" if afterwards else ""),
         )
+    return cast(R, result)
 
 
 def log_to_stdout(level: int = logging.INFO) -> None:
@@ -63,14 +82,14 @@ def log_to_stdout(level: int = logging.INFO) -> None:
     logger.setLevel(level)
 
 
-def _run(connection: Connection, task: FoldTask, level: int) -> None:
+def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, level: int) -> None:
     import_tensorflow_quietly()
     log_to_stdout(level)
     try:
         with logging_redirect_tqdm([logging.getLogger("pipeline")]):
-            train_fold(task)
-        connection.send(None)
+            result = work(argument)
+        connection.send((None, result))
     except KeyboardInterrupt:
         sys.exit(130)
     except KitError as error:
-        connection.send(error)
+        connection.send((error, None))

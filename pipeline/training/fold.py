@@ -129,48 +129,60 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     limit = task.limit
     limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)
-    stage, started = task.recipe.stages[number], time.perf_counter()
-    pictures = _train_pictures(task, data, number)
-    trained, inner = _trained_rows(task, data)
-    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.batch_size)
-    watched = held_out
-    if len(inner):
-        log.info(
-            "fold %d  stage %s: %d inner rows choose, %d are trained on",
-            *(task.fold, stage.name),
-            len(inner),
-            len(trained),
-        )
-        watched = _held_out(task, data, pictures, inner, batch_size=stage.batch_size)
+    started = time.perf_counter()
+    rows = stage_rows(task, data, number)
+    if rows.watched is not rows.held_out and not number:
+        log.info("fold %d  %d inner rows choose the epochs", task.fold, len(rows.watched.rows))
     train_stage(
         task.recipe,
         StageTask(
             number=number,
             classes=data.classes,
-            source=TrainingInput(
-                pictures=pictures,
-                ids=list(data.train["id"]),
-                labels=data.labels,
-                classes=len(data.classes),
-                rows=trained,
-                batch_size=stage.batch_size,
-                augment=stage.augment,
-                mixup=stage.mixup,
-                cutmix=stage.cutmix,
-                seed=task.recipe.seed,
-                fold=task.fold,
-                stage=number,
-            ).followed_by(_extra_input(task, data, number)),
-            held_out=held_out,
-            watched=watched,
+            source=rows.source,
+            held_out=rows.held_out,
+            watched=rows.watched,
             start=task.stage_folder(number - 1) / WEIGHTS if number else None,
             folder=folder,
-            ids=list(data.train["id"].iloc[held_out.rows]),
+            ids=list(data.train["id"].iloc[rows.held_out.rows]),
             limit=limit,
         ),
         pool,
     )
     _log_stage(task, stage_done(folder) or {}, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """What a stage trains on, what its score is of, and what chooses its epoch: `held_out` itself, or inner rows."""
+
+    source: TrainingInput
+    held_out: HeldOut
+    watched: HeldOut
+
+
+def stage_rows(task: FoldTask, data: CompetitionData, number: int) -> StageRows:
+    """The rows of stage `number`, their pictures decoded."""
+    stage, pictures = task.recipe.stages[number], _train_pictures(task, data, number)
+    trained, inner = _trained_rows(task, data)
+    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.batch_size)
+    watched = held_out
+    if len(inner):
+        watched = _held_out(task, data, pictures, inner, batch_size=stage.batch_size)
+    source = TrainingInput(
+        pictures=pictures,
+        ids=list(data.train["id"]),
+        labels=data.labels,
+        classes=len(data.classes),
+        rows=trained,
+        batch_size=stage.batch_size,
+        augment=stage.augment,
+        mixup=stage.mixup,
+        cutmix=stage.cutmix,
+        seed=task.recipe.seed,
+        fold=task.fold,
+        stage=number,
+    )
+    return StageRows(source.followed_by(_extra_input(task, data, number)), held_out, watched)
 
 
 def _trained_rows(task: FoldTask, data: CompetitionData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,7 +19,8 @@ from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
 from pipeline.model.classifier import build_classifier
-from pipeline.model.freezing import depth_scales, unfreeze
+from pipeline.model.cost import network_cost
+from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnLast, Recipe
@@ -71,21 +72,8 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     import keras
 
     stage, source = recipe.stages[task.number], task.source
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, task.number))
-    with distribution():
-        network = load_network(recipe, classes=len(task.classes), weights=task.start)
-        freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
-        scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay or 1.0)
-        network.compile(
-            optimizer=make_optimizer(
-                stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision, scales=scales
-            ),
-            # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-            weighted_metrics=["accuracy"],
-        )
-        _make_variables(network, classes=len(task.classes))
+    network, freezing = compiled_network(recipe, task.number, source, classes=len(task.classes), start=task.start)
+    flops = network_cost(network, source.pictures.size).flops
     best = Best()
     callbacks = _callbacks(recipe, task, best)
     with ErrorRelay() as relay:
@@ -131,6 +119,8 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "blocks": freezing.blocks,
             "unfrozen": freezing.unfrozen,
             "trainable_parameters": freezing.trainable_parameters,
+            "parameters": freezing.parameters,
+            "flops": flops,
             "epochs": len(log_frame),
             "diverged": diverged,
             "best_epoch": best.epoch,
@@ -150,6 +140,35 @@ def _make_variables(network: Any, *, classes: int) -> None:
     nothing = np.zeros((1, classes), dtype=np.float32)
     network.compute_metrics(None, nothing, nothing)
     network.reset_metrics()
+
+
+def compiled_network(
+    recipe: Recipe, number: int, source: TrainingInput, *, classes: int, start: Path | None
+) -> tuple[Any, UnfreezeSummary]:
+    """The network of stage `number`, ready to be fitted, every random number seeded anew.
+
+    Args:
+        start: Weights to begin with; None for the recipe's.
+    """
+    import keras
+
+    stage = recipe.stages[number]
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, number))
+    with distribution():
+        network = load_network(recipe, classes=classes, weights=start)
+        freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
+        scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay or 1.0)
+        network.compile(
+            optimizer=make_optimizer(
+                stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision, scales=scales
+            ),
+            # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+            weighted_metrics=["accuracy"],
+        )
+        _make_variables(network, classes=classes)
+    return network, freezing
 
 
 def stage_done(folder: Path) -> dict[str, Any] | None:

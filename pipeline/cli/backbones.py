@@ -1,0 +1,53 @@
+"""The command that compares backbones."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, Format, FormatOption, say_left_out, show
+
+
+def backbones(
+    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="One to compare, NAME or NAME=WEIGHTS; may be repeated. By default one of each family."),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Weights of those that name none: imagenet, none, noisy-student, or an .h5 file.")
+    ] = "imagenet",
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH, mean, or a fraction of it. By default the mean's shape with 224×224 pixels."),
+    ] = None,
+    cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
+    format: FormatOption = Format.table,
+) -> None:
+    """Compare backbones on a competition: one pass of each over the pictures, a linear head a fold, score and cost.
+
+    Nothing of a backbone is trained. A table, best first, a recommendation, and a picture of score against cost.
+
+    Example: kit backbones cars --backbone mobilenet-0.75 --backbone efficientnet-b0 --size 160x288
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.recipe import read_size
+    from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text
+    from pipeline.report.plots import save_figure
+    from pipeline.training.compare_backbones import candidates_of, compare_backbones
+    from pipeline.training.fold import Machine
+
+    described, workspace = load_competition(competition, root=ROOT), Workspace(ROOT)
+    chosen = candidates_of(backbone or (), weights=weights)
+    pixels = None if size is None else read_size(size)
+    say_left_out(described)
+    probes = compare_backbones(described, chosen, workspace=workspace, size=pixels, machine=Machine(cache_gb=cache_gb))
+    picture = workspace.report(competition) / "backbones.png"
+    save_figure(backbones_figure(probes, title=f"backbones on {competition}, nothing of them trained"), picture)
+    if format is Format.table:
+        print(backbones_text(probes))
+        print(f"\nfigure: {picture}")
+        return
+    show(backbone_rows(probes), format)
+    for one, reason in probes.left_out.items():
+        typer.echo(f"left out: {one.name}: {reason}", err=True)

@@ -1,0 +1,194 @@
+"""Linear probes: how well classes are told apart by features that nothing has been trained on, and at what cost.
+
+Each fold's rows are scored by a linear head that was fitted on the other folds (Alain & Bengio, “Understanding
+intermediate layers using linear classifier probes”, 2016; Kornblith, Shlens & Le, “Do better ImageNet models transfer
+better?”, CVPR 2019).
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from pipeline.predictions.metrics import METRICS, Labels, Metric, paired_gain, standard_error
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""C of the logistic regression, the inverse of the penalty's weight, on standardised features: what is chosen from."""
+
+DEFAULT_STRENGTH = 1e-2
+"""Where there are too few rows to choose by."""
+
+_ITERATIONS = 300
+_TELLING = 1.96  # standard errors beyond which a difference is taken to be one
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone with its weights, both as a recipe names them."""
+
+    backbone: str
+    weights: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone} ({self.weights})"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass of a backbone over the training pictures cost.
+
+    Attributes:
+        parameters: Of the backbone.
+        weight_bytes: Memory that they take.
+        flops: Floating-point operations a picture (`model/cost.py`).
+        pictures_per_second: Over the pass, decoded pictures in, features out.
+        peak_bytes: Largest memory of the process, as it is measured on this machine.
+    """
+
+    parameters: int
+    weight_bytes: int
+    flops: int
+    pictures_per_second: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A backbone's score with a linear head, beside its cost.
+
+    Attributes:
+        gain: How much better than the best it scores on the same rows: at most 0, and 0 for the best itself.
+        gain_se: Standard error of that.
+    """
+
+    candidate: Candidate
+    score: float
+    score_se: float
+    gain: float
+    gain_se: float
+    cost: Pass
+
+    @property
+    def as_good(self) -> bool:
+        """Within one standard error of the best, of the paired difference."""
+        return -self.gain <= self.gain_se
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the best is better by more than noise would make it (95 %, for this pair by itself)."""
+        return -self.gain > _TELLING * self.gain_se
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Backbones held against each other.
+
+    Attributes:
+        metric: Name of the competition's metric.
+        rows: How many were scored.
+        size: Height and width of the pictures in pixels.
+        found: Best first.
+        left_out: Those that could not be tried, with the reason.
+        chance: The better of the scores that know nothing of the pictures.
+    """
+
+    metric: str
+    rows: int
+    size: tuple[int, int]
+    found: list[Probed]
+    left_out: dict[Candidate, str]
+    chance: float
+
+
+def probe_fold(
+    features: NDArray[np.float32],
+    labels: Labels,
+    *,
+    trained: NDArray[np.int64],
+    inner: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    classes: int,
+) -> NDArray[np.float32]:
+    """Fit a linear head, and predict the rows of a fold.
+
+    Multinomial logistic regression on features that are standardised by the training rows. Its strength is the one of
+    `STRENGTHS` with the least log loss on the inner rows, when fitted on the other training rows; then all are used.
+
+    Args:
+        features: Of all rows, of shape (rows, channels).
+        labels: Of all rows; those of `held_out` are not looked at.
+        trained: Rows to fit on.
+        inner: Some of them, which choose the strength; empty for `DEFAULT_STRENGTH`.
+        held_out: Rows to predict.
+
+    Returns:
+        Class probabilities of shape (len(held_out), classes); a class without a training row has 0.
+    """
+    strength = DEFAULT_STRENGTH
+    if len(inner):
+        outer = np.setdiff1d(trained, inner)
+        losses = [
+            METRICS["log_loss"].score(labels[inner], _fitted(features, labels, outer, inner, value, classes))
+            for value in STRENGTHS
+        ]
+        strength = STRENGTHS[int(np.argmin(losses))]
+    return _fitted(features, labels, trained, held_out, strength, classes)
+
+
+def _fitted(
+    features: NDArray[np.float32],
+    labels: Labels,
+    trained: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    strength: float,
+    classes: int,
+) -> NDArray[np.float32]:
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
+    # One thread: on products this small, threads that share busy cores wait for one another most of the time.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # A head that is stopped early is a little more regularised, no more.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        head.fit(features[trained], labels[trained])
+    found = np.zeros((len(predicted), classes), dtype=np.float32)
+    found[:, head.classes_] = head.predict_proba(features[predicted])
+    return found
+
+
+def rank(
+    metric: Metric,
+    labels: Labels,
+    predictions: Mapping[Candidate, NDArray[np.float32]],
+    costs: Mapping[Candidate, Pass],
+) -> list[Probed]:
+    """Score predictions of the same rows, best first; of equal ones the cheaper first.
+
+    Args:
+        predictions: Of shape (rows, classes); those of one candidate at least.
+        costs: Of the same candidates.
+    """
+    scores = {one: metric.score(labels, found) for one, found in predictions.items()}
+    ordered = sorted(scores, key=lambda one: (metric.gain(scores[one], 0.0), costs[one].flops))
+    best = predictions[ordered[0]]
+    return [
+        Probed(
+            one,
+            scores[one],
+            standard_error(metric, labels, predictions[one]),
+            *paired_gain(metric, labels, best, predictions[one]),
+            costs[one],
+        )
+        for one in ordered
+    ]
+
+
+def recommended(found: Sequence[Probed]) -> Probed:
+    """The one with the fewest operations within one standard error of the best (the rule of Breiman et al., 1984)."""
+    return min((one for one in found if one.as_good), key=lambda one: (one.cost.flops, one.cost.parameters))

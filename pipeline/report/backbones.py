@@ -1,0 +1,97 @@
+"""Backbones compared: as rows, in words, and as a figure of score against cost."""
+
+from typing import TYPE_CHECKING
+
+from pipeline.predictions.probe import Probes, recommended
+from pipeline.report.figures import BLUE, RED
+from pipeline.report.plots import FAINT, GRID, INK, new_figure
+from pipeline.report.tables import Row, format_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def backbone_rows(probes: Probes) -> list[Row]:
+    """One row a backbone, best first; the differences are to the best, on the same rows, minus where it is worse."""
+    return [
+        {
+            "backbone": one.candidate.backbone,
+            "weights": one.candidate.weights,
+            probes.metric: one.score,
+            "± se": one.score_se,
+            "to the best": one.gain,
+            "± se of it": one.gain_se,
+            "parameters": one.cost.parameters,
+            "weights MB": round(one.cost.weight_bytes / 1e6),
+            "MFLOPs/picture": round(one.cost.flops / 1e6),
+            "pictures/s": round(one.cost.pictures_per_second),
+            "peak MB": round(one.cost.peak_bytes / 1e6),
+        }
+        for one in probes.found
+    ]
+
+
+def backbones_text(probes: Probes) -> str:
+    """The table, and what it says."""
+    height, width = probes.size
+    lines = [
+        format_rows(backbone_rows(probes), "table"),
+        "",
+        f"linear heads on frozen features, scored out of fold: {probes.rows} rows at {height}×{width}; "
+        f"chance {probes.chance:.4f}",
+        recommendation(probes),
+    ]
+    lines += [f"left out: {one.name}: {reason}" for one, reason in probes.left_out.items()]
+    return "\n".join(lines)
+
+
+def recommendation(probes: Probes) -> str:
+    """Which backbone to take, and why."""
+    best, chosen = probes.found[0], recommended(probes.found)
+    if len(probes.found) == 1:
+        return f"recommended: {best.candidate.name}; there is nothing to compare it with"
+    if chosen is best:
+        reason = "the best, and none with fewer operations is within one standard error of it"
+    else:
+        gap = f"{-chosen.gain:.4f} ± {chosen.gain_se:.4f}"
+        reason = f"the fewest operations within one standard error of the best, {best.candidate.name}"
+        reason += f", which scores better by {gap}"
+    alike = [one.candidate.name for one in probes.found[1:] if not one.told_apart]
+    if len(alike) == len(probes.found) - 1:
+        rows = f"on these {probes.rows} rows none of them can be told apart from the best (95 %)"
+        return f"recommended: {chosen.candidate.name}: {reason}\n{rows}: the scores choose nothing, the costs may"
+    if alike:
+        reason += f"\nnot to be told apart from the best (95 %): {', '.join(alike)}"
+    return f"recommended: {chosen.candidate.name}: {reason}"
+
+
+def backbones_figure(probes: Probes, *, title: str) -> "Figure":
+    """Score with its standard error over the operations a picture takes; numbered, best first, the recommended red."""
+    lines = max(15, len(probes.found) + 1)
+    figure = new_figure(10.5, lines / 3, title=title)
+    axis, key = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 1]})
+    chosen = recommended(probes.found)
+    for number, one in enumerate(probes.found, start=1):
+        colour, place = RED if one is chosen else BLUE, (one.cost.flops / 1e9, one.score)
+        axis.errorbar(*place, yerr=one.score_se, fmt="o", color=colour, markersize=6, capsize=3, elinewidth=1.2)
+        axis.annotate(
+            str(number), place, xytext=(6, 0), textcoords="offset points", va="center", fontsize=10, color=colour
+        )
+        key.text(
+            0, 1 - number / lines, f"{number}  {one.candidate.name}", fontsize=9, color=RED if one is chosen else INK
+        )
+    key.set_axis_off()
+    axis.axhline(probes.chance, color=FAINT, linewidth=1, linestyle=":")
+    where = axis.get_yaxis_transform()
+    axis.text(0.995, probes.chance, "chance", transform=where, ha="right", va="bottom", fontsize=8, color=FAINT)
+    axis.set_xscale("log")
+    axis.margins(x=0.1, y=0.08)
+    axis.set_xlabel("GFLOPs a picture (forward pass)")
+    axis.set_ylabel(f"out-of-fold {probes.metric} of a linear head ± standard error")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.1e}"[0] in "25" else "")
+    axis.tick_params(axis="x", which="both", labelsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="both", color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+    return figure

@@ -1,0 +1,228 @@
+"""Backbones compared with nothing of them trained: one pass of each over the pictures, then a linear head a fold.
+
+runs/<slug>/_features/<key>.npz        features of all training pictures and what they cost; named by what they were
+                                       made from, so that a second comparison passes over nothing again
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.artifacts import Workspace, atomic_path
+from pipeline.competition import Competition
+from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.decode import POLICY
+from pipeline.data.folds import inner_rows
+from pipeline.data.inputs import ErrorRelay, prediction_dataset
+from pipeline.data.pictures import Pictures
+from pipeline.errors import BusyError, DataError, KitError, RecipeError
+from pipeline.model.backbones import BACKBONES, check_backbone
+from pipeline.model.cost import network_cost
+from pipeline.model.features import feature_network
+from pipeline.predictions.metrics import METRICS, floors
+from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
+from pipeline.predictions.tta import PLAIN, view
+from pipeline.recipe import Size, resolve_size
+from pipeline.training.engines import fresh_process
+from pipeline.training.fold import Machine
+from pipeline.training.memory import peak_memory
+
+log = logging.getLogger(__name__)
+
+SHORT_LIST = (
+    "mobilenet-0.75",
+    "mobilenet-v2-1.0",
+    "mobilenet-v3-large",
+    "efficientnet-b0",
+    "efficientnet-v2-b0",
+    "densenet-121",
+    "resnet-v2-50",
+    "convnext-tiny",
+    "xception",
+)
+"""What is compared where none is named: a network of each family, the small ones first."""
+
+_AREA_SIDE = 224  # what most published weights were trained on
+_INNER = 5  # one training row in so many chooses a head's strength
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class PassTask:
+    """The arguments of `extract`, which writes `file`."""
+
+    candidate: Candidate
+    paths: list[str]
+    size: tuple[int, int]
+    machine: Machine
+    cache: Path
+    file: Path
+
+
+def candidates_of(names: Sequence[str], *, weights: str) -> list[Candidate]:
+    """Backbones as they are named: `NAME`, or `NAME=WEIGHTS` for weights of its own; all of `SHORT_LIST` by default.
+
+    Raises:
+        RecipeError: There is no such backbone or no such weights, or one is named twice.
+    """
+    parts = [name.partition("=") for name in names or SHORT_LIST]
+    found = [Candidate(name, own if equals else weights) for name, equals, own in parts]
+    for number, one in enumerate(found):
+        check_backbone(one.backbone, weights=one.weights, sizes=())
+        if one in found[:number]:
+            raise RecipeError(
+                f"{one.name} is named twice", expected="different backbones or weights", next_step="name it once"
+            )
+    return found
+
+
+def default_size(mean: tuple[float, float]) -> tuple[int, int]:
+    """Height and width in the proportion of the mean picture, of about 224×224 pixels; never larger than it."""
+    return resolve_size(min(1.0, _AREA_SIDE / (mean[0] * mean[1]) ** 0.5), mean)
+
+
+def compare_backbones(
+    competition: Competition,
+    candidates: Sequence[Candidate],
+    *,
+    workspace: Workspace,
+    size: Size | None = None,
+    machine: Machine | None = None,
+    run: Callable[..., Any] = fresh_process,
+) -> Probes:
+    """Score each backbone's features with a linear head, out of fold on the competition's own folds.
+
+    A backbone that cannot be tried (its weights cannot be had, the pictures are too small for it, memory runs out)
+    is left out with the reason; the others go on.
+
+    Args:
+        size: Of the pictures; `default_size` by default.
+        run: Calls `extract`, by default in a process of its own: memory is measured, and Keras leaks.
+
+    Raises:
+        KitError: The competition does not hold, or none of the backbones can be tried.
+    """
+    data, machine = load_data(competition), machine or Machine()
+    pixels = default_size(data.mean_size) if size is None else resolve_size(size, data.mean_size)
+    paths, cache = list(data.train["path"]), workspace.cache(competition.slug)
+    machine.open(paths, pixels, cache)  # once, before the clock of the first backbone
+    predictions: dict[Candidate, NDArray[np.float32]] = {}
+    costs: dict[Candidate, Pass] = {}
+    left_out: dict[Candidate, str] = {}
+    for one in tqdm(candidates, desc="backbones", unit="backbone", leave=False, disable=None):
+        file = workspace.features(competition.slug) / f"{_key(one, data, pixels)}.npz"
+        try:
+            check_backbone(one.backbone, weights=one.weights, sizes=[pixels])
+            if not file.is_file():
+                run(extract, PassTask(one, paths, pixels, machine, cache, file), what=f"backbone {one.name}")
+        except BusyError:
+            raise
+        except KitError as error:
+            left_out[one] = error.problem
+            log.info("%s is left out: %s", one.name, error.problem)
+            continue
+        features, costs[one] = read_features(file)
+        predictions[one] = head_predictions(features, data)
+    if not predictions:
+        raise KitError(
+            "none of the backbones can be tried:\n"
+            + "\n".join(f"  {one.name}: {reason}" for one, reason in left_out.items()),
+            expected="one at least",
+            next_step="put the weights where the messages say, raise --size, or name others: --backbone NAME[=WEIGHTS]",
+        )
+    scored = _scored_rows(data)
+    metric, labels = METRICS[competition.metric], data.labels[scored]
+    floor = [metric.score(labels, found) for found in floors(labels, len(data.classes)).values()]
+    return Probes(
+        metric=metric.name,
+        rows=len(scored),
+        size=pixels,
+        found=rank(metric, labels, predictions, costs),
+        left_out=left_out,
+        chance=max(floor) if metric.greater_is_better else min(floor),
+    )
+
+
+def extract(task: PassTask) -> None:
+    """Make the features of all pictures in one pass, and write them with what they cost."""
+    with redirect_stdout(sys.stderr):  # Keras says there what it downloads, and the table may be read by a program
+        network = feature_network(task.candidate.backbone, weights=task.candidate.weights)
+    cost = network_cost(network, task.size)
+    pictures = task.machine.open(task.paths, task.size, task.cache)
+    features, rate = pass_over(network, pictures, label=task.candidate.name)
+    made = Pass(cost.parameters, cost.weight_bytes, cost.flops, rate, peak_memory())
+    with atomic_path(task.file) as temporary:
+        np.savez(temporary, features=features, cost=json.dumps(asdict(made)))
+
+
+def pass_over(network: Any, pictures: Pictures, *, label: str = "") -> tuple[NDArray[np.float32], float]:
+    """What a network makes of every picture, in one pass: float32 of shape (pictures, …); and pictures a second.
+
+    The first batch, in which the network is compiled, is left out of the speed where there are others.
+    """
+    import keras
+
+    rows = np.arange(len(pictures))
+    steps = -(-len(rows) // _BATCH)
+    ends = [time.perf_counter()]
+
+    class Clock(keras.callbacks.Callback):
+        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+            ends.append(time.perf_counter())
+            bar.update()
+
+    with ErrorRelay() as relay, tqdm(total=steps, desc=label, unit="batch", leave=False, disable=None) as bar:
+        batches = prediction_dataset(pictures, rows, batch_size=_BATCH, view=view(PLAIN), relay=relay)
+        found = network.predict(batches, steps=steps, verbose=0, callbacks=[Clock()])
+    first = 1 if steps > 1 else 0
+    rate = _BATCH * (steps - first) / (ends[-1] - ends[first])
+    return np.asarray(found[: len(rows)], dtype=np.float32), rate
+
+
+def read_features(file: Path) -> tuple[NDArray[np.float32], Pass]:
+    """What `extract` wrote."""
+    with np.load(file) as stored:
+        return stored["features"], Pass(**json.loads(str(stored["cost"])))
+
+
+def head_predictions(features: NDArray[np.float32], data: CompetitionData) -> NDArray[np.float32]:
+    """Class probabilities of every row that is held out in a fold, in the order of the rows."""
+    found = np.zeros((len(features), len(data.classes)), dtype=np.float32)
+    for fold in tqdm(data.folds.numbers, desc="linear heads", unit="fold", leave=False, disable=None):
+        trained, held_out = data.rows_without(fold), data.rows_of(fold)
+        try:
+            inner = inner_rows(data.train, trained, one_in=_INNER, seed=fold)
+        except DataError:  # classes of very few rows
+            inner = trained[:0]
+        found[held_out] = probe_fold(
+            features, data.labels, trained=trained, inner=inner, held_out=held_out, classes=len(data.classes)
+        )
+    return found[_scored_rows(data)]
+
+
+def _scored_rows(data: CompetitionData) -> NDArray[np.int64]:
+    return np.sort(np.concatenate([data.rows_of(fold) for fold in data.folds.numbers]))
+
+
+def _key(one: Candidate, data: CompetitionData, size: tuple[int, int]) -> str:
+    """Hash of what the features depend on."""
+    weights = one.weights
+    if weights != "none" and weights not in BACKBONES[one.backbone].files:
+        weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow"), importlib.metadata.version("keras")
+    return hashlib.sha256(json.dumps([one.backbone, weights, size, data.sha256, POLICY, backend]).encode()).hexdigest()[
+        :16
+    ]

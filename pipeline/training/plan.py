@@ -1,0 +1,273 @@
+"""What training will cost on this machine, found by trying: some batches of every stage, nothing of them kept.
+
+The batches come from the real input at the real size, in a fresh process. Decoded pictures stay in
+`runs/<slug>/_decoded`, as training would leave them there; nothing else is written.
+"""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.artifacts import Workspace
+from pipeline.competition import Competition
+from pipeline.data.competition_data import load_data
+from pipeline.data.workers import WorkerPool
+from pipeline.model.cost import network_cost
+from pipeline.recipe import Recipe, Stage
+from pipeline.training.cross_validate import check_recipe, folds_of
+from pipeline.training.device import peak_device_memory
+from pipeline.training.engines import fresh_process
+from pipeline.training.fold import FoldTask, Machine, StageRows, stage_rows
+from pipeline.training.memory import peak_memory, reset_peak_memory
+from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
+from pipeline.training.stage import compiled_network
+
+_STEPS = ("decode", "input", "train", "predict")
+
+
+@dataclass(frozen=True)
+class StageProbe:
+    """What was found of a stage. Rates are pictures a second, in full batches.
+
+    Attributes:
+        size: Height and width in pixels.
+        flops: Of a picture's forward pass (`model/cost.py`).
+        trained, watched, held_out: Rows to train on, predicted after every epoch, and predicted at the stage's end
+            where they are others.
+        decode_seconds: Near zero where the pictures were there already.
+        input_rate: Of the input alone.
+        train_rate: Of training, input included.
+        predict_rate: Of prediction, input included.
+        setup_seconds: Building the network, and its first training batch, in which it is compiled.
+        predict_setup_seconds: The first prediction, likewise.
+        save_seconds: Writing the weights.
+        peak_bytes: Of the process and its workers together.
+        device_bytes: Of one GPU; None without.
+    """
+
+    name: str
+    size: tuple[int, int]
+    blocks: int
+    unfrozen: int
+    parameters: int
+    trainable_parameters: int
+    flops: int
+    trained: int
+    watched: int
+    held_out: int
+    decode_seconds: float
+    input_rate: float
+    train_rate: float
+    predict_rate: float
+    setup_seconds: float
+    predict_setup_seconds: float
+    save_seconds: float
+    peak_bytes: int
+    device_bytes: int | None
+
+    @property
+    def bottleneck(self) -> str:
+        """What a faster one of would help: `input` where training hardly lags behind it, `network` where it takes half
+        as long again and more, else `both`.
+        """
+        share = self.train_rate / self.input_rate
+        return "input" if share >= 0.8 else "both" if share > 0.5 else "network"
+
+    def epoch_seconds(self, batch_size: int) -> float:
+        """An epoch: training in whole batches, predicting the watched rows, writing the weights."""
+        pictures = math.ceil(self.trained / batch_size) * batch_size
+        return pictures / self.train_rate + self.watched / self.predict_rate + self.save_seconds
+
+    def stage_seconds(self, stage: Stage) -> float:
+        """All epochs: the most it takes, without early stopping. Decoding is not in it."""
+        setup = self.setup_seconds + self.predict_setup_seconds
+        return setup + stage.epochs * self.epoch_seconds(stage.batch_size) + self.held_out / self.predict_rate
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """The arguments of `probe`; `started` is the Unix time in seconds at which its process was asked for."""
+
+    task: FoldTask
+    started: float
+
+
+def plan_training(
+    recipe: Recipe,
+    competition: Competition,
+    *,
+    experiment: str,
+    workspace: Workspace,
+    session_hours: float,
+    folds: Sequence[int] | None = None,
+    machine: Machine | None = None,
+    run: Callable[..., Any] = fresh_process,
+) -> dict[str, Any]:
+    """Try every stage on the first fold, and reckon what all folds take: the most, without early stopping.
+
+    What is finished already is not taken off.
+
+    Args:
+        session_hours: How long a session lasts.
+        folds: The folds to be trained; all by default.
+        run: Calls `probe`, by default in a process of its own.
+
+    Returns:
+        As `reckon`.
+
+    Raises:
+        KitError: As `cross_validate` does.
+    """
+    data = load_data(competition, extra=recipe.extra)
+    check_recipe(recipe, data)
+    numbers = folds_of(data, competition.slug, folds)
+    task = FoldTask(
+        *(recipe, competition, numbers[0], workspace, experiment, machine or Machine()),
+        *(data.sha256, data.extra.sha256),
+    )
+    start, probes = run(probe, ProbeTask(task, time.time()), what="the plan")
+    return reckon(
+        recipe,
+        probes,
+        folds=len(numbers),
+        start_seconds=start,
+        rows=len(data.train),
+        held_out=len(data.rows_of(numbers[0])),
+        test=len(data.test),
+        session_hours=session_hours,
+    )
+
+
+def reckon(
+    recipe: Recipe,
+    probes: Sequence[StageProbe],
+    *,
+    folds: int,
+    start_seconds: float,
+    rows: int,
+    held_out: int,
+    test: int,
+    session_hours: float,
+) -> dict[str, Any]:
+    """Add up what was found.
+
+    Args:
+        start_seconds: Until a fold's process has its data.
+        rows: All training pictures, which are decoded.
+        held_out: Rows of a fold.
+        test: Test pictures.
+
+    Returns:
+        `stages` (the fields of `StageProbe` and `bottleneck`, `epochs`, `epoch_seconds`, `seconds`), `folds`,
+        `start_seconds` and `final_seconds` (predictions at the end) of a fold, `fold_seconds`, `decode_seconds` (of all
+        sizes, and of the test pictures at the last), `total_seconds`, `session_hours`, `folds_a_session`,
+        `stages_a_session` (of one fold), and `early_stopping`, whether a stage may end sooner.
+    """
+    stages = [
+        {
+            **asdict(found),
+            "bottleneck": found.bottleneck,
+            "epochs": stage.epochs,
+            "epoch_seconds": found.epoch_seconds(stage.batch_size),
+            "seconds": found.stage_seconds(stage),
+        }
+        for stage, found in zip(recipe.stages, probes, strict=True)
+    ]
+    last = probes[-1]
+    decode = sum(found.decode_seconds for found in probes) + last.decode_seconds * test / rows
+    predicted = (held_out + test) * (1 + len(recipe.tta.views))
+    final = last.predict_setup_seconds + predicted / last.predict_rate
+    fold = start_seconds + sum(found["seconds"] for found in stages) + final
+    available = session_hours * 3600 - decode
+    stages_done, used = 0, start_seconds
+    for found in stages:
+        used += found["seconds"]
+        stages_done += used <= available
+    return {
+        "stages": stages,
+        "folds": folds,
+        "start_seconds": start_seconds,
+        "final_seconds": final,
+        "fold_seconds": fold,
+        "decode_seconds": decode,
+        "total_seconds": decode + folds * fold,
+        "session_hours": session_hours,
+        "folds_a_session": max(0, int(available // fold)),
+        "stages_a_session": stages_done,
+        "early_stopping": any(stage.early_stopping for stage in recipe.stages),
+    }
+
+
+def probe(asked: ProbeTask) -> tuple[float, list[StageProbe]]:
+    """Try some batches of every stage: seconds until the data was there, and what was found."""
+    task = asked.task
+    data = load_data(task.competition, extra=task.recipe.extra)
+    with (
+        WorkerPool(task.machine.workers) as pool,
+        tqdm(total=len(_STEPS) * len(task.recipe.stages), desc="plan", leave=False, disable=None) as bar,
+    ):
+        start = time.time() - asked.started
+        found = []
+        for number, stage in enumerate(task.recipe.stages):
+            steps = iter(f"{stage.name}: {step}" for step in _STEPS)
+
+            def step(steps: Iterator[str] = steps) -> None:
+                bar.set_postfix_str(next(steps, ""))
+                bar.update()
+
+            reset_peak_memory()
+            peak_device_memory()
+            step()
+            started = time.perf_counter()
+            rows = stage_rows(task, data, number)
+            decoded = time.perf_counter() - started
+            found.append(_probe_stage(task, number, rows, pool, decode_seconds=decoded, step=step))
+    return start, found
+
+
+def _probe_stage(
+    task: FoldTask,
+    number: int,
+    rows: StageRows,
+    pool: WorkerPool,
+    *,
+    decode_seconds: float,
+    step: Callable[[], None],
+) -> StageProbe:
+    source, recipe = rows.source, task.recipe
+    step()
+    fed = input_rate(source, pool, workers=task.machine.workers)
+    step()
+    started = time.perf_counter()
+    network, freezing = compiled_network(recipe, number, source, classes=source.classes, start=None)
+    built = time.perf_counter() - started
+    cost = network_cost(network, source.pictures.size)
+    first, train_rate = training_rate(network, source, pool, workers=task.machine.workers)
+    step()
+    predict_setup, predict_rate = prediction_rate(network, rows.watched)
+    return StageProbe(
+        name=recipe.stages[number].name,
+        size=source.pictures.size,
+        blocks=freezing.blocks,
+        unfrozen=freezing.unfrozen,
+        parameters=cost.parameters,
+        trainable_parameters=cost.trainable,
+        flops=cost.flops,
+        trained=len(source.rows),
+        watched=len(rows.watched.rows),
+        held_out=0 if rows.watched is rows.held_out else len(rows.held_out.rows),
+        decode_seconds=decode_seconds,
+        input_rate=fed,
+        train_rate=train_rate,
+        predict_rate=predict_rate,
+        setup_seconds=built + first,
+        predict_setup_seconds=predict_setup,
+        save_seconds=save_seconds(network),
+        peak_bytes=peak_memory(child.pid for child in multiprocessing.active_children() if child.pid),
+        device_bytes=peak_device_memory(),
+    )

@@ -1,0 +1,83 @@
+"""Linear heads on features, and what is recommended."""
+
+import numpy as np
+import pytest
+
+from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.probe import Candidate, Pass, Probed, probe_fold, rank, recommended
+
+CLASSES = 3
+
+
+def rows(seed: int = 0, count: int = 90) -> tuple[np.ndarray, np.ndarray]:
+    """Features of which the first three tell the class."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    features = random.normal(size=(count, 6)).astype(np.float32)
+    features[np.arange(count), labels] += 4
+    return features, labels
+
+
+def fit(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    trained, held_out = np.arange(60), np.arange(60, 90)
+    return probe_fold(features, labels, trained=trained, inner=np.arange(12), held_out=held_out, classes=CLASSES + 1)
+
+
+def test_a_head_tells_apart_what_the_features_tell_apart() -> None:
+    features, labels = rows()
+    found = fit(features, labels)
+    assert METRICS["accuracy"].score(labels[60:], found) > 0.9
+    assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (found[:, CLASSES] == 0).all()  # a class without a training row
+
+
+def test_the_held_out_fold_has_no_part_in_its_head() -> None:
+    features, labels = rows()
+    found = fit(features, labels)
+    changed = labels.copy()
+    changed[60:] = (changed[60:] + 1) % CLASSES
+    np.testing.assert_array_equal(fit(features, changed), found)
+    others = features.copy()
+    others[61:] *= 100  # nor do its features, but for their own row
+    np.testing.assert_array_equal(fit(others, labels)[0], found[0])
+
+
+def test_inner_rows_choose_the_strength() -> None:
+    """Inner labels that are noise ask for the strongest penalty, which leaves probabilities small."""
+    features, labels = rows()
+    noise = labels.copy()
+    noise[:12] = np.random.default_rng(1).permutation(noise[:12])
+    assert fit(features, noise).max() < fit(features, labels).max()
+
+
+def candidate(name: str, flops: int, score: float, *, gain: float = 0.0, gain_se: float = 0.1) -> Probed:
+    return Probed(Candidate(name, "imagenet"), score, 0.1, gain, gain_se, Pass(1, 4, flops, 1.0, 1))
+
+
+def test_the_cheapest_within_one_standard_error_is_recommended() -> None:
+    found = [
+        candidate("large", 100, 0.9, gain_se=0.0),
+        candidate("near", 50, 0.85, gain=-0.05),
+        candidate("edge", 20, 0.8, gain=-0.1),
+        candidate("far", 1, 0.7, gain=-0.2),
+    ]
+    assert recommended(found).candidate.name == "edge (imagenet)"
+    assert recommended([found[0], found[3]]) is found[0]
+    assert not found[2].told_apart
+    assert found[3].told_apart
+
+
+def test_ranking_is_best_first_with_paired_differences() -> None:
+    labels = np.array([0, 1, 0, 1])
+    right, one_wrong = np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[[0, 1, 0, 0]]
+    names = {name: Candidate(name, "none") for name in ("dear", "cheap", "worse")}
+    costs = {one: Pass(1, 4, flops, 1.0, 1) for one, flops in zip(names.values(), (9, 3, 1), strict=True)}
+    predictions = {names["worse"]: one_wrong, names["dear"]: right, names["cheap"]: right}
+    for metric in ("accuracy", "log_loss"):
+        found = rank(METRICS[metric], labels, predictions, costs)
+        assert [one.candidate.backbone for one in found] == ["cheap", "dear", "worse"]
+        assert found[0].gain == found[1].gain == 0
+        assert found[2].gain < 0
+    accuracy = rank(METRICS["accuracy"], labels, predictions, costs)[2]
+    assert (accuracy.score, accuracy.gain) == (0.75, -0.25)
+    assert accuracy.gain_se == pytest.approx(np.std([0, 0, 0, 1]) / 2)

@@ -1,0 +1,57 @@
+"""Backbones compared, in words and as a figure."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.predictions.probe import Candidate, Pass, Probed, Probes
+from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text, recommendation
+from pipeline.report.plots import save_figure
+
+
+def probed(name: str, score: float, gain: float, gain_se: float, flops: int) -> Probed:
+    cost = Pass(1_840_000, 7_360_000, flops, 31.4, 1_300_000_000)
+    return Probed(Candidate(name, "imagenet"), score, 0.02, gain, gain_se, cost)
+
+
+BEST, NEAR, FAR = (
+    probed("best", 0.8, 0.0, 0.0, 8 * 10**9),
+    probed("near", 0.79, -0.01, 0.02, 10**9),
+    probed("far", 0.6, -0.2, 0.02, 10**8),
+)
+PROBES = Probes("accuracy", 800, (160, 288), [BEST, NEAR, FAR], {Candidate("gone", "imagenet"): "no file"}, 0.1)
+
+
+def test_the_cheaper_of_equals_is_recommended_with_its_reason() -> None:
+    text = recommendation(PROBES)
+    assert text.startswith("recommended: near (imagenet): the fewest operations")
+    assert "best (imagenet), which scores better by 0.0100 ± 0.0200" in text
+    assert text.endswith("not to be told apart from the best (95 %): near (imagenet)")
+
+
+def test_where_nothing_can_be_told_apart_it_says_so() -> None:
+    assert "none of them can be told apart" in recommendation(replace(PROBES, found=[BEST, NEAR]))
+    assert "told apart" not in recommendation(replace(PROBES, found=[BEST, FAR]))
+    assert "nothing to compare" in recommendation(replace(PROBES, found=[BEST]))
+
+
+def test_rows_and_text() -> None:
+    first = backbone_rows(PROBES)[0]
+    assert (first["backbone"], first["weights"], first["accuracy"]) == ("best", "imagenet", 0.8)
+    assert (first["weights MB"], first["MFLOPs/picture"], first["pictures/s"], first["peak MB"]) == (7, 8000, 31, 1300)
+    text = backbones_text(PROBES)
+    assert "800 rows at 160×288; chance 0.1000" in text
+    assert "left out: gone (imagenet): no file" in text
+
+
+def test_the_figure_names_all_and_grows_with_them(tmp_path: Path) -> None:
+    names = {text.get_text() for text in backbones_figure(PROBES, title="t").axes[1].texts}
+    assert names == {"1  best (imagenet)", "2  near (imagenet)", "3  far (imagenet)"}
+    heights = []
+    for count in (3, 40):
+        figure = backbones_figure(replace(PROBES, found=[BEST, *[FAR] * (count - 1)]), title="many")
+        save_figure(figure, tmp_path / "figure.png")
+        with Image.open(tmp_path / "figure.png") as image:
+            heights.append(image.height)
+    assert heights[1] > 2 * heights[0]

@@ -1,0 +1,57 @@
+"""`kit backbones` and `kit train --plan`, with a process for each network."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.competition import Competition
+from tests.test_cli import RECIPE, kit, refused, run
+
+
+@pytest.fixture
+def workspace(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def both(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    done = run(words, folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_backbones_from_the_command_line(workspace: Path) -> None:
+    words = ["backbones", "tiny", "--backbone", "tiny=none", "--backbone", "mobilenet-0.25"]
+    done = both([*words, "--format", "json"], workspace)
+    [row] = json.loads(done.stdout)  # nothing that Keras says is among it
+    assert (row["backbone"], row["weights"], row["to the best"]) == ("tiny", "none", 0.0)
+    assert "left out: mobilenet-0.25 (imagenet): cannot download" in done.stderr
+    assert (workspace / "oof" / "tiny" / "_report" / "backbones.png").stat().st_size > 5000
+    again = kit("backbones", "tiny", "--backbone", "tiny=none")  # of what was kept
+    assert "recommended: tiny (none)" in again.stdout
+    assert "_report/backbones.png" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_plan_from_the_command_line(workspace: Path) -> None:
+    done = both(["train", "colours.yaml", "tiny", "--plan", "--workers", "0", "--fold", "1"], workspace)
+    assert "1 fold: " in done.stdout
+    assert "fits into a session of 12 h" in done.stdout
+    assert not (workspace / "oof").exists()
+    assert not (workspace / "runs" / "tiny" / "colours").exists()
+
+
+def test_what_is_misspelt_or_has_no_effect_is_refused(workspace: Path) -> None:
+    assert "did you mean 'tiny'?" in refused("backbones", "tiny", "--backbone", "tinny=none")
+    assert "no weights 'imagenet'" in refused("backbones", "tiny", "--backbone", "tiny")
+    assert "'big' is no size" in refused("backbones", "tiny", "--backbone", "tiny=none", "--size", "big")
+    assert "no competition 'tinny'" in refused("backbones", "tinny")
+    assert "--plan" in refused("train", "colours.yaml", "tiny", "--session-hours", "3")
+    assert "--submission" in refused("train", "colours.yaml", "tiny", "--plan", "--submission")
+    assert kit("oof", "list").exit_code == 0

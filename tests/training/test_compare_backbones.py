@@ -1,0 +1,129 @@
+"""Backbones compared: one pass each, honest folds, and those that cannot be tried."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.artifacts import Workspace
+from pipeline.competition import Competition
+from pipeline.data.competition_data import load_data
+from pipeline.data.pictures import FilePictures
+from pipeline.errors import KitError, RecipeError
+from pipeline.model.features import feature_network
+from pipeline.predictions.probe import Candidate
+from pipeline.training import compare_backbones as module
+from pipeline.training.compare_backbones import (
+    PassTask,
+    candidates_of,
+    compare_backbones,
+    default_size,
+    head_predictions,
+    pass_over,
+    read_features,
+)
+from pipeline.training.fold import Machine
+
+TINY = Candidate("tiny", "none")
+
+
+def here(work: Callable[[Any], Any], argument: Any, *, what: str) -> Any:
+    """In this process, which has TensorFlow already."""
+    return work(argument)
+
+
+class Counted(FilePictures):
+    taken: ClassVar[list[int]] = []
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        self.taken.extend(rows)
+        return super().take(rows)
+
+
+def test_every_picture_is_passed_over_once(tiny_competition: Competition) -> None:
+    paths = tuple(load_data(tiny_competition).train["path"])
+    pictures = Counted(paths, (32, 32))
+    Counted.taken.clear()
+    network = feature_network("tiny", weights="none")
+    features, rate = pass_over(network, pictures)
+    assert set(Counted.taken) == set(range(24))
+    assert len(Counted.taken) == 32  # one batch, filled up
+    assert rate > 0
+    expected = network.predict(FilePictures(paths, (32, 32)).take(np.arange(24)), verbose=0)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_comparison_and_its_second_call(tiny_competition: Competition, tmp_path: Path) -> None:
+    passes: list[PassTask] = []
+
+    def counting(work: Callable[[Any], Any], argument: Any, *, what: str) -> Any:
+        passes.append(argument)
+        return work(argument)
+
+    asked = [TINY, Candidate("xception", "none")]  # of which one cannot take pictures this small
+    probes = compare_backbones(
+        tiny_competition, asked, workspace=Workspace(tmp_path), size=(32, 32), machine=Machine(0), run=counting
+    )
+    assert [one.candidate for one in probes.found] == [TINY]
+    assert probes.found[0].score > 0.8  # the classes are colours, which random features tell apart
+    assert probes.found[0].cost.parameters == 98_160
+    assert probes.found[0].cost.peak_bytes > 10**8
+    assert probes.rows == 24
+    assert "too few" in probes.left_out[asked[1]]
+    assert len(passes) == 1  # for both folds
+    again = compare_backbones(
+        tiny_competition, [TINY], workspace=Workspace(tmp_path), size=(32, 32), machine=Machine(0), run=counting
+    )
+    assert again.found == probes.found
+    assert len(passes) == 1
+    larger = compare_backbones(
+        tiny_competition, [TINY], workspace=Workspace(tmp_path), size=(32, 64), machine=Machine(0), run=counting
+    )
+    assert len(passes) == 2
+    assert larger.found[0].cost.flops == 2 * probes.found[0].cost.flops
+    assert read_features(passes[0].file)[0].shape == (24, 128)
+
+
+def test_no_labels_of_a_fold_reach_its_predictions(tiny_competition: Competition) -> None:
+    data = load_data(tiny_competition)
+    features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    before = head_predictions(features, data)
+    held_out = data.rows_of(0)
+    data.labels[held_out] = (data.labels[held_out] + 1) % 3
+    data.train.loc[held_out, "label"] = [data.classes[number] for number in data.labels[held_out]]
+    after = head_predictions(features, data)
+    np.testing.assert_array_equal(after[held_out], before[held_out])
+    assert not np.array_equal(after[data.rows_of(1)], before[data.rows_of(1)])
+
+
+def test_weights_that_cannot_be_had_leave_the_others_alone(tiny_competition: Competition, tmp_path: Path) -> None:
+    def offline(work: Callable[[Any], Any], argument: Any, *, what: str) -> Any:
+        if argument.candidate != TINY:
+            raise RecipeError("cannot download the weights", expected="a network", next_step="put the file there")
+        return work(argument)
+
+    options: dict[str, Any] = {"workspace": Workspace(tmp_path), "size": (32, 32), "run": offline}
+    lacking = Candidate("mobilenet-0.25", "imagenet")
+    probes = compare_backbones(tiny_competition, [lacking, TINY], **options)
+    assert probes.left_out == {lacking: "cannot download the weights"}
+    assert [one.candidate for one in probes.found] == [TINY]
+    with pytest.raises(KitError, match=r"none of the backbones[\s\S]*cannot download"):
+        compare_backbones(tiny_competition, [lacking], **options)
+
+
+def test_how_backbones_are_named() -> None:
+    found = candidates_of(["tiny=none", "mobilenet-0.75"], weights="imagenet")
+    assert found == [TINY, Candidate("mobilenet-0.75", "imagenet")]
+    assert [one.backbone for one in candidates_of([], weights="imagenet")] == list(module.SHORT_LIST)
+    for names, named in ((["tinny=none"], "tinny"), (["tiny"], "imagenet"), (["tiny=none"] * 2, "twice")):
+        with pytest.raises(RecipeError, match=named):
+            candidates_of(names, weights="imagenet")
+
+
+def test_the_default_size_keeps_the_shape_and_never_enlarges() -> None:
+    assert default_size((356, 644)) == (160, 288)
+    assert default_size((224, 224)) == (224, 224)
+    assert default_size((32, 40)) == (32, 32)
