@@ -2,8 +2,10 @@
 
 import logging
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -26,7 +28,11 @@ def local_process(task: FoldTask) -> None:
     level = logging.getLogger("pipeline").level
     # Not a daemon: it has children of its own, the augmentation workers.
     process = context.Process(target=_run, args=(theirs, task, level))
+    # An interrupt while it starts and imports waits until `_run` can answer it, and is not told by a traceback.
+    resource_tracker.ensure_running()  # which the first start would do, and lift the block
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     try:
         error = ours.recv()
@@ -67,6 +73,7 @@ def _run(connection: Connection, task: FoldTask, level: int) -> None:
     import_tensorflow_quietly()
     log_to_stdout(level)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with logging_redirect_tqdm([logging.getLogger("pipeline")]):
             train_fold(task)
         connection.send(None)
