@@ -26,9 +26,10 @@ KINDS = ("fold", "inner", "last")
 
 def train(arguments: argparse.Namespace) -> dict[str, str]:
     """The experiment of each kind, trained."""
+    # All first: `last` is refused where a stage stops early, and hours of training are too late to hear of it.
+    recipes = {kind: load_recipe(arguments.recipe, overrides=[*arguments.set, f"select_on={kind}"]) for kind in KINDS}
     experiments = {}
-    for kind in KINDS:
-        recipe = load_recipe(arguments.recipe, overrides=[*arguments.set, f"select_on={kind}"])
+    for kind, recipe in recipes.items():
         parts = [recipe.name, *([arguments.suffix] if arguments.suffix else []), *([kind] if kind != "fold" else [])]
         experiments[kind] = "-".join(parts)
         competition = load_competition(arguments.competition, root=arguments.root)

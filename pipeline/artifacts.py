@@ -75,15 +75,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` when the block ends without an error."""
+    """A temporary folder beside `path` that becomes `path` when the block ends without an error.
+
+    An earlier folder there is moved aside first and removed last: whenever the process dies, one of the two is whole.
+    Where `path` is a link, the folder it leads to is the one that is replaced.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    earlier = temporary.with_name(f"{temporary.name}-earlier")
     try:
         temporary.chmod(0o755)
         yield temporary
+        if path.is_dir():
+            os.rename(path, earlier)
         os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if earlier.exists() and not path.exists():
+            os.rename(earlier, path)
+        for folder in (earlier, temporary):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@
     competitions/<slug>/quarantine.csv     id, reason: rows left out   (committed, where there are any)
     competitions/<slug>/pseudo/<name>.csv  pseudo-labels               (committed, where there are any)
     competitions/<slug>/groups.csv         id, group: kept together    (committed, where there are any)
+    competitions/<slug>/solution.csv       labels that a rehearsal scores against (where there are any)
     competitions/<slug>/explore/           `kit explore`: page, plots  (ignored)
     competitions/<slug>/data/              the data, or a link to it   (ignored)
 
@@ -137,6 +138,14 @@ class Competition(Settings):
 
 def competition_folder(slug: str, *, root: Path) -> Path:
     return root / "competitions" / slug
+
+
+def in_rehearsal(command: str, slug: str, *, root: Path) -> str:
+    """A command as it is to be typed so that it runs in a rehearsal of this competition."""
+    if slug == "demo":
+        return f"kit rehearse -- {command}"
+    is_there = (competition_folder(slug, root=root) / "solution.csv").is_file()
+    return f"kit rehearse --competition {slug} {'' if is_there else '--solution CSV '}-- {command}"
 
 
 def list_competitions(root: Path) -> list[str]:

@@ -149,7 +149,11 @@ class Session:
             if len(curves):
                 picture = self.workspace.oof(competition.slug, experiment) / "learning_curves.png"
                 plot_learning_curves(
-                    curves, picture, title=f"{experiment} on {competition.slug}", metric=competition.metric
+                    curves,
+                    picture,
+                    title=f"{experiment} on {competition.slug}",
+                    metric=competition.metric,
+                    select_on=recipe.select_on.kind,
                 )
         if progress.manifest:
             print("\n" + result_text(progress.manifest), flush=True)

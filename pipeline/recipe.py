@@ -86,10 +86,10 @@ class OnFold(Settings):
 
 
 class OnInner(Settings):
-    """A `share` of the training rows, the same in every stage, chooses and is not trained on."""
+    """One training row in so many, the same in every stage, chooses and is not trained on."""
 
     kind: Literal["inner"] = "inner"
-    share: float = Field(default=0.1, gt=0, le=0.5)
+    one_in: int = Field(default=10, ge=2, le=100)
 
 
 class OnLast(Settings):
@@ -210,7 +210,7 @@ class Recipe(Settings):
         extra: Names of extra rows to train on, too: declared in competition.yaml, or made by `kit pseudo-label`.
         precision: What the network computes in; its logits are float32 always.
         select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: `fold`, `inner`
-            (`{kind: inner, share: 0.1}`) or `last`.
+            (`{kind: inner, one_in: 10}`) or `last`.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
@@ -329,9 +329,7 @@ def smoke(recipe: Recipe, *, side: int) -> Recipe:
         schedule = Cosine() if isinstance(stage.schedule, Cosine) else stage.schedule
         changes = {"size": (side, side), "epochs": 1, "batch_size": min(8, stage.batch_size), "schedule": schedule}
         stages.append(stage.model_copy(update=changes))
-    select_on = (
-        OnInner(share=0.5) if isinstance(recipe.select_on, OnInner) else recipe.select_on
-    )  # of few pictures, too
+    select_on = OnInner(one_in=2) if isinstance(recipe.select_on, OnInner) else recipe.select_on  # of few pictures, too
     return recipe.model_copy(update={"weights": "none", "stages": tuple(stages), "select_on": select_on})
 
 

@@ -18,22 +18,23 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--proxy-server=127.0.0.1:9",  # nothing listens there
     "--hide-scrollbars",
 )
 
 
 class Browser:
-    """Opens pages from disk and says what can be seen of them."""
+    """Opens pages from disk or from this machine, and says what can be seen of them."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
+    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
         """Open a page afresh.
 
         Args:
+            page: A file, or an address on this machine.
             width: Of what the page sees, in CSS pixels, be it narrower than a window can be.
             theme: "light" or "dark", as the system would say it.
         """
@@ -43,7 +44,7 @@ class Browser:
         media = {"prefers-color-scheme": theme, "prefers-reduced-motion": "reduce"}
         features = [{"name": name, "value": value} for name, value in media.items()]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.driver.get(page.resolve().as_uri())
+        self.driver.get(page if isinstance(page, str) else page.resolve().as_uri())
         self.run("try { localStorage.clear(); } catch {}")
         self.driver.refresh()
 

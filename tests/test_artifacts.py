@@ -53,6 +53,55 @@ def test_atomic_folder(tmp_path):
     assert listing(tmp_path) == ["made"]
 
 
+def test_an_earlier_folder_stays_until_the_new_one_is_in_its_place(tmp_path, monkeypatch):
+    def make(text):
+        with atomic_folder(tmp_path / "made") as draft:
+            (draft / "a").write_text(text)
+
+    make("old")
+    with suppress(Broken), atomic_folder(tmp_path / "made"):
+        raise Broken
+    assert (tmp_path / "made" / "a").read_text() == "old"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("the disk is gone")))
+        with pytest.raises(OSError, match="the disk is gone"):
+            make("new")
+    assert (tmp_path / "made" / "a").read_text() == "old"
+    assert listing(tmp_path) == ["made"]
+    make("new")
+    assert (tmp_path / "made" / "a").read_text() == "new"
+    assert listing(tmp_path) == ["made"]
+
+
+def _die_at_replace(path):
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    with atomic_folder(path) as draft:
+        (draft / "a").write_text("new")
+
+
+def test_a_kill_loses_neither_the_earlier_folder_nor_the_new_one(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a").write_text("old")
+    process = multiprocessing.get_context("spawn").Process(target=_die_at_replace, args=(tmp_path / "made",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert sorted(file.read_text() for file in tmp_path.glob("*/a")) == ["new", "old"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path, exists):
+    if exists:
+        (tmp_path / "disk" / "made").mkdir(parents=True)
+        (tmp_path / "disk" / "made" / "b").write_text("old")
+    (tmp_path / "link").symlink_to("disk/made")
+    with atomic_folder(tmp_path / "link") as draft:
+        (draft / "a").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert listing(tmp_path / "disk" / "made") == ["a"]
+    assert (listing(tmp_path), listing(tmp_path / "disk")) == (["disk", "link"], ["made"])
+
+
 def test_text_and_json_read_back(tmp_path):
     write_text(tmp_path / "t.txt", "Größe 画像\n")
     assert (tmp_path / "t.txt").read_text("utf-8") == "Größe 画像\n"

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -314,6 +315,24 @@ def test_the_whole_story_with_an_interruption(workspace: Path, tiny_competition:
     assert again.returncode == 0, again.stderr
     assert "is done already" in again.stdout
     assert len(submissions(workspace)) == 2 or answer.equals(pd.read_csv(submissions(workspace)[0], dtype=str))
+
+
+@pytest.mark.slow
+def test_a_smoke_run_leaves_nothing_that_could_be_taken_for_a_result(workspace: Path) -> None:
+    before = sorted(path.name for path in workspace.iterdir())
+    done = run(["train", "colours.yaml", "tiny", "--smoke", "--workers", "0"], workspace)
+    assert done.returncode == 0, done.stderr
+    assert "The scores mean nothing" in done.stdout
+    assert "fold 0" in done.stdout
+    assert "fold 1" not in done.stdout
+    [folder] = re.findall(r"only to see that it runs: in (\S+), which", done.stdout)
+    assert not Path(folder).exists()
+    assert sorted(path.name for path in workspace.iterdir()) == before
+    assert json.loads(kit("oof", "list", "--format", "json").stdout) == []
+
+
+def test_a_smoke_run_makes_no_submission(workspace: Path) -> None:
+    assert "--submission has no effect with --smoke" in refused("train", "demo", "tiny", "--smoke", "--submission")
 
 
 def test_a_demo_that_was_rendered_but_not_described_is_described(

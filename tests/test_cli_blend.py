@@ -109,7 +109,7 @@ def test_the_method_the_temperature_and_the_name_are_as_told(workspace: Workspac
     assert manifest["blend"]["method"] == "convex"
     assert all(member["temperature"] > 0 for member in manifest["blend"]["members"])
     assert "chosen: convex, as told" in printed
-    assert "temperatures: a " in printed
+    assert "temperatures (above 1: less sure than predicted): a " in printed
 
 
 def test_json_and_csv_hold_all_there_is_to_know(workspace: Workspace) -> None:

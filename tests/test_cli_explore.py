@@ -34,7 +34,7 @@ def test_without_an_option_only_the_page_and_its_pictures_are_written(faulty: Co
     before = {path for path in faulty.folder.rglob("*") if path.is_file()}
     output = kit("explore", "tiny")
     new = {path for path in faulty.folder.rglob("*") if path.is_file()} - before
-    names = ["augmented.png", "classes.png", "explore.html", "samples.png", "sizes.png"]
+    names = ["augmented.png", "classes.png", "duplicates.json", "explore.html", "samples.png", "sizes.png"]
     assert sorted(path.relative_to(faulty.folder / "explore").as_posix() for path in new) == names
     assert "pictures: 23 train, 6 test" in output
     assert "training pictures that are also there under another label      2" in output

@@ -309,7 +309,7 @@ def test_rows_of_another_server_need_no_account(ledger: Ledger) -> None:
 def test_rows_of_a_rehearsal_are_asked_for_in_one(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAGGLE_API_ENVIRONMENT")
     ledger.begin(row(1, 0.5, 0.5, status=Status.PENDING, server="rehearsal"))
-    ask = "kit rehearse --competition tiny -- kit submit --sync"
+    ask = "kit rehearse --competition tiny --solution CSV -- kit submit --sync"
     assert f"left alone, it was sent to rehearsal; ask there: {ask}\n" in done("submit", "--sync")
     assert f"not settled yet; ask: {ask}\n" in done("submissions")
     ledger.begin(row(2, 0.5, 0.5, status=Status.PENDING))
@@ -377,6 +377,9 @@ def test_a_kernel_that_was_pushed_to_a_rehearsal_is_not_unknown_outside(
     record_push(workspace, "rehearsal-user/a-kernel", 1)
     message = refused("kernel", "status", "predict")
     assert "no kernel 'predict' has been pushed to kaggle.com from here, but a-kernel was pushed to a rehear" in message
+    assert "kit rehearse --competition tiny --solution CSV -- kit kernel status predict" in message
+    (workspace / "competitions" / "tiny" / "solution.csv").touch()
+    message = refused("kernel", "status", "predict")
     assert "kit rehearse --competition tiny -- kit kernel status predict" in message
 
 
@@ -395,7 +398,9 @@ def test_a_wait_for_a_kernel_is_not_silent(
     assert waited.exit_code == 4, waited.output
     assert waited.stdout.count("  RUNNING\n") == 2
     assert waited.stderr.startswith("signing in to rehearsal\n")
-    assert "for as long as the rehearsal does; fetch it later: kit kernel output predict" in waited.stderr
+    assert (
+        "the kernel goes on only while the rehearsal does; fetch it later: kit kernel output predict" in waited.stderr
+    )
 
 
 def test_a_kernel_is_built_before_the_sign_in(workspace: Path) -> None:

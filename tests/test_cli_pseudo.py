@@ -1,6 +1,7 @@
 """`kit pseudo-label`, and `kit train` with what it made: the real commands on the tiny competition."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -80,6 +81,22 @@ def test_what_cannot_be_pseudo_labelled_is_refused(trained: Path, monkeypatch: p
     message = refused("pseudo-label", "colours", "--min-confidence", "0")
     run.with_name("away").rename(run)
     assert "remove runs/tiny/colours and train it again, with the --set it had: kit train colours tiny" in message
+
+
+def test_rows_quarantined_since_the_training_are_refused_before_anything_is_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    folder = Path("competitions/tiny")
+    (folder / "quarantine.csv").write_text("id,reason\n000.jpg,blurred\n", "utf-8")
+    words = ("pseudo-label", "colours", "--min-confidence", "0", "--name", "late")
+    assert "quarantined since the folds were made: 000.jpg" in refused(*words)
+    folds = folder / "folds.csv"
+    kept = [line for line in folds.read_text("utf-8").splitlines(keepends=True) if not line.startswith("000.jpg")]
+    folds.write_text("".join(kept), "utf-8")
+    assert "colours was trained on other folds than tiny has now" in refused(*words)
+    assert not (folder / "pseudo" / "late.csv").exists()
 
 
 def test_unknown_extra_rows_are_refused(

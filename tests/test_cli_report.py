@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import Workspace, write_text
+from pipeline.artifacts import Workspace, read_json, write_json, write_text
 from pipeline.competition import Competition
 from pipeline.predictions.store import CURVES, finish_experiment, prediction_frame
 from pipeline.submit.ledger import COLUMNS
@@ -133,7 +133,21 @@ def test_pictures_that_look_the_same_stand_side_by_side(
     html = (tmp_path / "oof/tiny/_report/report.html").read_text("utf-8")
     pairs = html[html.index('id="pairs"') : html.index("</main>")]
     assert re.findall(r'alt="(\d+\.jpg)"', pairs)[:2] == ["000.jpg", "023.jpg"]
-    assert "the labels differ; distance 0" in pairs
+    assert "the labels differ" in pairs
+    assert "identical files" in pairs
+    assert kit("report", "--no-duplicates").exit_code == 0
+    assert 'id="duplicates"' not in (tmp_path / "oof/tiny/_report/report.html").read_text("utf-8")
+
+
+def test_what_explore_found_is_not_looked_for_again(make: Make, tmp_path: Path) -> None:
+    make("good", 3)
+    assert kit("explore", "tiny").exit_code == 0
+    kept = tmp_path / "competitions/tiny/explore/duplicates.json"
+    pair = {"id_a": "000.jpg", "id_b": "007.jpg", "kind": "near", "distance": 5, "correlation": 0.9876}
+    write_json(kept, {**read_json(kept), "pairs": [pair]})
+    assert kit("report").exit_code == 0
+    html = (tmp_path / "oof/tiny/_report/report.html").read_text("utf-8")
+    assert "near: 5 of 64 bits differ, correlation 0.9876" in html
 
 
 def test_what_cannot_be_reported_is_said(make: Make, tmp_path: Path) -> None:

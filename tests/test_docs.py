@@ -29,3 +29,8 @@ def test_a_shipped_recipe_opens_with_its_command(name: str) -> None:
     first = shipped_recipes()[name].splitlines()[0]
     assert re.match(rf"# kit train {re.escape(name)} \S+", first)
     assert load_recipe(name).name == name
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_readme_lists_every_shipped_recipe(name: str) -> None:
+    assert re.search(rf"^\| `{re.escape(name)}` \| .+ \| .+ \|$", README, flags=re.M)

@@ -358,7 +358,7 @@ def test_a_fault_inside_a_list_is_not_told_as_a_short_list_too():
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("fold", {"kind": "fold"}), ("last", {"kind": "last"}), ("inner", {"kind": "inner", "share": 0.1})],
+    [("fold", {"kind": "fold"}), ("last", {"kind": "last"}), ("inner", {"kind": "inner", "one_in": 10})],
 )
 def test_what_chooses_the_epochs_can_be_said_in_a_word(given, meant):
     assert parse(changed("select_on", given)).select_on.model_dump() == meant
@@ -384,6 +384,6 @@ def test_nothing_can_be_watched_where_nothing_chooses(path, value, named):
     assert f"stage all: {named} has no effect with select_on: last" in refused({**content, "select_on": "last"})
 
 
-def test_a_share_belongs_to_inner_alone():
-    assert "select_on" in refused(changed("select_on", {"kind": "last", "share": 0.2}))
-    assert "select_on" in refused(changed("select_on", {"kind": "inner", "share": 0.6}))
+def test_how_many_rows_choose_belongs_to_inner_alone():
+    assert "select_on" in refused(changed("select_on", {"kind": "last", "one_in": 5}))
+    assert "select_on" in refused(changed("select_on", {"kind": "inner", "one_in": 1}))

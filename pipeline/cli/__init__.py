@@ -13,11 +13,13 @@ from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
 from pipeline.cli.output import reports_errors
+from pipeline.cli.predict import predict
 from pipeline.cli.pseudo import pseudo_label
 from pipeline.cli.rehearse import rehearse
 from pipeline.cli.report import report
 from pipeline.cli.results import oof_list, submission_check, submission_make
-from pipeline.cli.train import predict, train
+from pipeline.cli.serve import serve
+from pipeline.cli.train import train
 
 # Everything but Typer is imported inside the commands: `kit --help` must not wait for pandas or TensorFlow.
 
@@ -45,6 +47,7 @@ for group, name, command in (
     (app, "folds", folds),
     (app, "train", train),
     (app, "predict", predict),
+    (app, "serve", serve),
     (app, "blend", blend),
     (app, "pseudo-label", pseudo_label),
     (app, "report", report),

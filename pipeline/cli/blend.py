@@ -112,7 +112,7 @@ def _short_rows(found: "Blend", metric: str, members: Sequence[str]) -> list[dic
             "method": one.name,
             metric: one.score,
             "± se": one.score_se,
-            "over best single": f"{one.gain:+.4f} ± {one.gain_se:.4f}" if one.name != Method.single else "",
+            "over best member": f"{one.gain:+.4f} ± {one.gain_se:.4f}",
             "chosen": "yes" if one.name == found.method else "",
             "weights": _shares(one.weights, members) if one.weights else "by class",
         }
@@ -124,8 +124,9 @@ def _words(found: "Blend", members: Sequence[str]) -> str:
     lines = [f"chosen: {found.method}, {found.reason}"]
     if len(found.result.fold_scores) > 1:
         lines.append("scores: of each fold's rows, blended by what the other folds taught; weights: of all rows")
+        lines.append("single: the member that the other folds call the best; it may be another one in each fold")
     if found.temperatures:
-        lines.append(f"temperatures: {_shares(found.temperatures, members)}")
+        lines.append(f"temperatures (above 1: less sure than predicted): {_shares(found.temperatures, members)}")
     return "\n".join(lines)
 
 

@@ -28,42 +28,23 @@ def explore(
     """
     from pipeline.competition import load_competition
     from pipeline.data.augment import check_augment
+    from pipeline.data.duplicates import keep_duplicates
     from pipeline.data.explore import explore as look
-    from pipeline.data.explore import findings
     from pipeline.data.remedies import refuse_groups_without_effect
     from pipeline.data.showcase import showcase
-    from pipeline.report.explore_page import Explored, write_explore_page
+    from pipeline.report.explore_page import finding_rows, write_explore_page
 
     described = load_competition(competition, root=ROOT)
     check_augment(augment)
     if write_groups:
         refuse_groups_without_effect(described)
     found = look(described)
-    shown = showcase(found, augment=augment)
-    lines = [{"finding": line.what, "count": line.count, "what to do": line.next_step} for line in findings(found)]
-    page = write_explore_page(
-        described.folder / "explore",
-        Explored(
-            slug=competition,
-            findings=lines,
-            facts=found.facts,
-            classes=found.classes,
-            pictures=found.pictures,
-            samples=shown.samples,
-            extremes=shown.extremes,
-            pairs=shown.pairs,
-            augment=augment,
-            augmented=shown.augmented,
-            shown=shown.pictures,
-            variants=[vars(variant) for variant in found.variants],
-            unreadable=found.unreadable,
-            left_out=found.left_out,
-            notes=found.notes,
-        ),
-    )
+    page = write_explore_page(described.folder / "explore", found, showcase(found, augment=augment))
+    keep_duplicates(described, found.rows, found.training_duplicates)
     for name, value in found.facts.items():
         print(f"{name}: {value}")
     print()
+    lines = finding_rows(found)
     show(lines, Format.table) if lines else print("nothing is wrong with the data as far as this can see")
     for note in found.notes:
         print(f"note: {note}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, counted
 
 if TYPE_CHECKING:
     from pipeline.competition import Competition
@@ -65,7 +65,7 @@ def say_left_out(competition: "Competition") -> None:
 
     count = len(read_quarantine(competition))
     if count:
-        typer.echo(f"note: {competition.quarantine_file} leaves out {count} row{'s' if count > 1 else ''}", err=True)
+        typer.echo(f"note: {competition.quarantine_file} leaves out {counted(count, 'row', 'rows')}", err=True)
 
 
 def warn_of_order(order: str) -> None:
@@ -107,7 +107,9 @@ def at_server(server: str, command: str, *, competition: str) -> str:
     if server == server_meant():
         return command
     if server == "rehearsal":
-        return f"kit rehearse {'' if competition == 'demo' else f'--competition {competition} '}-- {command}"
+        from pipeline.competition import in_rehearsal
+
+        return in_rehearsal(command, competition, root=ROOT)
     return f"{command} (outside the rehearsal)"
 
 

@@ -29,6 +29,7 @@ def pseudo_label(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
+    from pipeline.data.folds import load_folds
     from pipeline.data.index import train_index
     from pipeline.data.pseudo import write_pseudo
     from pipeline.predictions.pseudo import make_pseudo_labels
@@ -39,7 +40,13 @@ def pseudo_label(
     described, chosen = load_competition(stored.slug, root=ROOT), name or f"pseudo-{min_confidence:g}"
     rows = train_index(described)
     labels = dict(zip(rows["id"], rows["label"], strict=True))
-    found = make_pseudo_labels(stored, labels, min_confidence=min_confidence, workspace=workspace)
+    found = make_pseudo_labels(
+        stored,
+        labels,
+        folds_sha256=load_folds(described, rows).sha256,
+        min_confidence=min_confidence,
+        workspace=workspace,
+    )
     write_pseudo(described, chosen, found.rows, found.made)
     if format is not Format.table:
         head = {"competition": stored.slug, "experiment": stored.name, "name": chosen}

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,7 +157,9 @@ def _run(command: list[str], environment: Mapping[str, str]) -> int:
             ) from None
         with process:
             started(process)
-            code = process.wait()
+            # A signal that comes just before an endless wait begins is not passed on until that ends.
+            while (code := process.poll()) is None:
+                time.sleep(0.05)
     return code if code >= 0 else 128 - code
 
 

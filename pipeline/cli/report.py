@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipeline.artifacts import Workspace
     from pipeline.competition import Competition
+    from pipeline.data.duplicates import Duplicate
 
 
 def report(
@@ -27,6 +28,9 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", help="Where the page goes, instead of oof/<competition>/_report/.")
     ] = None,
+    no_duplicates: Annotated[
+        bool, typer.Option("--no-duplicates", help="Do not look for near-duplicates, which reads every picture once.")
+    ] = False,
 ) -> None:
     """Make one self-contained HTML page about the finished experiments: scores, learning curves, mistakes, labels.
 
@@ -54,7 +58,7 @@ def report(
             named=named,
             curves={one.name: read_learning_curves(workspace, slug, one.name) for one in finished},
             submissions=[{"competition": slug, **asdict(entry)} for entry in Ledger(workspace, slug).read()],
-            duplicates=_duplicates(described),
+            duplicates=None if no_duplicates else _duplicates(described),
         )
     )
     folder = workspace.report(slug)
@@ -95,12 +99,12 @@ def _chosen(workspace: "Workspace", names: list[str], *, competition: str | None
     return slugs[0], [name for _, name in keys]
 
 
-def _duplicates(competition: "Competition") -> list[tuple[str, str, float]] | None:
-    """Pictures that look the same; None, saying why, where a file that cannot be read keeps from looking."""
+def _duplicates(competition: "Competition") -> "list[Duplicate] | None":
+    """Those among the training pictures; None, saying why, where a file that cannot be read keeps from looking."""
     from pipeline.data.duplicates import training_duplicates
 
     try:
-        return [(pair.id_a, pair.id_b, pair.distance) for pair in training_duplicates(competition)]
+        return training_duplicates(competition)
     except DataError as error:
         typer.echo(f"note: near-duplicates were not looked for: {error.problem}", err=True)
         return None

@@ -1,13 +1,20 @@
-"""Commands that train and predict."""
+"""The command that trains."""
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
+from pipeline.cli.output import ROOT, say_left_out
 from pipeline.cli.results import submission_make
+from pipeline.errors import KitError
+
+if TYPE_CHECKING:
+    from pipeline.competition import Competition
+    from pipeline.recipe import Recipe
+    from pipeline.training.fold import Machine
 
 
 def train(
@@ -22,7 +29,7 @@ def train(
     cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
     submission: Annotated[bool, typer.Option("--submission", help="Make a submission of it, too.")] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Only see that it runs: tiny pictures, random weights, one epoch a stage.")
+        bool, typer.Option("--smoke", help="Only see that it runs: tiny pictures, random weights; nothing is kept.")
     ] = False,
 ) -> None:
     """Train every fold of a recipe on a competition; what is done already is not done again.
@@ -31,35 +38,44 @@ def train(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.model.backbones import BACKBONES, check_backbone
     from pipeline.recipe import load_recipe
-    from pipeline.recipe import smoke as smallest
     from pipeline.report.plots import plot_learning_curves
     from pipeline.report.tables import result_text
     from pipeline.training.cross_validate import cross_validate, learning_curves
     from pipeline.training.engines import log_to_stdout
     from pipeline.training.fold import Machine
 
+    if smoke and submission:
+        raise KitError(
+            "--submission has no effect with --smoke, which keeps no predictions",
+            expected="one of the two",
+            next_step="leave one out; scripts/train_folds.sh always gives --submission: call `kit train` itself",
+        )
     log_to_stdout()
     # A polite end is an interrupt: the fold's process must not go on alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
-    if smoke:
-        check_backbone(settings.backbone, weights="none", sizes=())
-        settings = smallest(settings, side=BACKBONES[settings.backbone].smallest)
-        suffix = f"{suffix}-smoke" if suffix else "smoke"
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
     machine = Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
     say_left_out(described)
+    if smoke:
+        _smoke(settings, described, folds=fold, machine=machine)
+        return
     progress = cross_validate(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )
     curves = learning_curves(workspace.run(competition, experiment), [stage.name for stage in settings.stages])
     picture = workspace.oof(competition, experiment) / "learning_curves.png"
     if len(curves):
-        plot_learning_curves(curves, picture, title=f"{experiment} on {competition}", metric=described.metric)
+        plot_learning_curves(
+            curves,
+            picture,
+            title=f"{experiment} on {competition}",
+            metric=described.metric,
+            select_on=settings.select_on.kind,
+        )
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
         if submission:
@@ -76,31 +92,25 @@ def train(
         print(f"next: kit submission make {experiment} --competition {competition}")
 
 
-def predict(
-    experiment: str,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    competition: CompetitionOption = None,
-    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
-    format: FormatOption = Format.table,
-) -> None:
-    """Predict pictures with the fold models of an experiment.
-
-    Example: kit predict demo my-card.jpg
-    """
+def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:
+    """Train the first fold, or those named, in a folder that is removed afterwards: nothing is taken for a result."""
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import find_experiment
-    from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import predict_pictures
+    from pipeline.data.folds import load_folds
+    from pipeline.data.index import train_index
+    from pipeline.model.backbones import BACKBONES, check_backbone
+    from pipeline.recipe import smoke
+    from pipeline.training.cross_validate import cross_validate
 
-    workspace = Workspace(ROOT)
-    slug, name = find_experiment(workspace, experiment, slug=competition)
-    import_tensorflow_quietly()
-    found = predict_pictures(pictures, slug=slug, experiment=name, workspace=workspace)
-    rows = []
-    for _, row in found.iterrows():
-        best = row.drop("picture").astype(float).sort_values(ascending=False, kind="stable").head(top)
-        rows += [
-            {"picture": row["picture"], "rank": rank, "class": label, "probability": round(float(value), 4)}
-            for rank, (label, value) in enumerate(best.items(), start=1)
-        ]
-    show(rows, format)
+    check_backbone(settings.backbone, weights="none", sizes=())
+    smallest = smoke(settings, side=BACKBONES[settings.backbone].smallest)
+    with TemporaryDirectory(prefix="kit-smoke-") as folder:
+        print(f"only to see that it runs: in {folder}, which is removed afterwards")
+        cross_validate(
+            smallest,
+            described,
+            experiment="smoke",
+            workspace=Workspace(Path(folder)),
+            folds=folds or load_folds(described, train_index(described)).numbers[:1],
+            machine=machine,
+        )
+    print("\nit runs. The scores mean nothing: tiny pictures, random weights, one epoch a stage. Nothing was kept")

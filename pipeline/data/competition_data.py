@@ -46,6 +46,14 @@ class CompetitionData:
         digest.update("\n".join(self.test["id"]).encode())
         return digest.hexdigest()
 
+    @property
+    def groups_sha256(self) -> str | None:
+        """Hash of which rows belong together; None where none do."""
+        if (self.train["group"] == "").all():
+            return None
+        lines = "".join(f"{row.id},{row.group}\n" for row in self.train.itertuples())
+        return hashlib.sha256(lines.encode()).hexdigest()
+
     def rows_of(self, fold: int) -> NDArray[np.int64]:
         """The rows held out in `fold`."""
         return np.flatnonzero((self.folds.frame["fold"] == fold).to_numpy())

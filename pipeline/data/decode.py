@@ -3,18 +3,20 @@
 EXIF orientation applied; grey, palette, CMYK, alpha and 16-bit converted; the first frame of an animation.
 """
 
+import io
 import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+_EXPECTED = "a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")"
 POLICY = 1  # raise when decoding or resizing changes: kept decoded pictures are then made anew
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 0x0100, 0x0101
@@ -50,6 +52,22 @@ def decode(path: Path) -> NDArray[np.uint8]:
         raise unreadable(path, error) from None
 
 
+def decode_bytes(content: bytes) -> NDArray[np.uint8]:
+    """What `decode` gives for a file with this content.
+
+    Raises:
+        DataError: It is not a whole picture.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return _to_rgb(image)
+    except UnidentifiedImageError:
+        problem = "this is not a picture, or of a format that is not known here" if content else "this file is empty"
+    except Exception as error:  # Pillow raises nearly every kind on damaged files
+        problem = f"this picture cannot be read: {error}"
+    raise DataError(problem, expected=_EXPECTED, next_step="choose another file")
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels, upright, from the file's header alone."""
     try:
@@ -82,6 +100,13 @@ def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
 
 
+def shrink(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A picture in its own shape, its longer side at most `side` pixels."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    return resize(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.seek(0)
     image.load()  # which turns a TIFF upright and forgets its orientation
@@ -111,6 +136,6 @@ def unreadable(path: Path, error: Exception) -> DataError:
         problem = f"{path} cannot be read as a picture: {error}"
     return DataError(
         problem,
-        expected="a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")",
+        expected=_EXPECTED,
         next_step="replace the file, or leave it out by a row `id,reason` in the competition's quarantine.csv",
     )

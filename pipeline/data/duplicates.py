@@ -4,23 +4,28 @@ Perceptual hashes propose pairs, cheaply enough for all pairs of 100,000 picture
 laid on each other, confirms them. docs/decisions/0005-near-duplicates.md has the measurements behind the numbers.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from pipeline.artifacts import read_json, write_json
 from pipeline.competition import Competition
-from pipeline.data.decode import resize
+from pipeline.data.decode import POLICY
+from pipeline.data.facts import SMALL, Facts, read_pictures
 from pipeline.data.index import train_index
 
-THUMBNAIL = 64  # height and width of the small copies
 DISTANCE = 12  # bits of 64 in which the hashes of a candidate pair may differ
 LEAST_LIKENESS = 0.75  # correlation of 16×16 copies; below it laying one on the other is not tried
 LEAST_CORRELATION = 0.98
@@ -31,59 +36,109 @@ _CHUNK = 2**22  # pairs of hashes compared at once: 64 MB
 
 
 @dataclass(frozen=True)
-class Pair:
+class Duplicate:
     """Two pictures that are one.
 
     Attributes:
-        distance: Bits in which their perceptual hashes differ.
+        kind: Whether the files are identical, or only near.
+        distance: Bits of 64 in which their perceptual hashes differ.
         correlation: Of their small copies, laid on each other; 1 is identical.
     """
 
     id_a: str
     id_b: str
+    kind: Literal["identical", "near"]
     distance: int
     correlation: float
 
 
-def thumbnail(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The small copy that is hashed and compared: (height, width, 3) to (64, 64, 3), stretched."""
-    return resize(picture, (THUMBNAIL, THUMBNAIL))
+def find_duplicates(ids: Sequence[str], paths: Sequence[str], facts: Facts) -> list[Duplicate]:
+    """The pairs that are one picture; `id_a` stands before `id_b` in `ids`.
+
+    Of n identical files these are n - 1 pairs, the first with each other one, and the first alone is compared with
+    other contents: copies of copies say nothing new.
+
+    Args:
+        paths: Of the pictures of these ids, all of them in `facts`.
+    """
+    digests = facts.digests
+    first: dict[str, int] = {}
+    identical = []
+    for position, path in enumerate(paths):
+        original = first.setdefault(digests[path], position)
+        if original != position:
+            identical.append(Duplicate(ids[original], ids[position], "identical", 0, 1.0))
+    single = list(first.values())
+    rows = facts.table.index.get_indexer(pd.Index([paths[position] for position in single]))
+    near = near_duplicates(
+        [ids[position] for position in single],
+        facts.table["phash"].to_numpy(),
+        facts.small_copies,
+        rows=rows.astype(np.int64),
+    )
+    return [*identical, *near]
 
 
-def perceptual_hash(small: NDArray[np.uint8]) -> int:
-    """The 64-bit perceptual hash (pHash: the signs of the low frequencies) of a picture or its thumbnail."""
-    import imagehash
-    from PIL import Image
+def training_duplicates(competition: Competition) -> list[Duplicate]:
+    """Duplicates among the training pictures, by id. Reads every one of them, unless what was found is kept.
 
-    bits = imagehash.phash(Image.fromarray(small)).hash
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    Raises:
+        DataError: As `train_index` does, or a picture cannot be read.
+    """
+    index = train_index(competition)
+    file = _kept(competition)
+    if file.is_file():
+        kept = read_json(file)
+        if kept["sha256"] == _sha256(index):
+            return [Duplicate(**pair) for pair in kept["pairs"]]
+    found = find_duplicates(list(index["id"]), list(index["path"]), read_pictures(index["path"]).require_all())
+    keep_duplicates(competition, index, found)
+    return found
+
+
+def keep_duplicates(competition: Competition, index: pd.DataFrame, found: Sequence[Duplicate]) -> None:
+    """Write what was found among the training pictures, for `training_duplicates`.
+
+    Args:
+        index: All training rows: columns id and path.
+    """
+    write_json(_kept(competition), {"sha256": _sha256(index), "pairs": [asdict(pair) for pair in found]})
+
+
+def _kept(competition: Competition) -> Path:
+    return competition.folder / "explore" / "duplicates.json"
+
+
+def _sha256(index: pd.DataFrame) -> str:
+    """Hash of ids and file sizes."""
+    digest = hashlib.sha256(f"{POLICY}\n".encode())
+    for row in index.itertuples():
+        digest.update(f"{row.id}\n{Path(str(row.path)).stat().st_size}\n".encode())
+    return digest.hexdigest()
 
 
 def near_duplicates(
     ids: Sequence[str],
     hashes: NDArray[np.uint64],
-    thumbnails: NDArray[np.uint8],
+    small_copies: NDArray[np.uint8],
     *,
-    distance: int = DISTANCE,
-    among: NDArray[np.int64] | None = None,
-) -> list[Pair]:
-    """The pairs that are one picture; `id_a` stands before `id_b` in `ids`, and the pairs are in that order.
+    rows: NDArray[np.int64],
+) -> list[Duplicate]:
+    """The pairs that are near duplicates; `id_a` stands before `id_b` in `ids`, and the pairs are in that order.
 
     Mirrored copies are not found.
 
     Args:
-        hashes: `perceptual_hash` of each, shape (n,).
-        thumbnails: `thumbnail` of each, uint8 of shape (n, 64, 64, 3); may be a memory map.
-        distance: Bits in which the hashes may differ.
-        among: Positions to compare, ascending; all, if not given. One of each content is enough, for instance.
+        hashes: `perceptual_hash` of each picture, shape (n,).
+        small_copies: `small_copy` of each, uint8 of shape (n, 64, 64, 3); may be a memory map.
+        rows: Which of these the ids are, shape (len(ids),).
     """
-    chosen = np.arange(len(ids)) if among is None else among
-    candidates = list(_candidates(hashes, thumbnails, distance, chosen))
+    candidates = list(_candidates(hashes, small_copies, rows))
 
-    def confirm(candidate: tuple[int, int, int]) -> Pair | None:
+    def confirm(candidate: tuple[int, int, int]) -> Duplicate | None:
         a, b, bits = candidate
-        correlation = same_picture(thumbnails[a], thumbnails[b])
-        return None if correlation is None else Pair(ids[a], ids[b], bits, correlation)
+        correlation = same_picture(small_copies[rows[a]], small_copies[rows[b]])
+        return None if correlation is None else Duplicate(ids[a], ids[b], "near", bits, correlation)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         looked_at = tqdm(
@@ -95,19 +150,6 @@ def near_duplicates(
             disable=None,
         )
         return [pair for pair in looked_at if pair is not None]
-
-
-def training_duplicates(competition: Competition) -> list[Pair]:
-    """Near and exact duplicates among the training pictures, by id. Reads every one of them.
-
-    Raises:
-        DataError: As `train_index` does, or a picture cannot be read.
-    """
-    from pipeline.data.facts import read_pictures
-
-    index = train_index(competition)
-    facts = read_pictures(index["path"]).require_all()
-    return near_duplicates(list(index["id"]), facts.column("phash"), facts.thumbnails)
 
 
 def candidate_pairs(hashes: NDArray[np.uint64], distance: int) -> Iterator[NDArray[np.int64]]:
@@ -125,7 +167,7 @@ def candidate_pairs(hashes: NDArray[np.uint64], distance: int) -> Iterator[NDArr
 
 
 def same_picture(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
-    """The correlation of two thumbnails if they show one picture, else None.
+    """The correlation of two small copies if they show one picture, else None.
 
     They are compared as they are, then with `b` moved and stretched onto `a` by the enhanced correlation coefficient
     (Evangelidis and Psarakis, 2008, in OpenCV), which finds cropped copies. Brightness and contrast do not count;
@@ -145,7 +187,7 @@ def same_picture(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
         _, warp = cv2.findTransformECC(grey_a, grey_b, start, cv2.MOTION_AFFINE, enough, None, 5)  # type: ignore[call-overload]
     except cv2.error:  # it does not converge
         return None
-    size, back = (THUMBNAIL, THUMBNAIL), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size, back = (SMALL, SMALL), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     covered = cv2.warpAffine(everywhere.astype(np.uint8), warp, size, flags=back) > 0
     if covered.mean() < _LEAST_OVERLAP:
         return None
@@ -162,16 +204,16 @@ def components(count: int, edges: Iterable[tuple[int, int]]) -> NDArray[np.int64
 
 
 def _candidates(
-    hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], distance: int, among: NDArray[np.int64]
+    hashes: NDArray[np.uint64], small_copies: NDArray[np.uint8], rows: NDArray[np.int64]
 ) -> Iterator[tuple[int, int, int]]:
-    """Pairs of like hashes whose 16×16 copies are alike too: position a, position b, bits."""
-    for pairs in candidate_pairs(hashes[among], distance):
-        for part in np.array_split(among[pairs], len(pairs) // 4096 + 1):
-            a, b = (_standardised(_blocks(thumbnails[side].astype(np.float32), 16)) for side in part.T)
+    """Pairs of like hashes whose 16×16 copies are alike too: position in `rows`, another position, bits."""
+    for pairs in candidate_pairs(hashes[rows], DISTANCE):
+        for part in np.array_split(pairs, len(pairs) // 4096 + 1):
+            a, b = (_standardised(_blocks(small_copies[rows[side]].astype(np.float32), 16)) for side in part.T)
             likeness = (a * b).mean(axis=(1, 2, 3))
             flat = (a.std(axis=(1, 2, 3)) < 0.5) | (b.std(axis=(1, 2, 3)) < 0.5)
             for one, other in part[(likeness >= LEAST_LIKENESS) | flat]:
-                yield int(one), int(other), int(np.bitwise_count(hashes[one] ^ hashes[other]))
+                yield int(one), int(other), int(np.bitwise_count(hashes[rows[one]] ^ hashes[rows[other]]))
 
 
 def _agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_]) -> float | None:
@@ -198,7 +240,7 @@ def _standardised(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _blocks(pictures: NDArray[np.float32], across: int) -> NDArray[np.float32]:
     """Means of `across` × `across` blocks: (n, 64, 64, 3) to (n, across, across, 3)."""
-    step = THUMBNAIL // across
+    step = SMALL // across
     return np.asarray(
         pictures.reshape(len(pictures), across, step, across, step, 3).mean(axis=(2, 4)), dtype=np.float32
     )

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.audit import Survey, identical, survey
-from pipeline.data.duplicates import components, near_duplicates
+from pipeline.data.duplicates import Duplicate, components, find_duplicates
 from pipeline.data.index import class_names
 from pipeline.data.labels import Variant, label_variants
 from pipeline.data.remedies import contradictions
@@ -89,10 +88,16 @@ class Exploration:
         return facts
 
     @property
-    def training_pairs(self) -> list[tuple[str, str]]:
-        """The ids of both, for pairs without a test picture."""
+    def training_duplicates(self) -> list[Duplicate]:
+        """The pairs without a test picture."""
         inside = self.pairs[self.pairs["part_b"] != TEST]
-        return list(zip(inside["id_a"], inside["id_b"], strict=True))
+        columns = ["id_a", "id_b", "kind", "distance", "correlation"]
+        return [Duplicate(*row) for row in inside[columns].itertuples(index=False, name=None)]
+
+    @property
+    def training_pairs(self) -> list[tuple[str, str]]:
+        """The ids of both."""
+        return [(one.id_a, one.id_b) for one in self.training_duplicates]
 
 
 def explore(competition: Competition) -> Exploration:
@@ -195,25 +200,16 @@ def _pictures(found: Survey) -> pd.DataFrame:
 
 def _pairs(pictures: pd.DataFrame, found: Survey) -> pd.DataFrame:
     """Train stands before held out, and that before test, in `pictures`; so does the first of a pair."""
-    table = found.facts.table
-    first: dict[str, int] = {}
-    linked: list[tuple[str, int, int, int, float]] = []
-    for position, digest in enumerate(table.loc[pictures["path"], "sha256"]):
-        original = first.setdefault(digest, position)
-        if original != position:
-            linked.append(("identical", original, position, 0, 1.0))
-    # One of each content: copies of copies say nothing new.
-    paths = list(pictures["path"])
-    place = {path: position for position, path in enumerate(paths)}
-    single = np.sort(table.index.get_indexer(pd.Index([paths[position] for position in first.values()])))
-    for pair in near_duplicates(
-        list(table.index), table["phash"].to_numpy(), found.facts.thumbnails, among=single.astype(np.int64)
-    ):
-        a, b = sorted((place[pair.id_a], place[pair.id_b]))
-        linked.append(("near", a, b, pair.distance, pair.correlation))
+    keys = [f"{part}/{key}" for part, key in zip(pictures["part"], pictures["id"], strict=True)]
+    place = {key: position for position, key in enumerate(keys)}
     rows = [
-        (kind, *_named(pictures, a), *_named(pictures, b), distance, correlation)
-        for kind, a, b, distance, correlation in linked
+        (
+            pair.kind,
+            *_named(pictures, place[pair.id_a]),
+            *_named(pictures, place[pair.id_b]),
+            *(pair.distance, pair.correlation),
+        )
+        for pair in find_duplicates(keys, list(pictures["path"]), found.facts)
     ]
     pairs = pd.DataFrame(rows, columns=list(_PAIR_COLUMNS))
     return pairs.sort_values(["kind", "correlation"], ascending=[True, False], kind="stable").reset_index(drop=True)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline.competition import Competition, TrainData
 from pipeline.data.folds import NEVER_HELD_OUT, Folds
-from pipeline.data.index import name_some, scan
+from pipeline.data.index import name_some, scan_rows
 from pipeline.data.pseudo import list_pseudo, read_pseudo
 from pipeline.errors import DataError, RecipeError
 
@@ -87,7 +87,9 @@ def load_extra(
         RecipeError: There is no source of this name.
         DataError: A source cannot be read, has other classes, or holds nothing but copies.
     """
-    frames = [pd.DataFrame(columns=["source", "id", "path", "label", "fold"])]
+    if not names:
+        return ExtraRows(pd.DataFrame(columns=["source", "id", "path", "label", "fold"]))
+    frames = []
     for name in names:
         declared = _is_declared(competition, name)
         rows = _read_declared(competition, name) if declared else read_pseudo(competition, name, test=test, folds=folds)
@@ -100,7 +102,7 @@ def load_extra(
                 next_step="rename or remove them",
             )
         frames.append(rows.assign(source=name, id=f"extra:{name}/" + rows["id"]))
-    frame, notes = _without_copies(pd.concat(frames[1:] or frames), train)
+    frame, notes = _without_copies(pd.concat(frames), train)
     declared_rows = frame[frame["source"].isin(list(competition.extra))]
     in_test = _copies(declared_rows, test)
     if in_test:
@@ -135,7 +137,7 @@ def _is_declared(competition: Competition, name: str) -> bool:
 
 def _read_declared(competition: Competition, name: str) -> pd.DataFrame:
     source = TrainData(**competition.extra[name].model_dump())
-    found = scan(competition.model_copy(update={"train": source}))
+    found = scan_rows(competition.model_copy(update={"train": source}))
     if found.faults:
         raise DataError(
             f"{len(found.faults)} extra rows of {name} cannot be used: "

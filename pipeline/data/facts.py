@@ -1,4 +1,4 @@
-"""Facts about picture files: size, format, brightness, hashes. Every file is read once."""
+"""Facts about picture files: size, format, brightness, hashes. Every picture is decoded once."""
 
 import hashlib
 import os
@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
-from pipeline.data.decode import decode, format_and_mode
-from pipeline.data.duplicates import THUMBNAIL, perceptual_hash, thumbnail
+from pipeline.data.decode import decode, format_and_mode, resize
 from pipeline.errors import DataError
 
+SMALL = 64  # height and width of the small copies
 _COLUMNS = ("height", "width", "format", "mode", "brightness", "sha256", "phash")
 
 
@@ -29,16 +30,13 @@ class Facts:
     Attributes:
         table: By path, in the order given: height and width in pixels (int), format and mode as in the file's header
             (str), brightness (float, mean of the grey levels, 0–255), sha256 of the file (str), phash (uint64).
-        thumbnails: uint8 of shape (len(table), 64, 64, 3), a memory map of a file that goes with it.
+        small_copies: uint8 of shape (len(table), 64, 64, 3), a memory map of a file that goes with it.
         unreadable: path → reason.
     """
 
     table: pd.DataFrame
-    thumbnails: NDArray[np.uint8]
+    small_copies: NDArray[np.uint8]
     unreadable: dict[str, str]
-
-    def column(self, name: str) -> NDArray[Any]:
-        return self.table[name].to_numpy()
 
     @property
     def digests(self) -> dict[str, str]:
@@ -60,13 +58,26 @@ class Facts:
         return self
 
 
+def small_copy(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What is hashed and compared: (height, width, 3) to (64, 64, 3), stretched."""
+    return resize(picture, (SMALL, SMALL))
+
+
+def perceptual_hash(small: NDArray[np.uint8]) -> int:
+    """The 64-bit perceptual hash (pHash: the signs of the low frequencies) of a picture or its small copy."""
+    import imagehash
+
+    bits = imagehash.phash(Image.fromarray(small)).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
 def read_pictures(paths: Iterable[str]) -> Facts:
     """Decode each picture once. What cannot be read is named in the result."""
     named = list(dict.fromkeys(paths))
     with tempfile.TemporaryFile() as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         # On disk, so that memory does not grow with the number of pictures.
-        shape = (max(1, len(named)), THUMBNAIL, THUMBNAIL, 3)
-        thumbnails = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+        shape = (max(1, len(named)), SMALL, SMALL, 3)
+        small_copies = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
         rows: list[tuple[Any, ...]] = []
         unreadable: dict[str, str] = {}
         read = tqdm(
@@ -82,20 +93,20 @@ def read_pictures(paths: Iterable[str]) -> Facts:
                 unreadable[path] = found
             else:
                 facts, small = found
-                thumbnails[len(rows)] = small
+                small_copies[len(rows)] = small
                 rows.append((path, *facts))
     table = pd.DataFrame(rows, columns=["path", *_COLUMNS]).set_index("path").astype({"phash": np.uint64})
-    return Facts(table, thumbnails[: len(rows)], unreadable)
+    return Facts(table, small_copies[: len(rows)], unreadable)
 
 
 def _read(path: str) -> tuple[tuple[Any, ...], NDArray[np.uint8]] | str:
-    """The columns of a row and the thumbnail, or why there are none."""
+    """The columns of a row and the small copy, or why there are none."""
     try:
         picture = decode(Path(path))
         header = format_and_mode(Path(path))
     except DataError as error:
         return error.problem.removeprefix(f"{path} ").replace(path, Path(path).name)
-    small = thumbnail(picture)
+    small = small_copy(picture)
     # The weights of ITU-R 601, which Pillow and OpenCV turn colours into grey with.
     brightness = float(np.dot(cv2.mean(picture)[:3], (0.299, 0.587, 0.114)))
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()

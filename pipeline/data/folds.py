@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +75,10 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
 
 
-def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.int64]:
-    """About `share` of the `rows`, held out of the training to choose the epoch: stratified, whole groups together.
+def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, seed: int) -> NDArray[np.int64]:
+    """One in `one_in` of the `rows`, held out of the training to choose the epoch: stratified, whole groups together.
+
+    No class is taken out of the training whole; with groups, the part whose size is nearest to what is asked for.
 
     Args:
         index: As `train_index` returns it.
@@ -88,25 +91,32 @@ def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, share: float, se
     Raises:
         DataError: Every class is too small to give a part of its rows.
     """
-    part = index.iloc[rows]
+    part = index.iloc[rows].reset_index(drop=True)
     grouped, groups = _groups(part)
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_splits=round(1 / share), shuffle=True, random_state=seed)
-    try:
-        with warnings.catch_warnings():
-            # Of a class with fewer rows than splits there may be none among the inner rows, which does no harm.
-            warnings.filterwarnings("ignore", message="The least populated class")
-            _, found = next(splitter.split(np.zeros(len(part)), part["label"], groups if grouped else None))
-    except ValueError:
-        found = np.array([], dtype=np.int64)
-    if not len(found):
+    splitter = kind(n_splits=one_in, shuffle=True, random_state=seed)
+    parts: list[NDArray[np.int64]] = []
+    # Where every class has fewer rows than there are parts, scikit-learn raises; where some have, it warns.
+    with warnings.catch_warnings(), suppress(ValueError):
+        warnings.filterwarnings("ignore", message="The least populated class")
+        split = splitter.split(np.zeros(len(part)), part["label"], groups if grouped else None)
+        parts = [_sparing(part, groups, found) for _, found in split]
+    parts = [found for found in parts if len(found)]
+    if not parts:
         raise DataError(
-            f"an inner share of {share:g} cannot be taken from {len(part)} training rows in "
-            f"{part['label'].nunique()} classes",
-            expected=f"at least one class with {round(1 / share)} {'groups' if grouped else 'rows'}",
-            next_step="enlarge it (--set select_on.share=0.25), or choose --set select_on=last",
+            f"one in {one_in} cannot be taken from {len(part)} training rows in {part['label'].nunique()} classes",
+            expected=f"at least one class with {one_in} {'groups' if grouped else 'rows'}",
+            next_step="take a larger part (--set 'select_on={kind: inner, one_in: 4}'), or none (--set select_on=last)",
         )
+    found = min(parts, key=lambda one: abs(len(one) - len(part) / one_in))
     return np.asarray(np.sort(rows[found]), dtype=np.int64)
+
+
+def _sparing(part: pd.DataFrame, groups: pd.Series, found: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`found` without the groups that hold a class of which no row would be left to train on."""
+    left = set(part["label"].drop(found))
+    gone = set(groups[found][~part["label"][found].isin(left)])
+    return found[~groups[found].isin(gone).to_numpy()]
 
 
 def _groups(index: pd.DataFrame) -> tuple[bool, pd.Series]:

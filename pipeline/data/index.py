@@ -96,14 +96,19 @@ def scan(competition: Competition) -> Scan:
 
     A row's group is the one in groups.csv, or else the one in the table's group column.
     """
-    table = competition.train.table
-    found = _scan_folders(competition) if table is None else _scan_table(competition, table)
+    found = scan_rows(competition)
     groups = read_groups(competition)
     _refuse_unknown(groups, found.rows, competition.groups_file)
     if groups:
         own = zip(found.rows["id"], found.rows["group"], strict=True)
         found.rows["group"] = [groups.get(key, group) for key, group in own]
     return found
+
+
+def scan_rows(competition: Competition) -> Scan:
+    """`scan` without groups.csv, which is about the training rows alone."""
+    table = competition.train.table
+    return _scan_folders(competition) if table is None else _scan_table(competition, table)
 
 
 def read_quarantine(competition: Competition) -> dict[str, str]:

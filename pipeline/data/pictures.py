@@ -60,6 +60,24 @@ class FilePictures:
 
 
 @dataclass(frozen=True)
+class MemoryPictures:
+    """Pictures that are decoded already: uint8 of shape (count, height, width, 3)."""
+
+    array: NDArray[np.uint8]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.array.shape[1:3]
+        return height, width
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.asarray(self.array[rows])
+
+
+@dataclass(frozen=True)
 class ChosenPictures:
     """These rows of other pictures, in this order; a row may come more than once."""
 

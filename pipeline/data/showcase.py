@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.data.augment import Augmenter, picture_seeds
-from pipeline.data.decode import decode, resize
+from pipeline.data.decode import decode, shrink
 from pipeline.data.explore import TEST, Exploration
 from pipeline.recipe import Augment
 
@@ -31,6 +31,7 @@ class Showcase:
         samples: Rows of `Exploration.pictures`: some of each class, as many classes as fit.
         extremes: Rows of it with a column `extreme`, such as "smallest".
         pairs: Heading → how many there are, and those that are shown, as rows of `Exploration.pairs`.
+        augment: The name of the augmentation.
         augmented: Path → the picture and versions of it, uint8 of shape (1 + versions, height, width, 3).
         pictures: Path → each of these pictures, uint8, its longer side at most 240.
     """
@@ -38,6 +39,7 @@ class Showcase:
     samples: pd.DataFrame
     extremes: pd.DataFrame
     pairs: dict[str, tuple[int, pd.DataFrame]]
+    augment: Augment
     augmented: dict[str, NDArray[np.uint8]]
     pictures: dict[str, NDArray[np.uint8]]
 
@@ -53,7 +55,7 @@ def showcase(exploration: Exploration, *, augment: Augment) -> Showcase:
     paths = [*samples["path"], *extremes["path"]]
     paths += [path for _, rows in pairs.values() for side in ("path_a", "path_b") for path in rows[side]]
     pictures = _decoded(paths)
-    return Showcase(samples, extremes, pairs, _augmented(samples, pictures, augment), pictures)
+    return Showcase(samples, extremes, pairs, augment, _augmented(samples, pictures, augment), pictures)
 
 
 def _samples(exploration: Exploration) -> pd.DataFrame:
@@ -123,14 +125,8 @@ def _augmented(
 def _decoded(paths: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
     named = list(dict.fromkeys(paths))
 
-    def small(path: str) -> NDArray[np.uint8]:
-        picture = decode(Path(path))
-        height, width = picture.shape[:2]
-        scale = min(1.0, SIDE / max(height, width))
-        return resize(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return dict(zip(named, pool.map(small, named), strict=True))
+        return dict(zip(named, pool.map(lambda path: shrink(decode(Path(path)), SIDE), named), strict=True))
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -31,8 +31,8 @@ from pipeline.predictions.blend_methods import (
     Members,
     Rule,
     apply_temperatures,
-    fit_temperature,
 )
+from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.compare import fold_scores, sample
 from pipeline.predictions.metrics import Labels, Metric
 from pipeline.predictions.store import MANIFEST, Experiment, finish_experiment, prediction_frame, probabilities_of
@@ -43,6 +43,7 @@ Calibration = Literal["none", "temperature"]
 _PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn")
 _RESAMPLES = 200
 _SAME = 1e-6  # scores that differ by less differ by rounding
+_SHORT = 40  # a longer name makes tables too wide
 _LONGEST = 100  # a submission's file name holds the experiment's
 
 
@@ -53,7 +54,7 @@ class ScoredMethod:
     Attributes:
         score: Of the cross-fitted predictions, with the standard error over the rows beside it.
         fold_scores: By fold.
-        gain: How much better than the best single member, on the same rows; negative if worse.
+        gain: How much better than the member that scores best, on the same rows; negative if worse.
         weights: Fitted on all rows, a member each; None where a member has no single weight.
     """
 
@@ -133,9 +134,13 @@ def make_blend(aligned: Aligned, *, method: str | None = None, calibration: Cali
 
 
 def blend_name(members: Sequence[str], *, method: str | None, calibration: Calibration) -> str:
-    """What a blend is called if nobody says: what it is of, and what was told of how."""
-    told = [method] if method else []
-    return "-".join(["blend", *told, *(["temperature"] if calibration == "temperature" else []), *members])
+    """A blend's name if nobody gives one: what was told of how, and what it is of, or of how many if that is long."""
+    told = [*([method] if method else []), *(["temperature"] if calibration == "temperature" else [])]
+    named = "-".join(["blend", *told, *members])
+    if len(named) <= _SHORT:
+        return named
+    digest = hashlib.sha256("\n".join(members).encode()).hexdigest()[:6]
+    return "-".join(["blend", *told, str(len(members)), digest])
 
 
 def blend_fingerprint(experiments: Sequence[Experiment], *, method: str | None, calibration: Calibration) -> str:
@@ -228,7 +233,7 @@ def store_blend(
         **dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se")),
         "tta_used": False,
         "tta_used_by_fold": dict.fromkeys(by_fold, False),
-        "select_on": None,
+        "select_on": _weakest([one.manifest["select_on"] for one in experiments]),
         "oof_rows": len(aligned.ids),
         "floors": first.manifest["floors"],
         "stages": [],
@@ -238,15 +243,17 @@ def store_blend(
         "data_sha256": first.manifest["data_sha256"],
         "folds_sha256": first.manifest["folds_sha256"],
         "blend": _described(blend, experiments),
-        "versions": {
-            "python": platform.python_version(),
-            **{one: importlib.metadata.version(one) for one in _PACKAGES},
-        },
+        "versions": _versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with lock(workspace.run(first.slug, name) / "finish.lock", what=f"the result of {name}", wait=True):
         finish_experiment(workspace.oof(first.slug, name), frames, manifest)
     return manifest
+
+
+def _weakest(kinds: Sequence[str]) -> str:
+    """How the members' epochs were chosen, of the member whose score is flattered most."""
+    return next(kind for kind in ("fold", "inner", "last") if kind in kinds)
 
 
 def _described(blend: Blend, experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -320,15 +327,19 @@ def _judge(
     aligned: Aligned, found: dict[str, Blended], rules: dict[str, Rule]
 ) -> tuple[tuple[ScoredMethod, ...], str, str]:
     """Every method's score; the simplest within one standard error of the best (Breiman et al., 1984), and why."""
-    blended, names = replace(aligned, probabilities=found), list(found)  # in the order of METHODS
+    # Methods in the order of METHODS, then members, whose names may be those of methods.
+    members = {f"member {name}": one for name, one in aligned.probabilities.items()}
+    blended, names = replace(aligned, probabilities={**found, **members}), list(found)
     sampled = sample(blended, _RESAMPLES)
+    gains = [aligned.metric.gain(0.0, score) for score in sampled.scores]
+    best_member = gains.index(max(gains[len(names) :]), len(names))
 
     def scored(number: int, name: str) -> ScoredMethod:
         score, error = float(sampled.scores[number]), sampled.score_se(number)
-        gained = sampled.gain(number, names.index(SIMPLEST))
+        gained = sampled.gain(number, best_member)
         return ScoredMethod(name, score, error, fold_scores(blended, name), *gained, rules[name].weights)
 
-    gains = [aligned.metric.gain(0.0, score) for score in sampled.scores]
+    gains = gains[: len(names)]
     best = gains.index(max(gains))  # of equals the simplest
     behind = [sampled.gain(best, number) for number in range(len(names))]
     chosen = next(number for number, (gap, error) in enumerate(behind) if gap <= error + _SAME)

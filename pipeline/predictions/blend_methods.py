@@ -1,4 +1,4 @@
-"""Ways to make one prediction of several members', and the temperature scaling that may go first.
+"""Ways to make one prediction of several members'.
 
 A method fits a rule to members' predictions and labels; the rule then blends other rows. That no rule is applied to
 rows it was fitted on is the business of `blend.py`.
@@ -12,17 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from pipeline.predictions.calibration import LEAST, apply_temperature, log_probabilities, softmax, some_rows
 from pipeline.predictions.metrics import Labels, Metric
 
 Members = NDArray[np.float32]
 Blended = NDArray[np.float32]
-
-_LEAST = float(np.finfo(np.float32).eps)
-"""A probability of nothing counts as this, as in the log loss: no member vetoes a class."""
 
 _HILL_STEPS = 25
 _STACKING_C = 0.03
@@ -30,7 +28,6 @@ _STACKING_ITERATIONS = 50
 
 # What is fitted is a few numbers where these bind, so more rows would cost time and add nothing that can be seen;
 # stacking alone would gain by them, and its score is of what was fitted.
-_TEMPERATURE_CELLS = 2_000_000  # rows × classes
 _HILL_CELLS = {"roc_auc": 200_000}  # rows × classes, by what a score costs; log loss takes all rows
 _HILL_CELLS_ELSE = 2_000_000
 _STACKING_PRODUCTS = 100_000_000  # rows × features × classes
@@ -62,24 +59,9 @@ class Method:
     learns: bool
 
 
-def fit_temperature(probabilities: NDArray[np.float32], labels: Labels) -> float:
-    """The temperature in 0.05..20 that minimises the log loss of softmax(log p / T) (Guo et al., 2017)."""
-    rows = _some(len(labels), _TEMPERATURE_CELLS // probabilities.shape[1])
-    logs = _log(probabilities[rows])
-    logs -= logs.max(axis=1, keepdims=True)
-    own = logs[np.arange(len(rows)), labels[rows]]
-
-    def loss(log_temperature: float) -> float:
-        inverse = np.float32(np.exp(-log_temperature))
-        return float(np.mean(np.log(np.exp(logs * inverse).sum(axis=1)) - own * inverse, dtype=np.float64))
-
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
-
-
 def apply_temperatures(members: Members, temperatures: Sequence[float]) -> Members:
     """Each member's softmax(log p / T)."""
-    return np.stack([_softmax(_log(one) / np.float32(t)) for one, t in zip(members, temperatures, strict=True)])
+    return np.stack([apply_temperature(one, t) for one, t in zip(members, temperatures, strict=True)])
 
 
 def convex_weights(members: Members, labels: Labels) -> NDArray[np.float64]:
@@ -87,15 +69,15 @@ def convex_weights(members: Members, labels: Labels) -> NDArray[np.float64]:
 
     A convex problem: what is found is the optimum. Equal members get equal weights.
     """
-    own = np.maximum(_own(members, labels), _LEAST).astype(np.float64)
+    own = np.maximum(_own(members, labels), LEAST).astype(np.float64)
 
     # With the sum added to the loss, weights that are free to sum to anything sum to one at the optimum: there the
     # loss does not change when all of them grow by a factor f, so the derivative of -log f + f·sum at f = 1 is zero.
     def loss(weights: NDArray[np.float64]) -> float:
-        return float(weights.sum() - np.log(np.maximum(weights @ own, _LEAST)).mean())
+        return float(weights.sum() - np.log(np.maximum(weights @ own, LEAST)).mean())
 
     def gradient(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        slope: NDArray[np.float64] = 1 - (own / np.maximum(weights @ own, _LEAST)).mean(axis=1)
+        slope: NDArray[np.float64] = 1 - (own / np.maximum(weights @ own, LEAST)).mean(axis=1)
         return slope
 
     found = minimize(
@@ -147,8 +129,8 @@ def _geometric(members: Members, labels: Labels, metric: Metric) -> Rule:
     def apply(others: Members) -> Blended:
         total = np.zeros_like(others[0])
         for one in others:  # one after the other: the logarithms of all of them are a lot of memory
-            total += _log(one)
-        return _softmax(total / np.float32(len(others)))
+            total += log_probabilities(one)
+        return softmax(total / np.float32(len(others)))
 
     return Rule(apply, tuple(_equal(members).tolist()))
 
@@ -168,7 +150,7 @@ def _rank(members: Members, labels: Labels, metric: Metric) -> Rule:
             ranks, ordered = zip(*(_ranked(one[:, number]) for one in others), strict=True)
             together, _ = _ranked(np.sum(ranks, axis=0))
             blended[:, number] = np.interp(together, places, np.mean(ordered, axis=0, dtype=np.float64))
-        np.maximum(blended, _LEAST, out=blended)
+        np.maximum(blended, LEAST, out=blended)
         return np.asarray(blended / blended.sum(axis=1, keepdims=True), dtype=np.float32)
 
     return Rule(apply, tuple(_equal(members).tolist()))
@@ -190,7 +172,7 @@ def _stacking(members: Members, labels: Labels, metric: Metric) -> Rule:
     count, rows, classes = members.shape
     if len(np.unique(labels)) < 2:
         return Rule(_weighted(_equal(members)).apply, None)  # nothing to tell apart
-    taken = _some(rows, _STACKING_PRODUCTS // (count * classes * classes))
+    taken = some_rows(rows, _STACKING_PRODUCTS // (count * classes * classes))
     model = LogisticRegression(C=_STACKING_C, max_iter=_STACKING_ITERATIONS)
     with warnings.catch_warnings():
         # Stopped on the way from "no member says anything" to the optimum, it is regularised a little more.
@@ -254,7 +236,7 @@ def _decisive(members: Members, labels: Labels, metric: Metric) -> tuple[Members
     else:
         rows = np.arange(len(labels))
     cells = _HILL_CELLS.get(metric.name, _HILL_CELLS_ELSE)
-    rows = rows[_some(len(rows), cells // members.shape[2])]
+    rows = rows[some_rows(len(rows), cells // members.shape[2])]
     return members[:, rows], labels[rows]
 
 
@@ -263,21 +245,6 @@ def _own(members: Members, labels: Labels) -> NDArray[np.float32]:
     return members[:, np.arange(len(labels)), labels]
 
 
-def _some(count: int, limit: int) -> NDArray[np.int64]:
-    """At most `limit` of `count` rows, drawn at random and the same every time, in order."""
-    limit = max(limit, 1)
-    return np.arange(count) if count <= limit else np.sort(np.random.default_rng(0).permutation(count)[:limit])
-
-
 def _features(members: Members) -> NDArray[np.float64]:
     """Log probabilities side by side: shape (rows, members × classes)."""
-    return np.concatenate([_log(one) for one in members], axis=1).astype(np.float64)
-
-
-def _log(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.log(np.maximum(probabilities, np.float32(_LEAST)))
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), dtype=np.float32)
+    return np.concatenate([log_probabilities(one) for one in members], axis=1).astype(np.float64)

@@ -58,18 +58,30 @@ class PseudoLabels:
 
 
 def make_pseudo_labels(
-    experiment: Experiment, labels: Mapping[str, str], *, min_confidence: float, workspace: Workspace
+    experiment: Experiment,
+    labels: Mapping[str, str],
+    *,
+    folds_sha256: str,
+    min_confidence: float,
+    workspace: Workspace,
 ) -> PseudoLabels:
     """The test rows whose largest probability is `min_confidence` or more, by fold.
 
     Args:
-        labels: The label of each training row, by id.
+        labels: The label of each row of those folds, by id.
+        folds_sha256: Of the folds as they are now, on which the rows are to be trained on.
 
     Raises:
-        DataError: There are no networks or no test pictures, the fold models' predictions are gone or others, or no
-            row is that sure.
+        DataError: There are no networks or no test pictures, the folds or the fold models' predictions are gone or
+            others, or no row is that sure.
     """
     require_networks(experiment.manifest)
+    if experiment.manifest["folds_sha256"] != folds_sha256:
+        raise DataError(
+            f"{experiment.name} was trained on other folds than {experiment.slug} has now",
+            expected="the same folds: its rows would tell a fold's model what it is scored on",
+            next_step="restore folds.csv, or train it again on these folds under another name: --suffix NAME",
+        )
     found = read_fold_predictions(experiment, workspace)
     frames = []
     for fold, frame in found.items():
@@ -157,7 +169,7 @@ def _expected(
 ) -> list[Expected]:
     """OOF rows tell it: they, too, were each predicted by one fold's model that had not seen them."""
     sure = _confident(experiment.oof, experiment.classes, min_confidence)
-    right = sure["label"] == sure["id"].map(labels)
+    right = sure["label"] == pd.Series([labels[key] for key in sure["id"]], dtype=object)  # a row without is no mistake
 
     def of(label: str | None) -> Expected:
         own, test = (slice(None) if label is None else frame["label"] == label for frame in (sure, rows))

@@ -206,6 +206,16 @@ def find_experiment(workspace: Workspace, name: str, *, slug: str | None) -> tup
             expected="one of them",
             next_step=f"name it: --competition {slugs[0]}",
         )
+    begun = sorted(workspace.root.glob(f"runs/{slug or '*'}/{name}/run.json"))
+    if begun:
+        where = begun[0].parent
+        folds = sorted(int(file.parent.name.removeprefix("fold-")) for file in where.glob("fold-*/fold.json"))
+        raise DataError(
+            f"experiment {name!r} in {where.parent.name} is not finished: folds done so far: "
+            + (", ".join(map(str, folds)) or "none"),
+            expected="an experiment trained on all its folds",
+            next_step="give its `kit train` command again: it goes on from there",
+        )
     names = sorted({experiment for _, experiment in known})
     close = difflib.get_close_matches(name, names, n=1)
     raise DataError(

@@ -30,6 +30,7 @@ def comparison_rows(comparison: Comparison, manifests: Manifests) -> list[Row]:
             "calibration_error": one.calibration_error,
             "tta_used": bool(manifests[one.name]["tta_used"]),
             "select_on": manifests[one.name]["select_on"],
+            "extra_rows": _extra_rows(manifests[one.name]),
             "seconds": _seconds(manifests[one.name]),
             **{f"fold_{fold}": score for fold, score in one.fold_scores.items()},
             "reference": comparison.reference,
@@ -44,7 +45,8 @@ def comparison_text(comparison: Comparison, manifests: Manifests) -> str:
     metric, reference = comparison.metric.name, comparison.reference
     slug, rows = manifests[reference]["competition"], f"{comparison.rows:,} rows"
     role = "best" if comparison.standings[0].name == reference else "baseline"
-    scores = [_score_row(one, metric, manifests[one.name]) for one in comparison.standings]
+    scores = [_score_row(one, metric, manifests) for one in comparison.standings]
+    note = selection_note(manifests)
     others = [one.name for one in comparison.standings if one.name != reference]
     differences = [_difference_row(comparison, name, role) for name in others]
     return "\n".join(
@@ -57,12 +59,35 @@ def comparison_text(comparison: Comparison, manifests: Manifests) -> str:
             "",
             format_rows(differences, "table"),
             "",
+            *([f"note: {note}", ""] if note else []),
             *_legend(comparison, role),
         ]
     )
 
 
-def _score_row(one: Standing, metric: str, manifest: Mapping[str, Any]) -> Row:
+def selection_note(manifests: Manifests) -> str:
+    """Whose score is flattered beside the others', as its epochs were chosen on the scored rows; "" where none is."""
+    flattered = [name for name, manifest in manifests.items() if manifest["select_on"] == "fold"]
+    others = [name for name in manifests if name not in flattered]
+    if not flattered or not others:
+        return ""
+    return (
+        f"epochs were chosen on the scored rows (select_on: fold) by {', '.join(flattered)} and not by "
+        f"{', '.join(others)}: the former are flattered a little"
+    )
+
+
+def some_have_extra_rows(manifests: Manifests) -> bool:
+    return any(_extra_rows(manifest) for manifest in manifests.values())
+
+
+def _extra_rows(manifest: Mapping[str, Any]) -> str:
+    """The names of what it was trained on beside the competition's rows; a blend has none of its own."""
+    return ", ".join(manifest.get("extra_rows") or ())
+
+
+def _score_row(one: Standing, metric: str, manifests: Manifests) -> Row:
+    manifest = manifests[one.name]
     beside = {"accuracy": one.accuracy, "log_loss": one.log_loss, "macro_f1": one.macro_f1}
     return {
         "experiment": one.name,
@@ -72,6 +97,7 @@ def _score_row(one: Standing, metric: str, manifest: Mapping[str, Any]) -> Row:
         "ECE": one.calibration_error,
         "TTA": "yes" if manifest["tta_used"] else "no",
         "select_on": manifest["select_on"],
+        **({"extra rows": _extra_rows(manifest)} if some_have_extra_rows(manifests) else {}),
         "seconds": _seconds(manifest),
         "by fold": " ".join(f"{score:.3f}" for score in one.fold_scores.values()),
     }
@@ -119,7 +145,8 @@ def comparison_notes(comparison: Comparison, role: str) -> dict[str, str]:
     p = "McNemar p" if _p_is_mcnemars(comparison) else "p"
     return notes | {
         "verdict": f"better or worse only where the interval leaves out zero and {p} is below 0.05",
-        "rows needed": "to tell a difference of the size seen, at 95 % confidence and 80 % power",
+        "rows needed": "to tell a difference of the size seen, at 95 % confidence and 80 % power"
+        + (", corrected likewise" if comparison.pairs > 1 else ""),
     }
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.data.extra import in_words
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
@@ -88,7 +89,9 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
     steps = _steps(manifest)
     figures = {}
     if curves is not None and len(curves):
-        figures["learning-curves"] = learning_curves_figure(curves, title=title, metric=metric)
+        figures["learning-curves"] = learning_curves_figure(
+            curves, title=title, metric=metric, select_on=manifest["select_on"]
+        )
     if len(steps) > 1:
         figures["gains"] = gains_figure(steps, metric=metric, title=title)
     figures["confusion"] = confusion_figure(matrix, aligned.classes, title=title)
@@ -174,7 +177,7 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
 
 
 def _steps(manifest: Mapping[str, Any]) -> list[Row]:
-    """The stages and TTA, each with its gain over what was before; gains are missing in older manifests."""
+    """The stages and TTA, each with its gain over what was before."""
     steps = [
         {
             "name": stage["name"],
@@ -182,14 +185,14 @@ def _steps(manifest: Mapping[str, Any]) -> list[Row]:
             "unfrozen": f"{stage['unfrozen']}/{stage['blocks']}",
             "score": stage["score"],
             "score_se": stage["score_se"],
-            "gain": stage.get("gain"),
-            "gain_se": stage.get("gain_se"),
+            "gain": stage["gain"],
+            "gain_se": stage["gain_se"],
             "rate": round(stage["images_per_second"]),
             "seconds": round(stage["seconds"]),
         }
         for stage in manifest["stages"]
     ]
-    if manifest.get("tta_gain") is not None:
+    if manifest["tta_gain"] is not None:
         scores = {"score": manifest["tta_score"], "score_se": manifest["tta_score_se"]}
         gains = {"gain": manifest["tta_gain"], "gain_se": manifest["tta_gain_se"]}
         nothing = {"size": "", "unfrozen": "", "rate": None, "seconds": None}
@@ -237,6 +240,7 @@ def _facts(manifest: Mapping[str, Any], *, rows: int) -> dict[str, str]:
         "data": f"sha256 {manifest['data_sha256'][:16]}…",
         "fingerprint": manifest.get("fingerprint"),
         "network": recipe and f"{recipe['backbone']}, weights {recipe['weights']}, {recipe['precision']}",
+        "extra rows": in_words(manifest.get("extra_rows") or {}),  # a blend has none of its own
         "seed": recipe.get("seed"),
         "TTA views": ", ".join(views),
         "blend": blend and f"{blend['method']}: {blend['reason']}",

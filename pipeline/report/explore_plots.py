@@ -1,21 +1,18 @@
 """Figures of a competition before any training: classes, sizes, brightness, and sheets of pictures."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import atomic_path
+from pipeline.report.plots import INK, legend_above, new_figure, quiet, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_INK, _FAINT, _GRID = "#333333", "#8c8c8c", "#e6e6e6"
 _PARTS = {"train": "#2a6f97", "held out": "#e0a458", "test": "#c8553d"}
 _MOST_BARS = 60
 _MOST_DOTS = 1500
@@ -29,7 +26,9 @@ def plot_classes(counts: pd.DataFrame) -> "Figure":
     """
     ordered = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     many = len(ordered) > _MOST_BARS
-    figure, (axis,) = _figure(9, 4 if many else 1.1 + 0.2 * len(ordered))
+    figure = new_figure(9, 4 if many else 1.1 + 0.2 * len(ordered))
+    axis = figure.subplots()
+    quiet(axis, "both" if many else "x")
     place, start = np.arange(len(ordered)), np.zeros(len(ordered))
     for part in ordered.columns:
         values = ordered[part].to_numpy()
@@ -43,12 +42,11 @@ def plot_classes(counts: pd.DataFrame) -> "Figure":
         axis.set_ylabel("pictures")
         axis.set_ylim(bottom=0)
     else:
-        axis.set_yticks(place, [_short(str(name)) for name in ordered.index], fontsize=8)
+        axis.set_yticks(place, [short(str(name), 40) for name in ordered.index], fontsize=8)
         axis.set_ylim(len(ordered) - 0.4, -0.6)
         axis.set_xlabel("pictures")
-        axis.grid(axis="y", visible=False)
     if len(ordered.columns) > 1:
-        _legend(axis)
+        legend_above(axis)
     return figure
 
 
@@ -58,7 +56,8 @@ def plot_sizes(pictures: pd.DataFrame) -> "Figure":
     Args:
         pictures: Columns part, height, width, brightness.
     """
-    figure, (sizes, light) = _figure(9.5, 4.2, columns=2)
+    figure = new_figure(9.5, 4.2)
+    sizes, light = figure.subplots(1, 2)
     for part, colour in _PARTS.items():
         rows = pictures[pictures["part"] == part]
         if rows.empty:
@@ -78,7 +77,8 @@ def plot_sizes(pictures: pd.DataFrame) -> "Figure":
     light.set_ylabel("pictures in %")
     light.set_xlim(0, 255)
     for axis in (sizes, light):
-        _legend(axis)
+        quiet(axis, "both")
+        legend_above(axis)
     return figure
 
 
@@ -91,55 +91,17 @@ def plot_sheet(rows: Mapping[str, Sequence[NDArray[np.uint8]]], *, columns: int)
     """
     beside = max(1, min(len(rows), 10 // (columns + 1)))
     deep = -(-len(rows) // beside)
-    figure, axes = _figure(1.15 * (columns + 1) * beside, 1.0 * deep, columns=(columns + 1) * beside, rows=deep)
+    figure = new_figure(1.15 * (columns + 1) * beside, 1.0 * deep)
+    axes = figure.subplots(deep, (columns + 1) * beside, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for number, (name, pictures) in enumerate(rows.items()):
         first = (number % deep) * (columns + 1) * beside + (number // deep) * (columns + 1)
-        axes[first].text(0.95, 0.5, _wrapped(name), ha="right", va="center", fontsize=7, color=_INK)
+        axes[first].text(0.95, 0.5, _wrapped(name), ha="right", va="center", fontsize=7, color=INK)
         for axis, picture in zip(axes[first + 1 : first + 1 + columns], pictures, strict=False):
             axis.imshow(picture)
     return figure
 
 
-def save_png(figure: "Figure", path: Path) -> None:
-    with atomic_path(path) as temporary, quiet_about_glyphs():
-        figure.savefig(temporary, dpi=110, format="png")
-
-
-@contextmanager
-def quiet_about_glyphs() -> Iterator[None]:
-    """Names may be in a script that the font lacks: matplotlib draws boxes for it, and need not say so."""
-    import matplotlib
-
-    with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph")
-        yield
-
-
-def _figure(width: float, height: float, *, columns: int = 1, rows: int = 1) -> "tuple[Figure, list[Any]]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color=_GRID, linewidth=0.7)
-        axis.set_axisbelow(True)
-    return figure, axes
-
-
-def _legend(axis: Any) -> None:
-    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 40 else name[:39] + "…"
-
-
 def _wrapped(name: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(_short(name), 14)) or " "
+    return "\n".join(textwrap.wrap(short(name, 40), 14)) or " "

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.predictions.calibration import Calibration
 from pipeline.predictions.compare import Standing
-from pipeline.report.plots import FAINT, GRID, INK, new_figure
+from pipeline.report.plots import FAINT, GRID, INK, new_figure, quiet, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +26,10 @@ def scores_figure(standings: Sequence[Standing], *, metric: str, reference: str)
     for place, one in zip(places, standings, strict=True):
         colour = RED if one.name == reference else BLUE
         axis.errorbar(one.score, place, xerr=one.score_se, fmt="o", color=colour, markersize=6, capsize=3)
-    axis.set_yticks(places, [_short(one.name, 44) for one in standings], fontsize=9)
+    axis.set_yticks(places, [short(one.name, 44) for one in standings], fontsize=9)
     axis.set_ylim(len(standings) - 0.5, -0.5)
     axis.set_xlabel(f"OOF {metric} ± standard error")
-    _quiet(axis, "x")
+    quiet(axis, "x")
     return figure
 
 
@@ -42,7 +42,7 @@ def gains_figure(steps: Sequence[dict[str, Any]], *, metric: str, title: str) ->
     known = [step for step in steps if step["gain"] is not None]
     figure = new_figure(10 if known else 5.5, 3.6, title=title)
     axes = figure.subplots(1, 2 if known else 1, squeeze=False)[0]
-    names = [_short(step["name"], 18) for step in steps]
+    names = [short(step["name"], 18) for step in steps]
     axes[0].errorbar(
         range(len(steps)),
         [step["score"] for step in steps],
@@ -55,7 +55,7 @@ def gains_figure(steps: Sequence[dict[str, Any]], *, metric: str, title: str) ->
     axes[0].set_xticks(range(len(steps)), names, fontsize=9)
     axes[0].set_title(f"OOF {metric} ± standard error", fontsize=10, color=INK)
     axes[0].set_xlim(-0.5, len(steps) - 0.5)
-    _quiet(axes[0], "y")
+    quiet(axes[0], "y")
     if known:
         axis = axes[1]
         axis.axhline(0, color=FAINT, linewidth=1)
@@ -67,10 +67,10 @@ def gains_figure(steps: Sequence[dict[str, Any]], *, metric: str, title: str) ->
             color=RED,
             capsize=3,
         )
-        axis.set_xticks(range(len(known)), [_short(step["name"], 18) for step in known], fontsize=9)
+        axis.set_xticks(range(len(known)), [short(step["name"], 18) for step in known], fontsize=9)
         axis.set_title("gain over the step before, with 95 % interval", fontsize=10, color=INK)
         axis.set_xlim(-0.5, len(known) - 0.5)
-        _quiet(axis, "y")
+        quiet(axis, "y")
     return figure
 
 
@@ -92,7 +92,7 @@ def calibration_figure(found: Calibration, *, title: str) -> "Figure":
     lower.set_xlabel("probability of the predicted class")
     lower.set_ylabel("rows")
     for axis in (upper, lower):
-        _quiet(axis, "y")
+        quiet(axis, "y")
     return figure
 
 
@@ -105,7 +105,7 @@ def confusion_figure(matrix: NDArray[np.int64], classes: Sequence[str], *, title
     axis.imshow(_coloured(row_shares(matrix)), interpolation="nearest")
     if count <= _NAMED:
         size = 9 if count <= 20 else 7
-        names = [_short(name, _LONGEST) for name in classes]
+        names = [short(name, _LONGEST) for name in classes]
         axis.set_xticks(range(count), names, rotation=90, fontsize=size)
         axis.set_yticks(range(count), names, fontsize=size)
     axis.set_xlabel("predicted")
@@ -127,13 +127,3 @@ def _coloured(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     on_diagonal = np.eye(len(shares), dtype=bool)[..., None]
     colour = np.where(on_diagonal, np.array(to_rgb(GREEN)), np.array(to_rgb("#b3261e")))
     return np.asarray(1 - strength * (1 - colour), dtype=np.float64)
-
-
-def _short(name: str, longest: int) -> str:
-    return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
-def _quiet(axis: Any, along: str) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis=along, color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)

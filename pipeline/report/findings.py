@@ -1,11 +1,12 @@
 """What several experiments say of single rows: labels that are likely wrong, pictures that look the same."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.data.duplicates import Duplicate
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.mistakes import label_issues
 
@@ -17,6 +18,7 @@ class Issue:
     Attributes:
         suggested: What the first experiment that says so takes it for, with which probability.
         said_by: How many experiments say so.
+        asked: How many have a prediction for it.
         quality: The probability of the label, their mean.
     """
 
@@ -25,21 +27,21 @@ class Issue:
     suggested: str
     probability: float
     said_by: int
+    asked: int
     quality: float
 
 
 @dataclass(frozen=True)
-class Duplicate:
-    """Two pictures that look the same.
+class JudgedDuplicate:
+    """Two pictures that are one, and what is said of them.
 
     Attributes:
         labels: Of both; None where there is none.
-        predicted: As what the best experiment takes both; None where it has no prediction.
+        predicted: As what one experiment takes both; None where it has no prediction.
         differs: "labels", "predictions" or "", whatever is worse.
     """
 
-    ids: tuple[str, str]
-    distance: float
+    duplicate: Duplicate
     labels: tuple[str | None, str | None]
     predicted: tuple[str | None, str | None]
     differs: str
@@ -61,27 +63,28 @@ def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
             said[aligned.ids[row]].append(
                 (float(found.quality[row]), label, aligned.classes[chosen], float(probabilities[row, chosen]))
             )
+    asked = Counter(key for _, aligned in experiments for key in aligned.ids)
     issues = []
     for key, sayings in said.items():
         _, label, suggested, probability = sayings[0]
         quality = float(np.mean([one[0] for one in sayings]))
-        issues.append(Issue(key, label, suggested, probability, len(sayings), quality))
+        issues.append(Issue(key, label, suggested, probability, len(sayings), asked[key], quality))
     return sorted(issues, key=lambda issue: (-issue.said_by, issue.quality, issue.id))
 
 
-def sort_duplicates(
-    pairs: Sequence[tuple[str, str, float]], *, labels: Mapping[str, str], predicted: Mapping[str, str]
-) -> list[Duplicate]:
-    """Pairs whose labels differ first, then those whose predictions do, then by distance.
+def judge_duplicates(
+    duplicates: Sequence[Duplicate], *, labels: Mapping[str, str], predicted: Mapping[str, str]
+) -> list[JudgedDuplicate]:
+    """Those whose labels differ first, then those whose predictions do, then the likest.
 
     Args:
         predicted: The class of each row that has a prediction, by id.
     """
     found = []
-    for first, second, distance in pairs:
-        given = labels.get(first), labels.get(second)
-        taken = predicted.get(first), predicted.get(second)
+    for one in duplicates:
+        given = labels.get(one.id_a), labels.get(one.id_b)
+        taken = predicted.get(one.id_a), predicted.get(one.id_b)
         differs = "labels" if given[0] != given[1] else "predictions" if taken[0] != taken[1] else ""
-        found.append(Duplicate((first, second), distance, given, taken, differs))
+        found.append(JudgedDuplicate(one, given, taken, differs))
     order = {"labels": 0, "predictions": 1, "": 2}
-    return sorted(found, key=lambda pair: (order[pair.differs], pair.distance, pair.ids))
+    return sorted(found, key=lambda pair: (order[pair.differs], pair.duplicate.kind, -pair.duplicate.correlation))

@@ -27,6 +27,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.decode import shrink
 from pipeline.report.plots import plain_text
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Picture:
     """A picture of a gallery.
 
     Attributes:
-        source: From `thumbnail`; None where the file is missing or cannot be read, which the page then says.
+        source: From `data_uri`; None where the file is missing or cannot be read, which the page then says.
         name: The id of the picture's row.
         lines: What stands below it, the most important first.
     """
@@ -92,17 +93,21 @@ def render_page(template: str, *, title: str, **context: Any) -> str:
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def thumbnail(picture: NDArray[np.uint8], *, side: int = 160) -> str:
+def data_uri(picture: NDArray[np.uint8], *, side: int = 160) -> str:
     """A picture as a data URI (WebP), its longer side at most `side` pixels.
 
     Args:
         picture: uint8 of shape (height, width, 3), RGB.
     """
-    image = Image.fromarray(picture)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     file = io.BytesIO()
-    image.save(file, "WEBP", quality=_QUALITY, method=4)
+    Image.fromarray(shrink(picture, side)).save(file, "WEBP", quality=_QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def how_alike(kind: str, distance: int, correlation: float) -> str:
+    """Two pictures that are one, in words; see `data.duplicates.Duplicate`."""
+    near = f"near: {distance} of 64 bits differ, correlation {correlation:.4f}"
+    return "identical files" if kind == "identical" else near
 
 
 def figure_svg(figure: "Figure", *, name: str, label: str) -> Markup:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -18,9 +18,9 @@ _BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
 _MOST_NAMES = 12  # more of them cannot be read
 
 
-def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str) -> None:
+def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str, select_on: str) -> None:
     """Write the figure of `learning_curves_figure`."""
-    save_figure(learning_curves_figure(curves, title=title, metric=metric), path)
+    save_figure(learning_curves_figure(curves, title=title, metric=metric, select_on=select_on), path)
 
 
 def plot_leaderboard(entries: Sequence[dict[str, Any]], path: Path, *, title: str, metric: str) -> None:
@@ -46,6 +46,23 @@ def new_figure(width: float, height: float, *, title: str = "") -> "Figure":
     return figure
 
 
+def quiet(axis: Any, along: Literal["x", "y", "both"]) -> None:
+    """No frame at the top and the right; a faint grid behind what is drawn."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis=along, color=GRID, linewidth=0.7)
+    axis.set_axisbelow(True)
+
+
+def legend_above(axis: Any) -> None:
+    """Above the axes: inside there may be something anywhere."""
+    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+
+
+def short(name: str, longest: int) -> str:
+    """A name of at most `longest` letters."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
 @contextmanager
 def plain_text(figure: "Figure") -> Iterator[None]:
     """Draw names as they are: a dollar sign begins no formula, and a letter that the font lacks is no warning."""
@@ -59,11 +76,12 @@ def plain_text(figure: "Figure") -> Iterator[None]:
         yield
 
 
-def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str) -> "Figure":
+def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str, select_on: str) -> "Figure":
     """Validation metric and loss by epoch, one line a fold, stages marked.
 
     Args:
         curves: Columns fold, stage, step, loss, val_loss, val_score, one row an epoch.
+        select_on: The kind of a recipe's `select_on`: with "inner" the curves are of inner rows.
     """
     figure = new_figure(10, 4.2, title=title)
     score_axis, loss_axis = figure.subplots(1, 2)
@@ -72,7 +90,8 @@ def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str) -> 
     _draw_training(loss_axis, curves)
     for axis in (score_axis, loss_axis):
         _mark_stages(axis, curves)
-    score_axis.legend(frameon=False, fontsize=8, loc="lower right", title="held-out fold", title_fontsize=8)
+    whose = "inner rows of fold" if select_on == "inner" else "held-out fold"
+    score_axis.legend(frameon=False, fontsize=8, loc="lower right", title=whose, title_fontsize=8)
     return figure
 
 
@@ -118,11 +137,8 @@ def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
     axis.set_aspect("equal")
     axis.set_xlabel(f"OOF {metric} ± standard error")
     axis.set_ylabel(f"leaderboard {metric}")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)
-    # Above the axes: there may be a submission anywhere inside.
-    axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
+    quiet(axis, "both")
+    legend_above(axis)
 
 
 def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
@@ -157,9 +173,7 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title(label, fontsize=10, color=INK)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)
+    quiet(axis, "y")
 
 
 def _draw_training(axis: Any, curves: pd.DataFrame) -> None:

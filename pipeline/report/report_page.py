@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.artifacts import write_text
-from pipeline.errors import DataError
+from pipeline.data.duplicates import Duplicate
+from pipeline.errors import DataError, counted
 from pipeline.predictions.aligned import Aligned, align, comparable_groups
 from pipeline.predictions.compare import Comparison, Standing, compare
 from pipeline.predictions.store import Experiment
-from pipeline.report.comparison import comparison_notes, comparison_rows, format_p
+from pipeline.report.comparison import comparison_notes, comparison_rows, format_p, selection_note, some_have_extra_rows
 from pipeline.report.details import CLASS_NOTES, Details, describe
 from pipeline.report.figures import scores_figure
-from pipeline.report.findings import Duplicate, Issue, find_issues, sort_duplicates
-from pipeline.report.page import Cell, Pair, Picture, figure_svg, render_page, thumbnail
+from pipeline.report.findings import Issue, JudgedDuplicate, find_issues, judge_duplicates
+from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, how_alike, render_page
 from pipeline.report.plots import leaderboard_figure, save_figure
-from pipeline.report.tables import Row, agreement_rows, scored
+from pipeline.report.tables import KEPT_EPOCH, VALIDATED_ON, Row, agreement_rows, scored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ class Sources:
         named: Those to show in detail; empty for the best.
         curves: Learning curves by experiment, where they are known.
         submissions: Rows of the ledger, with the column competition.
-        duplicates: (id, id, distance) of pictures that look the same; None where nobody looked.
+        duplicates: Among the training pictures; None where nobody looked.
     """
 
     experiments: Sequence[Experiment]
@@ -66,7 +67,7 @@ class Sources:
     named: Sequence[str] = ()
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     submissions: Sequence[Row] = ()
-    duplicates: Sequence[tuple[str, str, float]] | None = None
+    duplicates: Sequence[Duplicate] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class _Group:
     experiments: Mapping[str, Experiment]
     apart: str
 
+    @property
+    def manifests(self) -> dict[str, Mapping[str, Any]]:
+        return {name: one.manifest for name, one in self.experiments.items()}
+
     def standing(self, name: str) -> Standing:
         return next(one for one in self.comparison.standings if one.name == name)
 
@@ -106,15 +111,15 @@ def build_report(sources: Sources) -> Report:
         for name, group in owners
     ]
     issues = find_issues([(name, group.aligned) for name, group in owners])
-    duplicates = _duplicates(sources, *owners[0])
-    thumbnails = _thumbnails(
+    best, metric = first.comparison.standings[0], first.aligned.metric.name
+    duplicates = _duplicates(sources, best.name, first)
+    images = _images(
         sources.load,
         [mistake.id for one in details for mistake in one.mistakes]
         + [issue.id for issue in issues[:MOST_ISSUES]]
-        + [key for pair in duplicates[:MOST_DUPLICATES] for key in pair.ids],
+        + [key for pair in duplicates[:MOST_DUPLICATES] for key in (pair.duplicate.id_a, pair.duplicate.id_b)],
     )
     figures, svg = _figures(first, sources, details)
-    best, metric = first.comparison.standings[0], first.aligned.metric.name
     slug = next(iter(first.experiments.values())).slug
     html = render_page(
         "report.html.j2",
@@ -122,26 +127,34 @@ def build_report(sources: Sources) -> Report:
         lead=_lead(groups, sources),
         notes=notes,
         groups=[
-            {"rows": _leaderboard(group), "apart": group.apart, "count": len(group.aligned.ids)} for group in groups
+            {
+                "rows": _leaderboard(group),
+                "apart": group.apart,
+                "count": len(group.aligned.ids),
+                "note": selection_note(group.manifests),
+            }
+            for group in groups
         ],
         leaderboard_notes=_leaderboard_notes(first.comparison),
+        validated_on=VALIDATED_ON,
+        kept_epoch=KEPT_EPOCH,
         chosen_by_name=bool(sources.named),
         svg=svg,
-        details=[_detail(one, thumbnails) for one in details],
+        details=[_detail(one, images) for one in details],
         class_notes=CLASS_NOTES,
         agreement=[_without(row, "competition") for row in agreement_rows(sources.submissions)],
-        issues=[_issue_picture(issue, thumbnails, len(details)) for issue in issues[:MOST_ISSUES]],
+        issues=[_issue_picture(issue, images) for issue in issues[:MOST_ISSUES]],
         issues_found=len(issues),
         looked_for_duplicates=sources.duplicates is not None,
-        duplicates=[_pair(pair, thumbnails) for pair in duplicates[:MOST_DUPLICATES]],
+        duplicates=[_pair(pair, images) for pair in duplicates[:MOST_DUPLICATES]],
+        duplicates_predicted_by=best.name,
         duplicates_found=len(duplicates),
         duplicates_differ=sum(pair.differs != "" for pair in duplicates),
         metric=metric,
     )
-    count = len(sources.experiments)
     summary = (
-        f"{count} experiment{'s' if count > 1 else ''} of {slug}, best {best.name}: {metric} {best.score:.4f} ± "
-        f"{best.score_se:.4f}; {len(details)} in detail, {len(issues)} labels to look at"
+        f"{counted(len(sources.experiments), 'experiment', 'experiments')} of {slug}, best {best.name}: "
+        f"{metric} {best.score:.4f} ± {best.score_se:.4f}; {len(details)} in detail, {len(issues)} labels to look at"
     )
     return Report(html, figures, summary)
 
@@ -170,9 +183,7 @@ def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
         if not has_label.all():
             notes.append(f"{one.name}: {(~has_label).sum():,} rows have no label or no file any more and are left out.")
         known.append(replace(one, oof=one.oof[has_label]))
-    best_first = sorted(
-        known, key=lambda one: one.score, reverse=bool(known[0].manifest.get("greater_is_better", True))
-    )
+    best_first = sorted(known, key=lambda one: one.score, reverse=known[0].manifest["greater_is_better"])
     groups = []
     for members, apart in comparable_groups(best_first):
         aligned = align(members, sources.labels)
@@ -187,17 +198,17 @@ def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
     return groups, notes
 
 
-def _duplicates(sources: Sources, name: str, group: _Group) -> list[Duplicate]:
+def _duplicates(sources: Sources, name: str, group: _Group) -> list[JudgedDuplicate]:
     aligned = group.aligned
     chosen = aligned.probabilities[name].argmax(axis=1)
     predicted = {key: aligned.classes[number] for key, number in zip(aligned.ids, chosen, strict=True)}
-    return sort_duplicates(sources.duplicates or (), labels=sources.labels, predicted=predicted)
+    return judge_duplicates(sources.duplicates or (), labels=sources.labels, predicted=predicted)
 
 
-def _thumbnails(load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str]) -> dict[str, str | None]:
+def _images(load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str]) -> dict[str, str | None]:
     def made(key: str) -> str | None:
         picture = load(key)
-        return None if picture is None else thumbnail(picture)
+        return None if picture is None else data_uri(picture)
 
     wanted = list(dict.fromkeys(ids))
     with ThreadPoolExecutor() as pool:
@@ -232,10 +243,10 @@ def _lead(groups: Sequence[_Group], sources: Sources) -> list[str]:
     """The result in plain sentences."""
     first = groups[0]
     metric, best = first.aligned.metric.name, first.comparison.standings[0]
-    floors = next(iter(first.experiments.values())).manifest.get("floors", {})
+    floors = next(iter(first.experiments.values())).manifest["floors"]
     chance = ", ".join(f"{name} {floor['score']:.4f}" for name, floor in floors.items())
     lead = [
-        f"{len(sources.experiments)} finished experiment{'s' if len(sources.experiments) > 1 else ''}; "
+        f"{counted(len(sources.experiments), 'finished experiment', 'finished experiments')}; "
         f"{len(first.aligned.ids):,} rows in {len(first.aligned.classes):,} classes, each predicted by a model that "
         "never saw it (OOF).",
         f"Best: {best.name}, {metric} {best.score:.4f} ± {best.score_se:.4f}" + (f" ({chance})." if chance else "."),
@@ -247,8 +258,7 @@ def _lead(groups: Sequence[_Group], sources: Sources) -> list[str]:
 
 
 def _leaderboard(group: _Group) -> list[Row]:
-    manifests = {name: one.manifest for name, one in group.experiments.items()}
-    return [_leaderboard_row(row, group) for row in comparison_rows(group.comparison, manifests)]
+    return [_leaderboard_row(row, group) for row in comparison_rows(group.comparison, group.manifests)]
 
 
 def _leaderboard_row(row: Row, group: _Group) -> Row:
@@ -267,7 +277,8 @@ def _leaderboard_row(row: Row, group: _Group) -> Row:
         **{name: score for name, score in beside.items() if name.replace(" ", "_").lower() != metric},
         "ECE": row["calibration_error"],
         "TTA": "yes" if row["tta_used"] else "no",
-        "select_on": row["select_on"] or "",
+        "select_on": row["select_on"],
+        **({"extra rows": row["extra_rows"]} if some_have_extra_rows(group.manifests) else {}),
         "seconds": row["seconds"],
         **{name.replace("_", " "): score for name, score in row.items() if name.startswith("fold_")},
     }
@@ -288,10 +299,10 @@ def _leaderboard_notes(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def _detail(one: Details, thumbnails: Mapping[str, str | None]) -> dict[str, Any]:
+def _detail(one: Details, images: Mapping[str, str | None]) -> dict[str, Any]:
     mistakes = [
         Picture(
-            thumbnails[mistake.id],
+            images[mistake.id],
             mistake.id,
             [
                 f"true: {mistake.true} ({mistake.own:.1%})",
@@ -303,19 +314,20 @@ def _detail(one: Details, thumbnails: Mapping[str, str | None]) -> dict[str, Any
     return {"name": one.experiment.name, "of": one, "mistakes": mistakes}
 
 
-def _issue_picture(issue: Issue, thumbnails: Mapping[str, str | None], experiments: int) -> Picture:
-    said = f"said by {issue.said_by} of {experiments}" if experiments > 1 else ""
+def _issue_picture(issue: Issue, images: Mapping[str, str | None]) -> Picture:
+    said = f"said by {issue.said_by} of {issue.asked}" if issue.asked > 1 else ""
     lines = [f"label: {issue.label} ({issue.quality:.1%})", f"looks like: {issue.suggested} ({issue.probability:.1%})"]
-    return Picture(thumbnails[issue.id], issue.id, [*lines, *([said] if said else [])])
+    return Picture(images[issue.id], issue.id, [*lines, *([said] if said else [])])
 
 
-def _pair(pair: Duplicate, thumbnails: Mapping[str, str | None]) -> Pair:
+def _pair(pair: JudgedDuplicate, images: Mapping[str, str | None]) -> Pair:
+    one = pair.duplicate
     first, second = (
-        Picture(thumbnails[key], key, [f"label: {label or '–'}", f"predicted: {predicted or '–'}"])
-        for key, label, predicted in zip(pair.ids, pair.labels, pair.predicted, strict=True)
+        Picture(images[key], key, [f"label: {label or '–'}", f"predicted: {predicted or '–'}"])
+        for key, label, predicted in zip((one.id_a, one.id_b), pair.labels, pair.predicted, strict=True)
     )
     words = {"labels": "the labels differ", "predictions": "the predictions differ", "": "same label, same prediction"}
-    return Pair(first, second, [f"{words[pair.differs]}; distance {pair.distance:g}"])
+    return Pair(first, second, [words[pair.differs], how_alike(one.kind, one.distance, one.correlation)])
 
 
 def _without(row: Row, column: str) -> Row:

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from pipeline.data.extra import in_words
+from pipeline.predictions.calibration import OofTemperature
 
 Row = dict[str, Any]
 
@@ -20,6 +21,13 @@ CHOSEN_BY = {
     "inner": "the best on training rows held out for it (select_on: inner)",
     "last": "the last of each stage (select_on: last)",
 }
+
+VALIDATED_ON = {
+    "fold": "the rows it held out, which chose the epochs, too",
+    "inner": "its inner rows, which chose the epochs and were not trained on",
+    "last": "the rows it held out, which chose nothing",
+}
+KEPT_EPOCH = {"fold": "best", "inner": "best", "last": "last"}
 
 
 def format_rows(rows: Sequence[Row], style: Literal["table", "json", "csv"] | str) -> str:
@@ -52,6 +60,19 @@ def result_text(manifest: Row) -> str:
     if manifest.get("extra_rows"):  # a blend has none of its own
         lines.append(f"extra rows: {in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
+
+
+def calibration_text(temperature: OofTemperature | None, *, raw: bool) -> str:
+    """What was done to probabilities, in one line: nothing (`raw`, or no temperature fits), or a temperature."""
+    if raw:
+        return "probabilities as predicted, not calibrated"
+    if temperature is None:
+        return "probabilities as predicted: every OOF row is right, which no temperature can be fitted to"
+    own = " (on the rows it was fitted on: there is one fold)" if temperature.folds == 1 else ""
+    return (
+        f"probabilities calibrated by temperature {temperature.value:.3f}, fitted on OOF predictions; "
+        f"their ECE {temperature.error_before:.4f} → {temperature.error_after:.4f}{own}"
+    )
 
 
 def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Workspace, atomic_folder, atomic_path, read_json, write_json
+from pipeline.competition import in_rehearsal
 from pipeline.errors import KitError, counted
 from pipeline.submit.bundle import needs_bundle
 from pipeline.submit.job import Job
@@ -28,7 +29,7 @@ from pipeline.submit.kernel import Built
 LOG = "kernel.log"
 _MANIFEST = "manifest.json"
 _FOLD = "fold.json"  # written last
-_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "classes", "metric")
+_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "groups_sha256", "classes", "metric")
 _CANCELLED = {"CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
 _ENDED_BADLY = {"ERROR", *_CANCELLED}
 
@@ -198,8 +199,8 @@ def find_pushed(name: str, slug: str | None, *, workspace: Workspace, server: st
         rehearsed = list_pushed(name, workspace=workspace, server="rehearsal")
         if rehearsed and server != "rehearsal":
             problem += f", but {rehearsed[-1].slug} was pushed to a rehearsal"
-            where = f"kit rehearse --competition {rehearsed[-1].competition}"
-            ask = f"ask for that one there: {where} -- kit kernel status {name}; or push to {server}: "
+            there = in_rehearsal(f"kit kernel status {name}", rehearsed[-1].competition, root=workspace.root)
+            ask = f"ask for that one there: {there}; or push to {server}: "
         raise KitError(
             problem,
             expected="one of " + ", ".join(pushed.slug for pushed in known) if known else "a kernel that was pushed",
@@ -294,8 +295,8 @@ def wait(
 
 def fetch_later(pushed: Pushed) -> str:
     """What becomes of a kernel that nobody waits for, and how to come by its output."""
-    alone = "it goes on by itself" if pushed.server == "kaggle.com" else "it goes on for as long as the rehearsal does"
-    return f"{alone}; fetch it later: kit kernel output {pushed.name}"
+    how_long = "by itself" if pushed.server == "kaggle.com" else "only while the rehearsal does"
+    return f"the kernel goes on {how_long}; fetch it later: kit kernel output {pushed.name}"
 
 
 def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:
@@ -318,7 +319,6 @@ def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: boo
     with atomic_folder(target) as folder:
         log = kaggle.kernel_output(pushed.ref, folder, progress=progress)
         (folder / LOG).write_text(log, "utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier version
     file = target / "kernel.json"
     report: dict[str, Any] = read_json(file) if file.is_file() else {"build": pushed.build}
     if report["build"] != pushed.build:
@@ -391,4 +391,3 @@ def _copy_folder(source: Path, target: Path) -> None:
     """A copy, so that the output as fetched stays whole; what is unfinished at `target` goes once it is there."""
     with atomic_folder(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)

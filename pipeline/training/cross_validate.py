@@ -38,7 +38,7 @@ from pipeline.predictions.store import (
     with_choices,
 )
 from pipeline.predictions.tta import check_views
-from pipeline.recipe import Recipe
+from pipeline.recipe import OnInner, Recipe
 from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
@@ -145,16 +145,23 @@ def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
         check_augment(stage.augment)
 
 
-def _claim_run(task: FoldTask, data: CompetitionData) -> None:
-    """Write what this run is, or check that it is what was begun or finished here under its name."""
-    identity = {
+def _identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
+    """What a run is: begun with one of these, it cannot go on with another."""
+    return {
+        "metric": task.competition.metric,
+        "classes": data.classes,
         "fingerprint": task.recipe.fingerprint(),
         "data_sha256": data.sha256,
         "folds_sha256": data.folds.sha256,
         "extra_sha256": data.extra.sha256,
-        "classes": data.classes,
-        "metric": task.competition.metric,
+        # Folds know the groups that they were made with; inner rows are chosen by the groups of today.
+        "groups_sha256": data.groups_sha256 if isinstance(task.recipe.select_on, OnInner) else None,
     }
+
+
+def _claim_run(task: FoldTask, data: CompetitionData) -> None:
+    """Write what this run is, or check that it is what was begun or finished here under its name."""
+    identity = _identity(task, data)
     run = task.workspace.run(task.competition.slug, task.experiment)
     finished = task.workspace.oof(task.competition.slug, task.experiment)
     for file in (run / "run.json", finished / MANIFEST):
@@ -162,7 +169,7 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
         changed = [key for key, value in identity.items() if begun.get(key) != value]
         if changed:
             what = {"fingerprint": "recipe", "data_sha256": "pictures or labels", "folds_sha256": "folds"}
-            what["extra_sha256"] = "extra rows"
+            what |= {"extra_sha256": "extra rows", "groups_sha256": "groups of rows"}
             raise KitError(
                 f"{file.parent} holds an experiment made with different settings or data: "
                 + ", ".join(what.get(key, key) for key in changed),
@@ -208,7 +215,6 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
     manifest = {
         "competition": competition.slug,
         "experiment": tasks[0].experiment,
-        "metric": metric.name,
         "greater_is_better": metric.greater_is_better,
         **{f"oof_{key}": value for key, value in used.items()},
         **plain,
@@ -217,12 +223,8 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "oof_rows": len(ids),
         "floors": _floor_scores(tasks[0], labels, len(data.classes)),
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
-        "classes": data.classes,
         "recipe": recipe.model_dump(mode="json"),
-        "fingerprint": recipe.fingerprint(),
-        "data_sha256": data.sha256,
-        "folds_sha256": data.folds.sha256,
-        "extra_sha256": data.extra.sha256,
+        **_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "versions": _versions(),

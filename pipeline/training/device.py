@@ -22,6 +22,8 @@ def import_tensorflow_quietly() -> None:
     try:
         import tensorflow as tf
 
+        # Its warnings are about the retracing of functions, which several fold models take one each of.
+        tf.get_logger().setLevel("ERROR")
         gpus = tf.config.list_physical_devices("GPU")
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
             # There TensorFlow only feeds the network; by default it would take most of the GPU's memory.

@@ -9,7 +9,6 @@ The folder is written whole or not at all. Every file is loaded again and held a
 
 import importlib.util
 import json
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ from pipeline.model.portable import portable_classifier
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
 from pipeline.training.model_card import model_card
-from pipeline.training.predict import FoldModels, read_fold_models
+from pipeline.training.predict import FoldModels, chosen_folds, read_fold_models
 from pipeline.training.stage import load_network
 
 DESCRIPTION = "model.json"
@@ -115,14 +114,7 @@ def export_folds(
     """
     folder = folder or workspace.run(slug, experiment) / "export"
     models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats)
-    wanted = list(models.weights) if folds is None else list(dict.fromkeys(folds))
-    unknown = [fold for fold in wanted if fold not in models.weights]
-    if unknown:
-        raise DataError(
-            f"{experiment} has no fold {unknown[0]}",
-            expected="one of " + ", ".join(map(str, models.weights)),
-            next_step=f"`kit folds {slug}` shows them",
-        )
+    wanted = chosen_folds(models.stored, folds)
     oof = read_predictions(workspace.oof(slug, experiment) / "oof.parquet")
 
     def networks() -> Iterator[_Checked]:
@@ -206,15 +198,24 @@ def _require_own(folder: Path) -> None:
     if not folder.exists():
         return
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    earlier = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
-    own = {DESCRIPTION, CARD, *(file["name"] for file in earlier["files"])} if "files" in earlier else set()
-    foreign = sorted(present - own)
+    foreign = sorted(present - _earlier(folder))
     if foreign:
         raise DataError(
             f"{folder} holds what is not of an export: {', '.join(foreign[:5])}",
             expected="a new or an empty folder, or one that an earlier export wrote",
             next_step="name another one: --to FOLDER",
         )
+
+
+def _earlier(folder: Path) -> set[str]:
+    """Names of the files that an earlier export wrote; none where `model.json` is not of one."""
+    try:
+        match read_json(folder / DESCRIPTION):
+            case {"fingerprint": str(), "classes": [*_], "files": [*files]}:
+                return {DESCRIPTION, CARD, *(file["name"] for file in files)}
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    return set()
 
 
 def _pictures(data: CompetitionData, models: FoldModels, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -240,9 +241,11 @@ def _write(
                 files.append(_export(temporary, portable, checked, format, models))
             keras.backend.clear_session()
         write_json(temporary / DESCRIPTION, _description(models, files, average))
-        write_text(temporary / CARD, model_card(models, files=[file.name for file in files], average=average))
+        exported = {file.fold for file in files}
+        folds = [fold for fold in models.weights if average or fold in exported]
+        card = model_card(models, files=[file.name for file in files], folds=folds, average=average)
+        write_text(temporary / CARD, card)
         _require_own(folder)  # it may have been filled meanwhile
-        shutil.rmtree(folder, ignore_errors=True)
     return Export(folder, files, average)
 
 

@@ -135,6 +135,12 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.batch_size)
     watched = held_out
     if len(inner):
+        log.info(
+            "fold %d  stage %s: %d inner rows choose, %d are trained on",
+            *(task.fold, stage.name),
+            len(inner),
+            len(trained),
+        )
         watched = _held_out(task, data, pictures, inner, batch_size=stage.batch_size)
     train_stage(
         task.recipe,
@@ -174,7 +180,7 @@ def _trained_rows(task: FoldTask, data: CompetitionData) -> tuple[NDArray[np.int
         return rows, rows[:0]
     # One choice for all stages: a stage that trained on what the next one chooses by would mislead it.
     seed = stage_seed(task.recipe.seed, task.fold, len(task.recipe.stages))
-    inner = inner_rows(data.train, rows, share=select_on.share, seed=seed)
+    inner = inner_rows(data.train, rows, one_in=select_on.one_in, seed=seed)
     return np.setdiff1d(rows, inner), inner
 
 

@@ -37,11 +37,12 @@ _KERAS = (
 )
 
 
-def model_card(models: FoldModels, *, files: Sequence[str], average: AverageCheck | None) -> str:
+def model_card(models: FoldModels, *, files: Sequence[str], folds: Sequence[int], average: AverageCheck | None) -> str:
     """The card as Markdown.
 
     Args:
         files: Names of the model files.
+        folds: The folds whose models they are, or are the average of.
         average: What is known of the averaged model, where it is one.
     """
     manifest, (height, width) = models.stored.manifest, models.size
@@ -56,7 +57,7 @@ def model_card(models: FoldModels, *, files: Sequence[str], average: AverageChec
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {manifest['experiment']} on {manifest['competition']}",
-        _what(models, average),
+        _what(models, folds, average),
         "## Use",
         f"```python\n{_ONNX if is_onnx else _KERAS}```",
         f"Save it as `predict.py` in this folder, then: `pip install {packages} pillow numpy` and "
@@ -68,7 +69,7 @@ def model_card(models: FoldModels, *, files: Sequence[str], average: AverageChec
         f"- Output `probabilities`: float32, shape (batch, {len(models.stored.classes)}), each row sums to one, in the "
         "order of the classes below.",
         "## Score",
-        _score(models),
+        _score(models, folds),
         *([] if average is None else [_averaged(manifest["metric"], average)]),
         "## Classes",
         "\n".join(f"{number}. {name}" for number, name in enumerate(models.stored.classes)),
@@ -94,44 +95,57 @@ def _count(models: FoldModels) -> str:
 def _flattered(select_on: str) -> str:
     if select_on != "fold":
         return ""
-    return " Each stage kept the epoch that did best on the held-out fold, which flatters the OOF score a little."
+    return " Each stage kept the epoch that did best on the held-out fold, which flatters the scores a little."
 
 
-def _what(models: FoldModels, average: AverageCheck | None) -> str:
+def _what(models: FoldModels, folds: Sequence[int], average: AverageCheck | None) -> str:
     classifier = (
         f"An image classifier for {len(models.stored.classes)} classes: {models.recipe.backbone}, trained from "
         f"{'random' if models.recipe.weights == 'none' else 'pretrained'} weights."
     )
     if average is not None:
         return f"{classifier} This one model has the mean of the weights of the {len(models.weights)} fold models."
+    if len(folds) == 1:
+        return f"{classifier} This is the model of fold {folds[0]}, trained without the pictures of that fold."
+    which = f", here of {len(folds)} of the {len(models.weights)} folds" if _is_part(models, folds) else ""
     return (
-        f"{classifier} A file a fold: each model was trained without the pictures of its fold. "
+        f"{classifier} A file a fold{which}: each model was trained without the pictures of its fold. "
         "Average the probabilities of all of them, as below."
     )
 
 
-def _score(models: FoldModels) -> str:
-    manifest = models.stored.manifest
+def _is_part(models: FoldModels, folds: Sequence[int]) -> bool:
+    return set(folds) != set(models.weights)
+
+
+def _score(models: FoldModels, folds: Sequence[int]) -> str:
+    """The scores of these folds' models; that of all of them is the score of no part."""
+    manifest, with_tta = models.stored.manifest, models.stored.manifest["tta_score"] is not None
+    header, rows = [f"fold {fold}" for fold in folds], {"plain": "", **({"with TTA": "tta_"} if with_tta else {})}
+    cells = {name: [manifest[f"{key}fold_scores"][str(fold)] for fold in folds] for name, key in rows.items()}
+    if not _is_part(models, folds):
+        header = ["OOF", "± standard error", *header]
+        cells = {
+            name: [manifest[f"{key}score"], manifest[f"{key}score_se"], *cells[name]] for name, key in rows.items()
+        }
     lines = [
-        f"| {manifest['metric']} | OOF | ± standard error |" + "".join(f" fold {fold} |" for fold in models.weights),
-        "|---" * (3 + len(models.weights)) + "|",
-        _score_row("plain", manifest["score"], manifest["score_se"], manifest["fold_scores"]),
+        f"| {manifest['metric']} | {' | '.join(header)} |",
+        "|---" * (1 + len(header)) + "|",
+        *(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |" for name, values in cells.items()),
     ]
-    if manifest["tta_score"] is not None:
-        row = _score_row("with TTA", manifest["tta_score"], manifest["tta_score_se"], manifest["tta_fold_scores"])
-        lines.append(row)
-    text = (
-        "Every training picture was predicted by the model that never saw it; the mean of the fold models has no score "
-        "of its own, and is usually better than one of them."
-    )
-    if manifest["tta_score"] is not None:
+    text = "Every training picture was predicted by the model that never saw it."
+    if _is_part(models, folds):
+        text = (
+            f"Scored on the pictures of {'its' if len(folds) == 1 else 'each'} fold, which the model never saw. The "
+            f"{len(models.weights)} fold models of the experiment together have an OOF {manifest['metric']} of "
+            f"{manifest['score']:.4f} ± {manifest['score_se']:.4f}."
+        )
+    if len(folds) > 1:
+        text += " The mean of the fold models has no score of its own, and is usually better than one of them."
+    if with_tta:
         views = ", ".join(models.recipe.tta.views)
         text += f" TTA is the mean over the plain picture and its views ({views}); it is not in the files."
     return "\n".join(lines) + "\n\n" + text
-
-
-def _score_row(name: str, score: float, error: float, folds: dict[str, float]) -> str:
-    return f"| {name} | {score:.4f} | {error:.4f} |" + "".join(f" {value:.4f} |" for value in folds.values())
 
 
 def _averaged(metric: str, check: AverageCheck) -> str:

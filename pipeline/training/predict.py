@@ -1,8 +1,10 @@
 """Pictures predicted by the fold models of a finished experiment, as the test pictures were."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,13 @@ from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition, load_competition
-from pipeline.data.pictures import FilePictures, Pictures
+from pipeline.data.decode import resize
+from pipeline.data.index import train_index
+from pipeline.data.pictures import MemoryPictures, Pictures
 from pipeline.errors import DataError
-from pipeline.predictions.store import Experiment, read_experiment, require_networks
+from pipeline.predictions.aligned import align
+from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
+from pipeline.predictions.store import Experiment, read_experiment, read_predictions, require_networks
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import FoldTask, Machine, predict_views
 from pipeline.training.stage import load_network, stage_done
@@ -36,19 +42,24 @@ class FoldModels:
     size: tuple[int, int]
 
 
-def read_fold_models(workspace: Workspace, slug: str, experiment: str) -> FoldModels:
+def read_fold_models(
+    workspace: Workspace, slug: str, experiment: str, *, folds: Sequence[int] | None = None
+) -> FoldModels:
     """Find the fold models of a finished experiment.
 
+    Args:
+        folds: All by default.
+
     Raises:
-        DataError: It is not finished, it is a blend, or the weights of a fold are gone.
+        DataError: It is not finished, it is a blend, it has no such fold, or the weights of a fold are gone.
     """
     stored = read_experiment(workspace, slug, experiment)
     require_networks(stored.manifest)
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)
     tasks = [
-        FoldTask(recipe, competition, int(fold), workspace, experiment, Machine(), stored.manifest["data_sha256"])
-        for fold in stored.manifest["fold_scores"]
+        FoldTask(recipe, competition, fold, workspace, experiment, Machine(), stored.manifest["data_sha256"])
+        for fold in chosen_folds(stored, folds)
     ]
     gone = [task.weights for task in tasks if not task.weights.is_file()]
     if gone:
@@ -61,52 +72,150 @@ def read_fold_models(workspace: Workspace, slug: str, experiment: str) -> FoldMo
     return FoldModels(stored, recipe, competition, {task.fold: task.weights for task in tasks}, (height, width))
 
 
-def predict_pictures(paths: Sequence[Path], *, slug: str, experiment: str, workspace: Workspace) -> pd.DataFrame:
+def chosen_folds(stored: Experiment, folds: Sequence[int] | None) -> list[int]:
+    """These folds, each once; None is all of them.
+
+    Raises:
+        DataError: The experiment has no such fold.
+    """
+    known = [int(fold) for fold in stored.manifest["fold_scores"]]
+    wanted = known if folds is None else list(dict.fromkeys(folds))
+    unknown = [fold for fold in wanted if fold not in known]
+    if unknown:
+        raise DataError(
+            f"{stored.name} has no fold {unknown[0]}",
+            expected="one of " + ", ".join(map(str, known)),
+            next_step=f"`kit folds {stored.slug}` shows them",
+        )
+    return wanted
+
+
+def fit_oof_temperature(models: FoldModels, workspace: Workspace) -> OofTemperature | None:
+    """The temperature of what the fold models are used for: OOF predictions with TTA where the test pictures had it.
+
+    Returns:
+        None where every OOF row is right, which fits no temperature.
+
+    Raises:
+        DataError: The labels are not there, or are not those of the OOF predictions.
+    """
+    stored = models.stored
+    try:
+        rows = train_index(models.competition)
+        file = "oof_tta.parquet" if stored.manifest["tta_used"] else "oof.parquet"
+        used = replace(stored, oof=read_predictions(workspace.oof(stored.slug, stored.name) / file))
+        aligned = align([used], dict(zip(rows["id"], rows["label"], strict=True)))
+    except DataError as error:
+        raise DataError(
+            f"no temperature can be fitted: {error.problem}",
+            expected=error.expected,
+            next_step=f"{error.next_step}; or take the probabilities as predicted: --raw",
+        ) from None
+    return oof_temperature(aligned.probabilities[stored.name], aligned.labels, aligned.folds)
+
+
+def predict_pictures(paths: Sequence[Path], *, models: FoldModels, temperature: float | None = None) -> pd.DataFrame:
     """Class probabilities, the mean over the fold models.
+
+    Args:
+        temperature: What each fold model's probabilities are scaled by before the mean is taken; None leaves them.
 
     Returns:
         One row a path, in their order: column `picture`, then one float32 column a class.
 
     Raises:
-        DataError: A picture cannot be read, or the weights of a fold are gone.
+        DataError: A picture cannot be read; it is named.
     """
-    for path in paths:
-        if not path.is_file():
-            raise DataError(
-                f"{path} is a folder" if path.is_dir() else f"{path} does not exist",
-                expected="picture files",
-                next_step=f"name them: {path}/*.jpg" if path.is_dir() else "check the path",
-            )
-    models = read_fold_models(workspace, slug, experiment)
-    stored, recipe = models.stored, models.recipe
-    pictures = FilePictures(tuple(str(path) for path in paths), models.size)
-    for row in range(len(paths)):
-        pictures.take(np.array([row]))  # an unreadable picture is named before the networks are loaded
-    found = predict_folds(
-        recipe,
-        list(models.weights.values()),
-        pictures,
-        classes=len(stored.classes),
-        with_views=stored.manifest["tta_used"],
-    )
-    frame = pd.DataFrame(found, columns=stored.classes)
+    with TemporaryDirectory(prefix="kit-predict-") as folder:
+        pictures = Machine().open([str(path) for path in paths], models.size, Path(folder))
+        found = predict_folds(
+            models.recipe,
+            list(models.weights.values()),
+            pictures,
+            classes=len(models.stored.classes),
+            with_views=models.stored.manifest["tta_used"],
+            temperature=temperature,
+        )
+    frame = pd.DataFrame(found, columns=models.stored.classes)
     frame.insert(0, "picture", [str(path) for path in paths])
     return frame
 
 
+def top_classes(probabilities: NDArray[np.float32], classes: Sequence[str], *, count: int) -> list[tuple[str, float]]:
+    """The likeliest classes of one picture with their probabilities, the largest first; of equal ones the first.
+
+    Args:
+        probabilities: Shape (classes,).
+    """
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [(classes[number], float(probabilities[number])) for number in order]
+
+
+class LoadedModels:
+    """Fold models that stay in memory, for one picture after the other."""
+
+    def __init__(self, models: FoldModels, *, temperature: float | None = None) -> None:
+        """Load the networks, and run them once: the first run of a network takes much longer than the next.
+
+        Args:
+            temperature: As of `predict_pictures`.
+        """
+        classes = len(models.stored.classes)
+        self._models, self._temperature = models, temperature
+        self._networks = [
+            load_network(models.recipe, classes=classes, weights=file)
+            for file in tqdm(models.weights.values(), desc="fold models", leave=False, disable=None)
+        ]
+        self.predict(np.zeros((*models.size, 3), dtype=np.uint8))
+
+    def predict(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The class probabilities of an RGB picture of any size, (height, width, 3): float32 of shape (classes,).
+
+        They are those that `predict_pictures` gives for its file. One call at a time.
+        """
+        pictures = MemoryPictures(resize(picture, self._models.size)[None])
+        with_views = self._models.stored.manifest["tta_used"]
+        found = [
+            _predict_one(network, self._models.recipe, pictures, with_views=with_views, temperature=self._temperature)
+            for network in self._networks
+        ]
+        first: NDArray[np.float32] = mean_of(found)[0]
+        return first
+
+
 def predict_folds(
-    recipe: Recipe, weights: Sequence[Path], pictures: Pictures, *, classes: int, with_views: bool
+    recipe: Recipe,
+    weights: Sequence[Path],
+    pictures: Pictures,
+    *,
+    classes: int,
+    with_views: bool,
+    temperature: float | None = None,
 ) -> NDArray[np.float32]:
     """Class probabilities of all pictures, the mean over the fold models: float32 of shape (pictures, classes).
 
     Args:
         weights: A file a fold.
         with_views: Average over the recipe's views, too.
+        temperature: As of `predict_pictures`.
     """
-    rows, found = np.arange(len(pictures)), []
+    found = []
     for file in tqdm(weights, desc="fold models", leave=False, disable=None):
         network = load_network(recipe, classes=classes, weights=file)
-        views = recipe.tta.views if with_views else ()
-        plain, averaged = predict_views(network, pictures, rows, batch_size=recipe.stages[-1].batch_size, views=views)
-        found.append(averaged if with_views else plain)
+        found.append(_predict_one(network, recipe, pictures, with_views=with_views, temperature=temperature))
     return mean_of(found)
+
+
+def _predict_one(
+    network: Any, recipe: Recipe, pictures: Pictures, *, with_views: bool, temperature: float | None
+) -> NDArray[np.float32]:
+    """One fold model's class probabilities of all pictures."""
+    plain, averaged = predict_views(
+        network,
+        pictures,
+        np.arange(len(pictures)),
+        batch_size=recipe.stages[-1].batch_size,
+        views=recipe.tta.views if with_views else (),
+    )
+    found = averaged if with_views else plain
+    return found if temperature is None else apply_temperature(found, temperature)

@@ -31,15 +31,23 @@ def make_optimizer(stage: Stage, *, steps_per_epoch: int, precision: str, scales
 
 
 def _scaled(kind: Any, scales: Mapping[str, float]) -> Any:
-    """The optimizer class with a learning rate of its own for some variables; Keras has none."""
+    """The optimizer class with a learning rate of its own for some variables, which Keras has not."""
+    import keras
+
     if not scales:
         return kind
 
     class Scaled(kind):
+        def _apply_weight_decay(self, variables: Any) -> None:
+            """Below, at each variable's own rate."""
+
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             # By its index, as Keras' own optimizers do: with TensorFlow `variable` is the bare one, which has no path.
             path = self._trainable_variables[self._get_variable_index(variable)].path
-            super().update_step(gradient, variable, learning_rate * scales.get(path, 1.0))
+            rate = learning_rate * scales.get(path, 1.0)
+            if self.weight_decay:
+                self.assign_sub(variable, variable * keras.ops.cast(rate * self.weight_decay, variable.dtype))
+            super().update_step(gradient, variable, rate)
 
     return Scaled
 

@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 from pipeline.data.duplicates import (
     candidate_pairs,
     components,
+    find_duplicates,
     near_duplicates,
-    perceptual_hash,
     same_picture,
-    thumbnail,
     training_duplicates,
 )
+from pipeline.data.facts import perceptual_hash, read_pictures, small_copy
 from pipeline.errors import DataError
 
 
@@ -69,9 +69,9 @@ CHANGES = {
 
 
 def duplicates(pictures: dict[str, np.ndarray]) -> set[tuple[str, str]]:
-    small = [thumbnail(picture) for picture in pictures.values()]
-    hashes = np.array([perceptual_hash(one) for one in small], dtype=np.uint64)
-    return {(pair.id_a, pair.id_b) for pair in near_duplicates(list(pictures), hashes, np.stack(small))}
+    small = [small_copy(picture) for picture in pictures.values()]
+    hashes, rows = np.array([perceptual_hash(one) for one in small], dtype=np.uint64), np.arange(len(small))
+    return {(pair.id_a, pair.id_b) for pair in near_duplicates(list(pictures), hashes, np.stack(small), rows=rows)}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -84,7 +84,7 @@ def test_a_changed_copy_is_found(name: str) -> None:
 def test_what_differs_in_one_place_alone_is_not_one_picture() -> None:
     """The hashes are near, and so are the pictures; the spot in the middle and the number are not there."""
     four, five = card(4), card(5)
-    bits = perceptual_hash(thumbnail(four)) ^ perceptual_hash(thumbnail(five))
+    bits = perceptual_hash(small_copy(four)) ^ perceptual_hash(small_copy(five))
     assert bits.bit_count() <= 12
     assert duplicates({"four": four, "five": five}) == set()
     assert duplicates({"four": four, "again": re_encoded(four), "five": five}) == {("four", "again")}
@@ -94,7 +94,7 @@ def test_one_small_place_outweighs_the_whole() -> None:
     """The correlation is that of copies; the difference in one block says otherwise."""
     one, other = scene(4), scene(4).copy()
     other[100:116, 150:166] = 255 - other[100:116, 150:166]
-    small = thumbnail(one), thumbnail(other)
+    small = small_copy(one), small_copy(other)
     correlation = np.corrcoef(*(cv2.blur(picture, (3, 3)).ravel() for picture in small))[0, 1]
     assert correlation > 0.99
     assert same_picture(*small) is None
@@ -103,8 +103,8 @@ def test_one_small_place_outweighs_the_whole() -> None:
 def test_one_outline_in_two_colours_is_two_pictures() -> None:
     red, black = card(4), card(4).copy()
     black[(black[..., 0] > 150) & (black[..., 1] < 100)] = (20, 20, 20)
-    assert same_picture(thumbnail(red), thumbnail(red)) == pytest.approx(1, abs=1e-5)
-    assert same_picture(thumbnail(red), thumbnail(black)) is None
+    assert same_picture(small_copy(red), small_copy(red)) == pytest.approx(1, abs=1e-5)
+    assert same_picture(small_copy(red), small_copy(black)) is None
 
 
 def test_pictures_without_content_are_one_if_they_have_one_colour() -> None:
@@ -123,7 +123,7 @@ def test_pictures_without_content_are_one_if_they_have_one_colour() -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_pictures(count: int) -> None:
     hashes, small = np.zeros(count, dtype=np.uint64), np.zeros((count, 64, 64, 3), dtype=np.uint8)
-    assert near_duplicates(["a"] * count, hashes, small) == []
+    assert near_duplicates(["a"] * count, hashes, small, rows=np.arange(count)) == []
 
 
 def test_every_near_pair_of_hashes_is_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +142,10 @@ def test_every_near_pair_of_hashes_is_a_candidate(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_the_chosen_are_compared() -> None:
-    small = np.stack([thumbnail(scene(1))] * 4)
+    small = np.stack([small_copy(scene(1))] * 4)
     hashes = np.full(4, perceptual_hash(small[0]), dtype=np.uint64)
-    pairs = near_duplicates(list("abcd"), hashes, small, among=np.array([1, 3]))
-    assert [(pair.id_a, pair.id_b, pair.distance) for pair in pairs] == [("b", "d", 0)]
+    pairs = near_duplicates(["a", "b"], hashes, small, rows=np.array([3, 1]))
+    assert [(pair.id_a, pair.id_b, pair.distance) for pair in pairs] == [("a", "b", 0)]
 
 
 def test_components_are_numbered() -> None:
@@ -155,11 +155,30 @@ def test_components_are_numbered() -> None:
     assert components(0, []).shape == (0,)
 
 
+def test_copies_of_copies_are_no_pairs_of_their_own(tmp_path) -> None:
+    """Of 5 identical files 4 pairs, and one with another content that is near."""
+    for number in range(5):
+        Image.fromarray(scene(1)).save(tmp_path / f"{number}.png")
+    Image.fromarray(scene(1)).save(tmp_path / "near.jpg", quality=50)
+    Image.fromarray(scene(2)).save(tmp_path / "other.jpg")
+    names = ["other.jpg", *(f"{number}.png" for number in range(5)), "near.jpg"]
+    paths = [str(tmp_path / name) for name in names]
+    found = find_duplicates(names, paths, read_pictures(reversed(paths)))
+    assert [(pair.kind, pair.id_a, pair.id_b) for pair in found] == [
+        *(("identical", "0.png", f"{number}.png") for number in range(1, 5)),
+        ("near", "0.png", "near.jpg"),
+    ]
+
+
 def test_the_training_pictures_of_a_competition(tiny_competition) -> None:
     train = tiny_competition.data / "train"
     Image.fromarray(scene(1)).save(train / "000.jpg", quality=95)
     Image.fromarray(scene(1)).save(train / "005.jpg", quality=50)
     assert [(pair.id_a, pair.id_b) for pair in training_duplicates(tiny_competition)] == [("000.jpg", "005.jpg")]
+
+    kept = tiny_competition.folder / "explore" / "duplicates.json"
+    kept.write_text(kept.read_text().replace("005.jpg", "kept"))
+    assert [pair.id_b for pair in training_duplicates(tiny_competition)] == ["kept"]
 
     (train / "003.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"003\.jpg is empty"):

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.competition import Competition, load_competition
 from pipeline.data.competition_data import CompetitionData, load_data
-from pipeline.data.extra import ExtraRows, in_words
+from pipeline.data.extra import ExtraRows, in_words, load_extra
 from pipeline.data.pseudo import read_pseudo, write_pseudo
 from pipeline.errors import DataError, KitError, RecipeError
 from tests.conftest import make_picture, make_pictures, write_competition, write_table
@@ -76,6 +76,27 @@ def test_everything_else_stays_as_it_is(folders: Competition) -> None:
     assert without.extra.sha256 is None
     assert without.extra.counts([0, 1]) == {}
     assert not set(with_rows.extra.frame["id"]) & {*with_rows.train["id"], *with_rows.test["id"]}
+
+
+def test_groups_are_of_the_training_rows_and_leave_extra_rows_alone(folders: Competition) -> None:
+    write_table(folders.groups_file, "id,group", "000.jpg,one", "003.jpg,one")
+    made(folders, ("t0.jpg", 0, "red"))
+    found = load_data(folders, extra=["more", "guessed"])
+    assert len(found.extra.frame) == 6
+    same_but_extra(load_data(folders), found)
+    assert list(found.train.loc[found.train["group"] == "one", "id"]) == ["000.jpg", "003.jpg"]
+    write_table(folders.groups_file, "id,group", "more/red/000.png,one")
+    with pytest.raises(DataError, match=r"ids that are not in the data: more/red/000\.png"):
+        load_data(folders, extra=["more"])
+
+
+def test_without_extra_rows_no_file_is_looked_at(folders: Competition) -> None:
+    data = load_data(folders)
+    gone = data.train.assign(path="gone.jpg")
+    options = {"train": gone, "test": data.test, "classes": data.classes, "folds": data.folds}
+    assert load_extra(folders, [], **options).frame.empty
+    with pytest.raises(FileNotFoundError):
+        load_extra(folders, ["more"], **options)
 
 
 def test_pseudo_labels_are_for_their_fold_alone(folders: Competition) -> None:

@@ -147,11 +147,11 @@ def test_folds_that_cannot_be_made_leave_no_file(tiny_competition):
     assert sorted(path.name for path in tiny_competition.folder.iterdir()) == ["competition.yaml", "data"]
 
 
-@pytest.mark.parametrize(("share", "each"), [(0.1, 2), (0.25, 5), (0.5, 10)])
-def test_inner_rows_are_a_stratified_part_of_the_rows(share, each):
+@pytest.mark.parametrize(("one_in", "each"), [(10, 2), (4, 5), (2, 10)])
+def test_inner_rows_are_a_stratified_part_of_the_rows(one_in, each):
     index = index_of(["a", "b", "c"] * 30)
     rows = np.arange(15, 75)  # 20 of each class
-    inner = inner_rows(index, rows, share=share, seed=0)
+    inner = inner_rows(index, rows, one_in=one_in, seed=0)
     assert set(inner) <= set(rows)
     assert list(inner) == sorted(set(inner))
     assert dict(index.iloc[inner]["label"].value_counts()) == dict.fromkeys("abc", each)
@@ -159,14 +159,14 @@ def test_inner_rows_are_a_stratified_part_of_the_rows(share, each):
 
 def test_the_seed_chooses_the_inner_rows():
     index, rows = index_of(["a", "b"] * 40), np.arange(80)
-    found = [inner_rows(index, rows, share=0.2, seed=seed).tolist() for seed in (1, 1, 2)]
+    found = [inner_rows(index, rows, one_in=5, seed=seed).tolist() for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
 
 
 def test_inner_rows_are_whole_groups():
     groups = [f"g{number // 4}" for number in range(80)]
     index, rows = index_of(["a", "b"] * 40, groups=groups), np.arange(8, 80)
-    inner = inner_rows(index, rows, share=0.2, seed=0)
+    inner = inner_rows(index, rows, one_in=5, seed=0)
     outside = set(rows) - set(inner)
     assert len(inner)
     assert not set(index["group"].iloc[inner]) & set(index["group"].iloc[sorted(outside)])
@@ -175,6 +175,23 @@ def test_inner_rows_are_whole_groups():
 @pytest.mark.filterwarnings("error")
 def test_a_small_class_may_have_no_inner_row_but_all_of_them_may_not():
     index = index_of(["a"] * 40 + ["b"] * 2)
-    assert len(inner_rows(index, np.arange(42), share=0.1, seed=0)) > 0
-    with pytest.raises(DataError, match=r"inner share of 0.1 cannot be taken from 12 training rows in 2 classes"):
-        inner_rows(index_of(["a", "b"] * 6), np.arange(12), share=0.1, seed=0)
+    assert len(inner_rows(index, np.arange(42), one_in=10, seed=0)) > 0
+    with pytest.raises(DataError, match=r"one in 10 cannot be taken from 12 training rows in 2 classes"):
+        inner_rows(index_of(["a", "b"] * 6), np.arange(12), one_in=10, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.filterwarnings("error")
+def test_no_class_is_taken_out_of_the_training(seed):
+    labels = [f"rare{number:02}" for number in range(20)] + [f"common{number}" for number in range(5)] * 20
+    index, rows = index_of(labels), np.arange(len(labels))
+    inner = inner_rows(index, rows, one_in=10, seed=seed)
+    assert len(inner) >= 8
+    assert set(index["label"].drop(inner)) == set(labels)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_large_group_does_not_become_the_inner_rows(seed):
+    groups = ["large"] * 600 + [f"g{number}" for number in range(400)]
+    index = index_of(["a", "b"] * 500, groups=groups)
+    assert len(inner_rows(index, np.arange(1000), one_in=10, seed=seed)) == pytest.approx(100, abs=60)

@@ -17,6 +17,7 @@ from pipeline.errors import DataError, KitError
 from pipeline.predictions.aligned import Aligned, align
 from pipeline.predictions.blend import (
     Blend,
+    _weakest,
     blend_fingerprint,
     blend_name,
     check_members,
@@ -28,9 +29,9 @@ from pipeline.predictions.blend_methods import (
     METHODS,
     apply_temperatures,
     convex_weights,
-    fit_temperature,
     hill_weights,
 )
+from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.metrics import METRICS, Metric, paired_gain, standard_error
 from pipeline.predictions.store import (
     Experiment,
@@ -341,7 +342,7 @@ def test_each_fold_is_blended_by_what_the_others_taught(method: str) -> None:
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
 def test_the_scores_are_those_of_the_cross_fitted_predictions(metric: str) -> None:
     case = made(metric=metric)
-    single = cross_fitted(case, "single")
+    best = max(case.probabilities.values(), key=lambda one: case.metric.gain(0, case.metric.score(case.labels, one)))
     for one in make_blend(case).scored:
         oof = cross_fitted(case, one.name)
         assert one.score == pytest.approx(case.metric.score(case.labels, oof))
@@ -350,9 +351,7 @@ def test_the_scores_are_those_of_the_cross_fitted_predictions(metric: str) -> No
             assert score == pytest.approx(case.metric.score(case.labels[rows], oof[rows]))
         if case.metric.per_row is not None:
             assert one.score_se == pytest.approx(standard_error(case.metric, case.labels, oof))
-            assert (one.gain, one.gain_se) == pytest.approx(
-                paired_gain(case.metric, case.labels, single, oof), abs=1e-12
-            )
+            assert (one.gain, one.gain_se) == pytest.approx(paired_gain(case.metric, case.labels, best, oof), abs=1e-12)
         elif one.name == "mean":  # the bootstrap draws other rows
             assert one.score_se == pytest.approx(standard_error(case.metric, case.labels, oof), rel=0.3)
 
@@ -629,6 +628,9 @@ def test_what_cannot_be_a_name_is_refused(tmp_path: Path, name: str) -> None:
 def test_the_name_tells_what_was_asked_for() -> None:
     assert blend_name(["a", "b"], method=None, calibration="none") == "blend-a-b"
     assert blend_name(["a", "b"], method="hill", calibration="temperature") == "blend-hill-temperature-a-b"
+    wide = [blend_name(["m" * 30, name], method=None, calibration="none") for name in ("a" * 20, "b" * 20)]
+    assert len(set(wide)) == 2
+    assert all(name.startswith("blend-2-") and len(name) == 14 for name in wide)
 
 
 def test_members_whose_labels_have_changed_are_refused(tmp_path: Path) -> None:
@@ -646,3 +648,10 @@ def test_members_of_other_test_pictures_are_refused(tmp_path: Path) -> None:
     experiments[1] = replace(experiments[1], test=experiments[1].test.iloc[1:])
     with pytest.raises(DataError, match="m1 has predicted other test pictures than m0"):
         check_members(experiments, align(experiments, _labels(case)))
+
+
+@pytest.mark.parametrize(
+    ("members", "blend"), [(("last", "fold"), "fold"), (("last", "inner"), "inner"), (("last", "last"), "last")]
+)
+def test_a_blend_is_as_flattered_as_its_members(members: tuple[str, str], blend: str) -> None:
+    assert _weakest(members) == blend

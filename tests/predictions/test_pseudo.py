@@ -49,7 +49,7 @@ LABELS = {f"r{n}": "cat" if n in CATS else "dog" for n in range(8)}
 
 
 def test_the_rows_of_a_fold_are_those_that_its_own_model_is_sure_of(experiment: Experiment, tmp_path: Path) -> None:
-    found = make_pseudo_labels(experiment, LABELS, min_confidence=0.9, workspace=Workspace(tmp_path))
+    found = make_pseudo_labels(experiment, LABELS, folds_sha256="s", min_confidence=0.9, workspace=Workspace(tmp_path))
     rows = [(row.id, row.fold, row.label) for row in found.rows.itertuples()]
     assert rows == [
         ("a", 0, "cat"),
@@ -72,18 +72,18 @@ def test_the_rows_of_a_fold_are_those_that_its_own_model_is_sure_of(experiment: 
 def test_another_folds_model_has_no_part_in_a_folds_rows(experiment: Experiment, tmp_path: Path) -> None:
     """Whatever the model of fold 1 says, the rows of fold 0 are the same."""
     workspace = Workspace(tmp_path)
-    before = make_pseudo_labels(experiment, LABELS, min_confidence=0.9, workspace=workspace).rows
+    before = make_pseudo_labels(experiment, LABELS, folds_sha256="s", min_confidence=0.9, workspace=workspace).rows
     other = two((0.93, 0.94, 0.99, 0.02))
     write_predictions(workspace.fold("pets", "base-long", 1) / "test.parquet", prediction_frame(IDS, other, CLASSES))
     mean = prediction_frame(IDS, (two(OF_FOLD[0]) + other) / 2, CLASSES)
     changed = Experiment("pets", "base-long", experiment.manifest, experiment.oof, mean)
-    after = make_pseudo_labels(changed, LABELS, min_confidence=0.9, workspace=workspace).rows
+    after = make_pseudo_labels(changed, LABELS, folds_sha256="s", min_confidence=0.9, workspace=workspace).rows
     assert before[before["fold"] == 0].equals(after[after["fold"] == 0])
     assert list(after.loc[after["fold"] == 1, "label"]) == ["cat", "cat", "cat", "dog"]
 
 
 def test_what_is_to_be_expected(experiment: Experiment, tmp_path: Path) -> None:
-    found = make_pseudo_labels(experiment, LABELS, min_confidence=0.9, workspace=Workspace(tmp_path))
+    found = make_pseudo_labels(experiment, LABELS, folds_sha256="s", min_confidence=0.9, workspace=Workspace(tmp_path))
     cat, dog, everything = found.expected
     assert (cat.label, cat.test_rows, cat.test_share, cat.oof_rows, cat.accuracy) == ("cat", 2.0, 0.5, 4, 0.75)
     assert (dog.label, dog.test_rows, dog.test_share, dog.oof_rows, dog.accuracy) == ("dog", 1.0, 0.25, 2, 0.5)
@@ -94,13 +94,13 @@ def test_what_is_to_be_expected(experiment: Experiment, tmp_path: Path) -> None:
 
 
 def test_all_right_is_not_certain_and_none_is_unknown(experiment: Experiment, tmp_path: Path) -> None:
-    found = make_pseudo_labels(experiment, LABELS, min_confidence=0.95, workspace=Workspace(tmp_path))
+    found = make_pseudo_labels(experiment, LABELS, folds_sha256="s", min_confidence=0.95, workspace=Workspace(tmp_path))
     cat, dog, _ = found.expected
     assert (cat.oof_rows, cat.accuracy) == (2, 1.0)
     assert cat.accuracy_se == pytest.approx(np.sqrt(2.5 * 0.5 / (9 * 4)))
     assert (dog.oof_rows, dog.accuracy, dog.accuracy_se) == (1, 0.0, pytest.approx(np.sqrt(0.75 / (4 * 3))))
     nothing = make_pseudo_labels(
-        experiment, dict.fromkeys(LABELS, "cat"), min_confidence=0.97, workspace=Workspace(tmp_path)
+        experiment, dict.fromkeys(LABELS, "cat"), folds_sha256="s", min_confidence=0.97, workspace=Workspace(tmp_path)
     )
     assert [(one.test_rows, one.oof_rows) for one in nothing.expected] == [(0.5, 1), (0.0, 1), (0.5, 2)]
 
@@ -112,7 +112,7 @@ def test_with_tta_where_the_oof_rows_of_the_fold_are(experiment: Experiment, tmp
         write_predictions(path, prediction_frame(IDS, with_views, CLASSES))
     manifest = {**experiment.manifest, "tta_used": True, "tta_used_by_fold": {"0": False, "1": True}}
     mixed = Experiment("pets", "base-long", manifest, experiment.oof, prediction_frame(IDS, with_views, CLASSES))
-    rows = make_pseudo_labels(mixed, LABELS, min_confidence=0.9, workspace=workspace).rows
+    rows = make_pseudo_labels(mixed, LABELS, folds_sha256="s", min_confidence=0.9, workspace=workspace).rows
     assert [(row.id, row.fold) for row in rows.itertuples()] == [("a", 0), ("b", 0), ("d", 0), ("a", 1)]
 
 
@@ -121,18 +121,32 @@ def test_a_run_that_is_gone_or_another_is_refused(experiment: Experiment, tmp_pa
     file = workspace.fold("pets", "base-long", 1) / "test.parquet"
     write_predictions(file, prediction_frame(IDS, two((0.9, 0.97, 0.91, 0.50)), CLASSES))
     with pytest.raises(DataError, match="are not those that base-long is the mean of"):
-        make_pseudo_labels(experiment, LABELS, min_confidence=0.9, workspace=workspace)
+        make_pseudo_labels(experiment, LABELS, folds_sha256="s", min_confidence=0.9, workspace=workspace)
     file.unlink()
     with pytest.raises(DataError) as caught:
-        make_pseudo_labels(experiment, LABELS, min_confidence=0.9, workspace=workspace)
+        make_pseudo_labels(experiment, LABELS, folds_sha256="s", min_confidence=0.9, workspace=workspace)
     assert f"{file} does not exist" in str(caught.value)
     assert "kit train base pets --suffix long" in str(caught.value)
+
+
+def test_other_folds_or_a_row_without_a_label_are_no_mistakes_of_the_model(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Either way the row would count as wrong, and `kit train` would refuse the table."""
+    workspace = Workspace(tmp_path)
+    with pytest.raises(DataError, match="base-long was trained on other folds than pets has now"):
+        make_pseudo_labels(experiment, LABELS, folds_sha256="t", min_confidence=0.9, workspace=workspace)
+    without = {key: label for key, label in LABELS.items() if key != "r0"}
+    with pytest.raises(KeyError, match="r0"):
+        make_pseudo_labels(experiment, without, folds_sha256="s", min_confidence=0.9, workspace=workspace)
 
 
 def test_what_has_no_networks_no_test_rows_or_no_sure_row_is_refused(experiment: Experiment, tmp_path: Path) -> None:
     def refused(changed: Experiment, min_confidence: float = 0.9) -> str:
         with pytest.raises(DataError) as caught:
-            make_pseudo_labels(changed, LABELS, min_confidence=min_confidence, workspace=Workspace(tmp_path))
+            make_pseudo_labels(
+                changed, LABELS, folds_sha256="s", min_confidence=min_confidence, workspace=Workspace(tmp_path)
+            )
         return str(caught.value)
 
     rest = experiment.oof, experiment.test

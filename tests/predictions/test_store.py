@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import Workspace, read_json
+from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.errors import DataError
 from pipeline.predictions.store import (
     MANIFEST,
@@ -161,6 +161,15 @@ def test_the_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     finish(workspace, "cards", "one", note="größer × 2")
     assert read_manifest(workspace, "cards", "one") == manifest(note="größer × 2")
     assert read_json(workspace.oof("cards", "one") / MANIFEST)["note"] == "größer × 2"
+
+
+def test_an_experiment_that_is_not_finished_is_not_taken_for_a_misspelt_one(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    finish(workspace, "cards", "one")
+    write_json(workspace.run("cards", "one-more") / "run.json", {})
+    write_json(workspace.fold("cards", "one-more", 2) / "fold.json", {})
+    with pytest.raises(DataError, match=r"'one-more' in cards is not finished: folds done so far: 2\n"):
+        find_experiment(workspace, "one-more", slug=None)
 
 
 def test_experiments_are_listed_by_competition(tmp_path: Path) -> None:

@@ -120,6 +120,22 @@ def test_what_was_not_trained_took_no_seconds() -> None:
     assert "yes  fold                0.710 0.745" in table(comparison_text(BEST_FIRST, blend), "accuracy")["big"]
 
 
+def test_who_is_flattered_is_said() -> None:
+    assert "note:" not in comparison_text(BEST_FIRST, MANIFESTS)
+    mixed = {**MANIFESTS, "head": {**MANIFESTS["head"], "select_on": "inner"}}
+    note = "epochs were chosen on the scored rows (select_on: fold) by big, seed-1 and not by head: the former are"
+    assert note in comparison_text(BEST_FIRST, mixed)
+
+
+def test_extra_rows_have_a_column_where_there_are_any() -> None:
+    extra = {**MANIFESTS, "big": {**MANIFESTS["big"], "extra_rows": {"more": {"0": 4}, "pseudo": {"0": 5}}}}
+    found = table(comparison_text(BEST_FIRST, extra), "accuracy")
+    assert "select_on  extra rows    seconds" in found["header"]
+    assert "fold       more, pseudo      157" in found["big"]
+    assert "fold                         157" in found["head"]
+    assert comparison_rows(BEST_FIRST, extra)[0]["extra_rows"] == "more, pseudo"
+
+
 def test_another_metric_has_accuracy_beside_it() -> None:
     other = replace(BEST_FIRST, metric=METRICS["macro_f1"])
     header = table(comparison_text(other, MANIFESTS), "macro_f1")["header"].split()

@@ -1,19 +1,26 @@
 """The page of `kit explore`: whole, small enough, and usable in a browser without a network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.report.explore_page import Explored, write_explore_page
+from pipeline.competition import Competition, TrainData
+from pipeline.data.explore import Exploration
+from pipeline.data.labels import Variant
+from pipeline.data.showcase import Showcase
+from pipeline.report.explore_page import write_explore_page
 from tests.browser import Browser
 
-NASTY = 'a < b & "c" $x$ <script>alert(1)</script> 猫'
+NASTY = 'a < b & "c" $\\bad{$ <script>alert(1)</script> 猫'
 PARTS = ("part", "id", "label", "path", "height", "width", "format", "mode", "brightness")
 
 
-def explored(*, side: int = 40, samples: int = 8, pairs: int = 3, of_pairs: int = 3, noise: int = 30) -> Explored:
+def explored(
+    *, side: int = 40, samples: int = 8, pairs: int = 3, of_pairs: int = 3, noise: int = 30
+) -> tuple[Exploration, Showcase]:
     random = np.random.default_rng(0)
     labels = [NASTY, "b", "a10", "a9"]
     rows = [
@@ -36,27 +43,32 @@ def explored(*, side: int = 40, samples: int = 8, pairs: int = 3, of_pairs: int 
             *("distance", "correlation"),
         ],
     )
-    return Explored(
-        slug="odd",
-        findings=[{"finding": "f", "count": 2, "what to do": NASTY}],
-        facts={"pictures": "8 train"},
-        classes=sorted(labels),
+    found = Exploration(
+        competition=Competition(slug="odd", train=TrainData(pictures="train")),
         pictures=pictures,
+        unreadable=pd.DataFrame([("train", NASTY + ".jpg", "is empty (0 bytes)")], columns=["part", "id", "reason"]),
+        pairs=linked,
+        contradictory={},
+        faults={},
+        in_train={"held out": 0, "test": pairs},
+        variants=[Variant(NASTY, 2, "b", 1, "w")],
+        left_out={"x.jpg": NASTY},
+        notes=[NASTY],
+        rows=train,
+    )
+    showcase = Showcase(
         samples=train,
         extremes=train.head(2).assign(extreme="darkest"),
         pairs={"In training and in test": (of_pairs, linked)},
         augment="medium",
         augmented={path: np.stack([shown[path]] * 6) for path in train["path"][:5]},
-        shown=shown,
-        variants=[{"label": NASTY, "rows": 2, "variant": "b", "variant_rows": 1, "why": "w"}],
-        unreadable=pd.DataFrame([("train", NASTY + ".jpg", "is empty (0 bytes)")], columns=["part", "id", "reason"]),
-        left_out={"x.jpg": NASTY},
-        notes=[NASTY],
+        pictures=shown,
     )
+    return found, showcase
 
 
 def test_everything_is_written_and_nothing_becomes_markup(tmp_path: Path) -> None:
-    page = write_explore_page(tmp_path, explored(of_pairs=1234))
+    page = write_explore_page(tmp_path, *explored(of_pairs=1234))
     names = ["augmented.png", "classes.png", "explore.html", "samples.png", "sizes.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     text = page.read_text("utf-8")
@@ -66,28 +78,29 @@ def test_everything_is_written_and_nothing_becomes_markup(tmp_path: Path) -> Non
 
 
 def test_a_competition_without_a_readable_picture_has_a_page(tmp_path: Path) -> None:
-    full = explored()
-    none = {name: getattr(full, name).head(0) for name in ("pictures", "samples", "extremes")}
-    empty = Explored(**{**vars(full), **none, "classes": [], "pairs": {}, "augmented": {}, "shown": {}})
-    page = write_explore_page(tmp_path, empty)
+    found, shown = explored()
+    samples, extremes = shown.samples.head(0), shown.extremes.head(0)
+    nothing = replace(shown, samples=samples, extremes=extremes, pairs={}, augmented={}, pictures={})
+    empty = replace(found, pictures=found.pictures.head(0), pairs=found.pairs.head(0))
+    page = write_explore_page(tmp_path, empty, nothing)
     assert [path.name for path in tmp_path.iterdir()] == ["explore.html"]
     assert "the file is missing or cannot be read" in page.read_text("utf-8")
 
 
 def test_a_page_full_of_noise_stays_below_10_mb(tmp_path: Path) -> None:
     """With as many pictures as `showcase` gives at most."""
-    full = explored(side=240, samples=120, noise=127)
-    extremes = pd.concat([full.samples.head(18)]).assign(extreme="darkest")
-    linked = full.pairs["In training and in test"][1]
+    found, shown = explored(side=240, samples=120, noise=127)
+    extremes = shown.samples.head(18).assign(extreme="darkest")
+    linked = shown.pairs["In training and in test"][1]
     many = pd.concat([linked] * 10).head(30)
     pairs = {f"heading {number}": (30, many) for number in range(5)}
-    page = write_explore_page(tmp_path, Explored(**{**vars(full), "extremes": extremes, "pairs": pairs}))
+    page = write_explore_page(tmp_path, found, replace(shown, extremes=extremes, pairs=pairs))
     assert page.stat().st_size < 10_000_000
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_in_a_browser(tmp_path: Path, browser: Browser, theme: str) -> None:
-    page = write_explore_page(tmp_path, explored())
+    page = write_explore_page(tmp_path, *explored())
     browser.open(page, width=1280, theme=theme)
     assert browser.broken_pictures() == []
     assert len(browser.find_all("#unreadable-gallery .missing")) == 1
@@ -115,4 +128,5 @@ def test_the_page_in_a_browser(tmp_path: Path, browser: Browser, theme: str) -> 
 
     browser.open(page, width=390, theme=theme)
     assert browser.overflow() == 0
+    assert browser.find("#theme").size["height"] < 45  # one line
     assert browser.complaints() == []

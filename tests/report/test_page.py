@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.report import page as page_module
-from pipeline.report.page import Cell, Pair, Picture, figure_svg, render_page, thumbnail
+from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, render_page
 from tests.browser import Browser
 
 NASTY = """<script>alert("x")</script>&amp;'"`{{ 1 }} 猫 🂡 \u202e"""
@@ -54,9 +54,9 @@ def html(monkeypatch: pytest.MonkeyPatch) -> str:
         {"class": "a9", "n": 1000, "share": 1.0, "verdict": ""},
     ]
     pictures = [
-        Picture(thumbnail(coloured((250, 0, 0))), "red.jpg", ["true: red"]),
+        Picture(data_uri(coloured((250, 0, 0))), "red.jpg", ["true: red"]),
         Picture(None, NASTY, ["true: green"]),
-        Picture(thumbnail(coloured((0, 0, 250))), "blue.jpg", ["true: blue"]),
+        Picture(data_uri(coloured((0, 0, 250))), "blue.jpg", ["true: blue"]),
     ]
     svg = figure_svg(line(), name="line", label=NASTY)
     pairs = [Pair(pictures[0], pictures[2], ["distance 3"])]
@@ -101,14 +101,14 @@ def test_a_name_that_the_template_lacks_is_an_error() -> None:
         render_page("base.html.j2")  # type: ignore[call-arg]
 
 
-def test_a_thumbnail_keeps_its_shape_and_colours() -> None:
-    uri = thumbnail(coloured((200, 40, 10), height=300, width=600), side=100)
+def test_a_data_uri_keeps_its_shape_and_colours() -> None:
+    uri = data_uri(coloured((200, 40, 10), height=300, width=600), side=100)
     head, data = uri.split(",")
     assert head == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         assert image.size == (100, 50)
         assert np.abs(np.array(image.convert("RGB")).mean(axis=(0, 1)) - [200, 40, 10]).max() < 6
-    small = thumbnail(coloured((0, 0, 0), height=5, width=7))
+    small = data_uri(coloured((0, 0, 0), height=5, width=7))
     with Image.open(io.BytesIO(base64.b64decode(small.split(",")[1]))) as image:
         assert image.size == (7, 5)
 

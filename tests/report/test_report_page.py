@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError
 from pipeline.predictions.store import Experiment, prediction_frame
-from pipeline.report.findings import sort_duplicates
+from pipeline.report.findings import judge_duplicates
 from pipeline.report.report_page import MOST_ISSUES, Sources, build_report, write_report
 from tests.browser import Browser
 from tests.conftest import manifest_scores
@@ -93,6 +94,10 @@ def poor(**changes: Any) -> Experiment:
     )
 
 
+def pair(id_a: str, id_b: str, correlation: float = 0.99) -> Duplicate:
+    return Duplicate(id_a, id_b, "near", 2, correlation)
+
+
 def curves() -> pd.DataFrame:
     rows = [
         {
@@ -146,7 +151,7 @@ def test_the_classes_are_those_computed_by_hand() -> None:
 
 
 def test_names_are_never_markup() -> None:
-    made = build_report(sources(poor(), good(), duplicates=[("00000.jpg", "00004.jpg", 2)]))
+    made = build_report(sources(poor(), good(), duplicates=[pair("00000.jpg", "00004.jpg")]))
     assert "alert(1)" in made.html
     assert not re.search(r"<img src=x", made.html)
 
@@ -188,21 +193,48 @@ def test_a_blend_has_neither_curves_nor_stages() -> None:
     assert "Learning curves" not in text_of(made.html)
 
 
-def test_gains_may_be_missing_in_older_manifests() -> None:
-    stage = {
-        "name": "head",
-        "size": [32, 48],
-        "blocks": 4,
-        "unfrozen": 0,
-        "seconds": 3.5,
-        "images_per_second": 120.0,
-        "score": 0.5,
-        "score_se": 0.1,
-    }
-    made = build_report(sources(good(stages=[stage, stage])))
-    assert [row[5] for row in cells(made.html, "e1-steps")] == ["", ""]
-    with_gains = build_report(sources(good()))
-    assert [row[5] for row in cells(with_gains.html, "e1-steps")] == ["", "+0.0200 ± 0.0050"]
+def test_each_stage_has_its_gain() -> None:
+    made = build_report(sources(good()))
+    assert [row[5] for row in cells(made.html, "e1-steps")] == ["", "+0.0200 ± 0.0050"]
+
+
+@pytest.mark.parametrize(
+    ("select_on", "weights", "rows"),
+    [("fold", "best", "which chose the epochs, too"), ("inner", "best", "its inner rows"), ("last", "last", "nothing")],
+)
+def test_the_captions_say_what_chose_the_epochs(select_on: str, weights: str, rows: str) -> None:
+    made = build_report(sources(good(select_on=select_on), curves={"good": curves()}))
+    text = text_of(made.html)
+    assert f"Each stage begins with the {weights} weights of the one before" in text
+    assert rows in text[text.index("Each line is a fold, by") : text.index("The dashed line")]
+    legend = made.figures["learning-curves-good"].axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == ("inner rows of fold" if select_on == "inner" else "held-out fold")
+
+
+def test_who_is_flattered_is_said_beside_the_verdicts() -> None:
+    made = build_report(sources(good(select_on="fold"), poor(select_on="inner")))
+    assert "by good and not by poor: the former are flattered a little" in text_of(made.html)
+    assert "are flattered" not in text_of(build_report(sources(good(), poor())).html)
+
+
+def test_extra_rows_have_a_column_where_there_are_any() -> None:
+    made = build_report(sources(poor(), good(extra_rows={"more": {"0": 40, "1": 40}})))
+    assert [row[-4] for row in cells(made.html, "leaderboard-1")] == ["more", ""]
+    assert "extra rows more 40" in text_of(made.html)
+    assert "extra rows" not in text_of(build_report(sources(poor(), good())).html)
+
+
+def test_who_has_no_prediction_of_a_row_is_not_asked() -> None:
+    """Both are sure that the first row is of the third class; the third experiment has another half of the rows."""
+    half = poor(folds_sha256="x" * 64)
+    half = replace(half, name="half", oof=half.oof.iloc[4:])
+    made = build_report(sources(good(), poor(), half, named=["half", "good", "poor"]))
+    issues = made.html[made.html.index('id="issues"') :]
+    first = issues[: issues.index("</li>")]
+    assert "00000.jpg" in first
+    assert "said by 2 of 2" in first
+    assert "of 3" in issues
 
 
 def test_rows_without_a_label_are_left_out_and_it_is_said() -> None:
@@ -224,18 +256,21 @@ def test_a_picture_that_cannot_be_read_is_named_and_breaks_nothing() -> None:
 
 
 def test_duplicates_that_disagree_come_first() -> None:
-    pairs = [("a", "b", 0.0), ("c", "d", 4.0), ("e", "f", 2.0), ("a", "x", 1.0)]
+    pairs = [pair("a", "b", 1.0), pair("c", "d", 0.98), pair("e", "f", 0.99), pair("a", "x", 0.985)]
     labels = {"a": "1", "b": "1", "c": "1", "d": "2", "e": "1", "f": "1"}
     predicted = {"a": "1", "b": "1", "c": "1", "d": "1", "e": "1", "f": "2"}
-    found = sort_duplicates(pairs, labels=labels, predicted=predicted)
-    assert [(pair.ids, pair.differs) for pair in found] == [
-        (("a", "x"), "labels"),
-        (("c", "d"), "labels"),
-        (("e", "f"), "predictions"),
-        (("a", "b"), ""),
+    found = judge_duplicates(pairs, labels=labels, predicted=predicted)
+    assert [(one.duplicate.id_a, one.duplicate.id_b, one.differs) for one in found] == [
+        ("a", "x", "labels"),
+        ("c", "d", "labels"),
+        ("e", "f", "predictions"),
+        ("a", "b", ""),
     ]
-    made = build_report(sources(good(), duplicates=[("00001.jpg", "00002.jpg", 0), ("00000.jpg", "00004.jpg", 3)]))
+    two = [pair("00001.jpg", "00002.jpg"), pair("00000.jpg", "00004.jpg")]
+    made = build_report(sources(good(), duplicates=two))
     assert "2 of 2 pairs; 1 have different labels or predictions" in text_of(made.html)
+    both = build_report(sources(poor(), good(), duplicates=two, named=["poor"]))
+    assert "The predictions are those of good." in text_of(both.html)
     assert "Pictures that look the same" not in build_report(sources(good())).html
 
 
@@ -279,7 +314,7 @@ def test_a_report_of_many_rows_and_classes_stays_small(tmp_path: Path) -> None:
             *many,
             labels=list(labels),
             load=lambda key: noise,
-            duplicates=[(f"{row:05}.jpg", f"{row + 1:05}.jpg", 1) for row in range(0, 1000, 2)],
+            duplicates=[pair(f"{row:05}.jpg", f"{row + 1:05}.jpg") for row in range(0, 1000, 2)],
         )
     )
     assert time.monotonic() - began < 60
@@ -292,7 +327,7 @@ def test_a_report_of_many_rows_and_classes_stays_small(tmp_path: Path) -> None:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Beside it lies the figure of an earlier report."""
     folder = tmp_path_factory.mktemp("report")
-    made = build_report(sources(poor(), good(), curves={"good": curves()}, duplicates=[("00000.jpg", "00004.jpg", 2)]))
+    made = build_report(sources(poor(), good(), curves={"good": curves()}, duplicates=[pair("00000.jpg", "00004.jpg")]))
     (folder / "confusion-gone.png").write_bytes(b"old")
     write_report(made, page=folder / "report.html", figures=folder)
     return folder / "report.html"

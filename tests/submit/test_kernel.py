@@ -120,6 +120,15 @@ def test_the_built_job_is_read_back(workspace: Workspace, tiny_competition: Comp
         find_built("predict", None, workspace=workspace)
 
 
+def test_what_was_written_beside_the_description_travels_along(tiny_competition: Competition) -> None:
+    before = pack(tiny_competition)
+    for file in (tiny_competition.groups_file, tiny_competition.quarantine_file):
+        file.write_text("id,reason\n", "utf-8")
+        after = pack(tiny_competition)
+        assert after != before
+        before = after
+
+
 def test_the_code_file_unpacks_itself(workspace: Workspace, tiny_competition: Competition, tmp_path: Path) -> None:
     """Without competition data it must come as far as missing that, with its own copy of the package."""
     made = built(workspace, tiny_competition)

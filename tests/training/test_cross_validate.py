@@ -374,6 +374,22 @@ def test_learning_curves_of_a_fold_in_its_first_epoch_are_left_out(tmp_path: Pat
     assert list(learning_curves(tmp_path, ["s0"])["fold"]) == [1]
 
 
+@pytest.mark.parametrize(("select_on", "refused"), [({"kind": "inner", "one_in": 4}, True), ("last", False)])
+def test_groups_that_changed_are_refused_where_they_choose_rows(
+    begin: Callable[..., Run], select_on: Any, refused: bool
+) -> None:
+    """The folds were made before and stay; inner rows would be others."""
+    run = begin(stage("one"), select_on=select_on)
+    run.train(folds=[], engine=never)
+    ids = run.data.train["id"]
+    run.competition.groups_file.write_text(f"id,group\n{ids[0]},g\n{ids[3]},g\n", "utf-8")
+    if refused:
+        with pytest.raises(KitError, match="different settings or data: groups of rows"):
+            run.train(folds=[], engine=never)
+    else:
+        run.train(folds=[], engine=never)
+
+
 def test_changed_labels_are_refused_though_the_folds_are_the_same(copied: Run) -> None:
     shutil.rmtree(copied.oof)
     table = copied.competition.data / "train.csv"

@@ -24,7 +24,7 @@ from pipeline.predictions.store import MANIFEST, read_experiment
 from pipeline.training import export
 from pipeline.training.averaged import average_network
 from pipeline.training.export import Export, ModelFormat, export_average, export_folds
-from pipeline.training.predict import predict_pictures
+from pipeline.training.predict import predict_pictures, read_fold_models
 from pipeline.training.stage import load_network
 from tests.conftest import make_picture
 from tests.training.conftest import EXPERIMENT, RECIPE, Run
@@ -104,6 +104,7 @@ def test_the_description_and_the_card_say_what_was_found(exported: Export, finis
         assert file.oof_difference is not None and file.oof_difference < 1e-5
         assert file.size_bytes == (exported.folder / file.name).stat().st_size
     card, manifest = (exported.folder / "README.md").read_text("utf-8"), read_json(finished.oof / MANIFEST)
+    assert "A file a fold: each model" in card and "Average the probabilities of all of them" in card
     assert card.startswith("---\nlibrary_name: keras\n")
     for part in (
         f"| plain | {manifest['score']:.4f} | {manifest['score_se']:.4f} |",
@@ -132,7 +133,7 @@ def test_the_snippet_of_the_card_runs_and_agrees_with_kit_predict(
             [sys.executable, "-c", snippet, str(picture)], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        by_kit = predict_pictures([picture], slug="tiny", experiment=EXPERIMENT, workspace=finished.workspace)
+        by_kit = predict_pictures([picture], models=read_fold_models(finished.workspace, "tiny", EXPERIMENT))
         values = by_kit.iloc[0][CLASSES].astype(float).sort_values(ascending=False)
         lines = [line.split() for line in done.stdout.splitlines()]
         assert lines[0][1] == values.index[0]
@@ -193,23 +194,51 @@ def test_what_a_file_does_not_reproduce_is_not_kept(
 def test_one_fold_in_one_format(finished: Run, tmp_path: Path) -> None:
     done = export_folds(**key(finished), folder=tmp_path / "one", folds=[1, 1], formats=[ModelFormat.keras])
     assert [file.name for file in done.files] == ["fold-1.keras"]
+    card, manifest = (done.folder / "README.md").read_text("utf-8"), read_json(finished.oof / MANIFEST)
+    assert "This is the model of fold 1, trained without the pictures of that fold." in card
+    assert "Average the probabilities" not in card and "fold 0" not in card
+    assert f"| accuracy | fold 1 |\n|---|---|\n| plain | {manifest['fold_scores']['1']:.4f} |\n" in card
+    assert f"| with TTA | {manifest['tta_fold_scores']['1']:.4f} |\n" in card
+    assert f"The 2 fold models of the experiment together have an OOF accuracy of {manifest['score']:.4f} ±" in card
     with pytest.raises(DataError, match="has no fold 2"):
         export_folds(**key(finished), folder=tmp_path / "none", folds=[2])
     assert not (tmp_path / "none").exists()
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "models"
-    folder.mkdir()
+    real, folder = tmp_path / "disk", tmp_path / "models"
+    real.mkdir()
+    folder.symlink_to(real)
     export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     export_folds(**key(finished), folder=folder, folds=[1], formats=[ModelFormat.keras])
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json"]
+    assert folder.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["disk", "models"]
     (folder / "notes.txt").write_text("mine", "utf-8")
     with pytest.raises(DataError, match=r"notes\.txt"):
         export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     assert (folder / "notes.txt").is_file() and (folder / "fold-1.keras").is_file()
     with pytest.raises(DataError, match=r"notes\.txt"):
         export_folds(**key(finished), folder=folder / "notes.txt", formats=[ModelFormat.keras])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"files": ["a.bin"]}',
+        '{"files": [{"name": "a.bin"}]}',
+        '{"fingerprint": "f", "classes": ["a"], "files": ["a.bin"]}',
+        '{"fingerprint": "f", "classes": ["a"], "files": [{"name": ["a.bin"]}]}',
+        '{"fingerprint": "f", "classes": ["a"], "files": 3}',
+        '["files"]',
+        "not JSON",
+    ],
+)
+def test_another_programs_model_json_is_left_alone(finished: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.json").write_text(text, "utf-8")
+    (tmp_path / "a.bin").write_text("weights", "utf-8")
+    with pytest.raises(DataError, match=r"holds what is not of an export: a\.bin, model\.json"):
+        export_folds(**key(finished), folder=tmp_path, formats=[ModelFormat.keras])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "model.json"]
 
 
 def test_a_missing_package_is_named_with_what_to_install(

@@ -109,7 +109,7 @@ def test_a_fold_trains_on_its_own_rows_and_the_extra_ones_for_it(
 
 def test_extra_rows_never_choose_the_epoch(begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     begun = begin(stage("one"))
-    recipe = recipe_of(stage("one"), extra=["more"], select_on={"kind": "inner", "share": 0.25})
+    recipe = recipe_of(stage("one"), extra=["more"], select_on={"kind": "inner", "one_in": 4})
     run = Run(with_more(begun, blue=2, red=2), begun.workspace, recipe, "with-extra")
     task, data = stage_of(run, 0, monkeypatch), run.data
     trained, watched = ({int(row) for row in rows} for rows in (task.source.rows, task.watched.rows))

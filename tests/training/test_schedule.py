@@ -134,6 +134,16 @@ def test_a_variable_learns_at_its_own_rate() -> None:
     assert fallen == pytest.approx([PEAK * 0.25, PEAK * 0.5, PEAK], rel=1e-4)
 
 
+def test_weight_decay_is_at_the_variable_s_own_rate() -> None:
+    """Without a gradient a weight falls by its rate × the decay alone."""
+    weights = [keras.Variable(np.ones(2), name=name, dtype="float32") for name in ("low", "head")]
+    settings = stage(optimizer={"kind": "adamw", "weight_decay": 0.5})
+    optimizer = make_optimizer(settings, steps_per_epoch=5, precision="float32", scales={weights[0].path: 0.25})
+    optimizer.apply([keras.ops.zeros(2)] * 2, weights)
+    fallen = [1 - keras.ops.convert_to_numpy(weight)[0] for weight in weights]
+    assert fallen == pytest.approx([PEAK * 0.25 * 0.5, PEAK * 0.5], rel=1e-4)
+
+
 def test_the_moving_average_by_hand() -> None:
     """Weights 1, then 0.98, 0.96, 0.94: Keras starts the average at the first step's weights."""
     weight = keras.Variable(1.0)

@@ -87,7 +87,7 @@ def swap_held_out_labels(run: Run, fold: int) -> None:
 @pytest.mark.parametrize("select_on", ["inner", "last"])
 def test_the_scored_fold_has_no_part_in_what_is_kept(begin: Callable[..., Run], select_on: str) -> None:
     """With wrong labels on the held-out rows alone, every prediction stays as it was; only the score does not."""
-    wanted = {"kind": "inner", "share": 0.25} if select_on == "inner" else select_on
+    wanted = {"kind": "inner", "one_in": 4} if select_on == "inner" else select_on
     stages = [stage("warm", epochs=4), stage("more", epochs=2, augment="none")]
     run = begin(*stages, select_on=wanted)
     run.train(folds=[0])
@@ -111,12 +111,12 @@ def test_without_a_choice_the_last_epoch_is_kept(begin: Callable[..., Run]) -> N
 
 
 def test_inner_rows_choose_and_are_not_trained_on(begin: Callable[..., Run]) -> None:
-    run = begin(stage("warm", epochs=5), select_on={"kind": "inner", "share": 0.25})
+    run = begin(stage("warm", epochs=5), select_on={"kind": "inner", "one_in": 4})
     run.train(folds=[0])
     task, data = run.task(0), run.data
     folder = task.stage_folder(0)
     log, result = pd.read_csv(folder / LOG), read_json(folder / "stage.json")
-    inner = inner_rows(data.train, data.rows_without(0), share=0.25, seed=stage_seed(0, 0, 1))
+    inner = inner_rows(data.train, data.rows_without(0), one_in=4, seed=stage_seed(0, 0, 1))
     assert result["pictures_trained"] == (12 - len(inner)) * 5
     assert result["best_epoch"] == int(log["val_loss"].argmin())
     network = load_network(run.recipe, classes=3, weights=task.weights)

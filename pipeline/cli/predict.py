@@ -1,0 +1,86 @@
+"""The command predict: any picture, by the fold models of an experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+
+FoldOption = Annotated[
+    list[int] | None, typer.Option(help="Take this fold's model alone; may be repeated. All by default.")
+]
+RawOption = Annotated[bool, typer.Option("--raw", help="Probabilities as predicted, not calibrated.")]
+
+
+def predict(
+    experiment: str,
+    pictures: Annotated[
+        list[str], typer.Argument(help="Files, folders (with their subfolders), patterns such as 'photos/*.jpg'.")
+    ],
+    competition: CompetitionOption = None,
+    fold: FoldOption = None,
+    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
+    raw: RawOption = False,
+    annotate: Annotated[
+        Path | None, typer.Option(help="New folder: write each picture into it, with its classes drawn beside it.")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Predict pictures with the fold models of an experiment.
+
+    Probabilities are calibrated by a temperature that is fitted on the experiment's OOF predictions.
+
+    Example: kit predict demo my-card.jpg --annotate looked-at
+    """
+    from tqdm import tqdm
+
+    from pipeline.artifacts import Workspace
+    from pipeline.data.named_pictures import named_pictures
+    from pipeline.predictions.store import find_experiment
+    from pipeline.report.annotated import Annotation, annotated_names, require_new, write_annotated
+    from pipeline.report.tables import calibration_text
+    from pipeline.training.device import import_tensorflow_quietly
+    from pipeline.training.predict import fit_oof_temperature, predict_pictures, read_fold_models, top_classes
+
+    workspace = Workspace(ROOT)
+    slug, name = find_experiment(workspace, experiment, slug=competition)
+    paths = named_pictures(pictures)
+    folder = None if annotate is None else annotate.expanduser()
+    if folder is not None:
+        require_new(folder)
+    models = read_fold_models(workspace, slug, name, folds=fold)
+    temperature = None if raw else fit_oof_temperature(models, workspace)
+    import_tensorflow_quietly()
+    found = predict_pictures(paths, models=models, temperature=None if temperature is None else temperature.value)
+    best = [top_classes(row, models.stored.classes, count=top) for row in found[models.stored.classes].to_numpy()]
+    names = annotated_names(paths)
+    rows = [
+        {
+            "picture": _printable(path),
+            "rank": rank,
+            "class": label,
+            "probability": round(value, 4),
+            **({} if folder is None else {"annotated": _printable(folder / file)}),
+        }
+        for path, file, classes in zip(paths, names, best, strict=True)
+        for rank, (label, value) in enumerate(classes, start=1)
+    ]
+    if folder is not None:
+        made = map(Annotation, paths, best)
+        write_annotated(
+            folder,
+            tqdm(zip(names, made, strict=True), desc="drawing", total=len(paths), leave=False, disable=None),
+            note="as predicted" if temperature is None else f"calibrated: temperature {temperature.value:.2f}",
+        )
+    show(rows, format)
+    # JSON and CSV are read by programs: what is said beside them goes to stderr.
+    aside = format is not Format.table
+    typer.echo(("" if aside else "\n") + calibration_text(temperature, raw=raw), err=aside)
+    if folder is not None:
+        typer.echo(f"wrote {len(paths)} annotated picture{'s' if len(paths) > 1 else ''} to {folder}", err=aside)
+
+
+def _printable(path: Path) -> str:
+    """A path as text that can be written: a name that is not UTF-8 has question marks in it."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")

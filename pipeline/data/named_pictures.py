@@ -1,0 +1,63 @@
+"""Which pictures a user means who names files, folders or patterns."""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.data.decode import PICTURE_SUFFIXES
+from pipeline.data.index import find_pictures
+from pipeline.errors import DataError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def named_pictures(names: Sequence[str]) -> list[Path]:
+    """The picture files of these names, each once, in the order of the names.
+
+    Args:
+        names: A file, whatever its suffix; a folder, which stands for all pictures below it; or a pattern as of the
+            shell (`*`, `?`, `[…]`, and `**` for folders in folders), which stands for the pictures and folders that
+            match it.
+
+    Raises:
+        DataError: A name is a URL, there is no such file, or a folder or pattern holds no picture.
+    """
+    return list(dict.fromkeys(path for name in names for path in _pictures_of(name)))
+
+
+def _pictures_of(name: str) -> list[Path]:
+    if _URL.match(name):
+        raise DataError(
+            f"{name} is a URL",
+            expected="files, folders or patterns on this machine",
+            next_step="download the picture, then name the file",
+        )
+    path = Path(name).expanduser()
+    if path.is_file():  # before anything else: a file's name may look like a pattern
+        return [path]
+    if path.is_dir():
+        return _require_some(find_pictures(path), f"the folder {path} holds no picture")
+    if not glob.has_magic(name):
+        raise DataError(
+            f"{path} does not exist",
+            expected="picture files, folders of pictures or patterns such as 'photos/*.jpg'",
+            next_step="check the path",
+        )
+    found = []
+    for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
+        if match.is_dir():
+            found += find_pictures(match)
+        elif match.suffix.lower() in PICTURE_SUFFIXES:
+            found.append(match)
+    return _require_some(found, f"no picture matches {name}")
+
+
+def _require_some(found: list[Path], problem: str) -> list[Path]:
+    if not found:
+        raise DataError(
+            problem,
+            expected="files that end in " + " ".join(sorted(PICTURE_SUFFIXES)),
+            next_step="check the path; a picture with another ending is taken if its file is named",
+        )
+    return found

@@ -1,0 +1,129 @@
+"""`kit predict`: what it takes, prints, writes and refuses."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.artifacts import Workspace
+from pipeline.competition import load_competition
+from pipeline.predictions.store import read_predictions, write_predictions
+from pipeline.recipe import load_recipe
+from pipeline.training.cross_validate import cross_validate
+from pipeline.training.fold import Machine, train_fold
+from tests.conftest import make_picture, write_tiny_competition
+from tests.test_cli import RECIPE, kit, refused
+
+CLASSES = ["blue", "green", "red"]
+
+
+def train_quickly(root: Path) -> None:
+    """`colours` on the tiny competition in `root`, after one epoch: wrong about some rows, unlike after more."""
+    write_tiny_competition(root)
+    (root / "colours.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")
+    cross_validate(
+        load_recipe(str(root / "colours.yaml"), overrides=["stages.0.epochs=1"]),
+        load_competition("tiny", root=root),
+        experiment="colours",
+        workspace=Workspace(root),
+        machine=Machine(workers=0),
+        engine=train_fold,
+    )
+    file = root / "oof" / "tiny" / "colours" / "oof.parquet"
+    frame = read_predictions(file)
+    frame.loc[0, CLASSES] = [0.3, 0.4, 0.3]  # it is blue: some row is wrong, whatever one epoch comes to
+    write_predictions(file, frame)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with the experiment `colours`; not to be changed."""
+    root = tmp_path_factory.mktemp("trained")
+    train_quickly(root)
+    return root
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it as the current folder, with a folder of pictures."""
+    root = tmp_path / "copy"
+    shutil.copytree(trained, root, copy_function=shutil.copy2)
+    monkeypatch.chdir(root)
+    for number, name in enumerate(("a/one.jpg", "b/one.png", "b/two.jpg")):
+        make_picture(root / "photos" / name, colour=number, seed=50, size=(40, 32 + number))
+    return root
+
+
+def test_a_folder_and_a_pattern_in_every_format(here: Path) -> None:
+    table = kit("predict", "colours", "photos", "--top", "2")
+    assert table.exit_code == 0, table.output
+    lines = table.stdout.splitlines()
+    assert lines[0].split() == ["picture", "rank", "class", "probability"]
+    assert [line.split()[:2] for line in lines[2:8]] == [
+        [f"photos/{name}", str(rank)] for name in ("a/one.jpg", "b/one.png", "b/two.jpg") for rank in (1, 2)
+    ]
+    assert "probabilities calibrated by temperature" in lines[-1]
+    assert "fitted on OOF predictions; their ECE 0." in lines[-1]
+    by_pattern = kit("predict", "colours", "photos/**/*.*g", "--top", "2", "--format", "json")
+    assert json.loads(by_pattern.stdout)[0].keys() == {"picture", "rank", "class", "probability"}
+    assert "calibrated by temperature" in by_pattern.stderr
+    as_csv = kit("predict", "colours", "photos", "--top", "2", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert [tuple(row.values()) for row in rows] == [
+        tuple(map(str, row.values())) for row in json.loads(by_pattern.stdout)
+    ]
+
+
+def probabilities(*words: str) -> pd.DataFrame:
+    """By picture and class, of `kit predict colours photos` with these words."""
+    result = kit("predict", "colours", "photos", "--format", "json", *words)
+    assert result.exit_code == 0, result.output
+    return pd.DataFrame(json.loads(result.stdout)).pivot(index="picture", columns="class", values="probability")
+
+
+def test_raw_calibrated_and_one_fold(here: Path) -> None:
+    raw, calibrated = probabilities("--raw"), probabilities()
+    assert "as predicted, not calibrated" in kit("predict", "colours", "photos/a", "--raw").stdout
+    first, second = (probabilities("--raw", "--fold", fold) for fold in "01")
+    np.testing.assert_allclose(raw, (first + second) / 2, atol=2e-4)
+    assert np.abs(first - second).to_numpy().max() > 1e-3
+    assert np.abs(raw - calibrated).to_numpy().max() > 1e-3
+    np.testing.assert_allclose(calibrated.sum(axis=1), 1, atol=2e-4)
+
+
+def test_annotated_pictures(here: Path) -> None:
+    result = kit("predict", "colours", "photos", "--annotate", "made/here", "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert "wrote 3 annotated pictures to made/here" in result.stderr
+    files = {row["picture"]: row["annotated"] for row in json.loads(result.stdout)}
+    assert files == {
+        "photos/a/one.jpg": "made/here/one.jpg",
+        "photos/b/one.png": "made/here/one-2.jpg",
+        "photos/b/two.jpg": "made/here/two.jpg",
+    }
+    for file in files.values():
+        with Image.open(file) as image:
+            assert min(image.size) > 300
+    assert sorted(path.name for path in Path("made/here").iterdir()) == ["one-2.jpg", "one.jpg", "two.jpg"]
+    assert "made/here is there already and not empty" in refused(
+        "predict", "colours", "photos", "--annotate", "made/here"
+    )
+
+
+def test_what_is_refused(here: Path) -> None:
+    assert "has no fold 7" in refused("predict", "colours", "photos", "--fold", "7")
+    assert "is a URL" in refused("predict", "colours", "https://example.org/cat.jpg")
+    assert "no picture matches photos/*.gif" in refused("predict", "colours", "photos/*.gif")
+    Path("photos/b/broken.jpg").write_bytes(Path("photos/b/two.jpg").read_bytes()[:300])
+    assert "photos/b/broken.jpg cannot be read" in refused("predict", "colours", "photos", "--annotate", "made")
+    assert not Path("made").exists()
+    Path("competitions/tiny/data/train.csv").unlink()
+    assert "take the probabilities as predicted: --raw" in refused("predict", "colours", "photos/a")
+    assert kit("predict", "colours", "photos/a", "--raw").exit_code == 0
