@@ -2,8 +2,10 @@
 
 import logging
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
@@ -43,7 +45,13 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
     level = logging.getLogger("pipeline").level
     # Not a daemon: it has children of its own, the augmentation workers.
     process = context.Process(target=_run, args=(theirs, work, argument, level))
-    process.start()
+    # An interrupt while it starts and imports waits until `_run` can answer it, and is not told by a traceback.
+    resource_tracker.ensure_running()  # which the first start would do, and lift the block
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
     answer: tuple[KitError | None, Any]
     try:
@@ -86,6 +94,7 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
     import_tensorflow_quietly()
     log_to_stdout(level)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with logging_redirect_tqdm([logging.getLogger("pipeline")]):
             result = work(argument)
         connection.send((None, result))

@@ -32,7 +32,13 @@ def pseudo_label(run: Run, name: str = "guessed", *, min_confidence: float = 0.0
     rows = train_index(run.competition)
     stored = read_experiment(run.workspace, run.competition.slug, EXPERIMENT)
     labels = dict(zip(rows["id"], rows["label"], strict=True))
-    found = make_pseudo_labels(stored, labels, min_confidence=min_confidence, workspace=run.workspace)
+    found = make_pseudo_labels(
+        stored,
+        labels,
+        folds_sha256=stored.manifest["folds_sha256"],
+        min_confidence=min_confidence,
+        workspace=run.workspace,
+    )
     write_pseudo(run.competition, name, found.rows, found.made)
     return found.rows
 
