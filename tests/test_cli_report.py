@@ -63,7 +63,7 @@ def test_the_page_and_its_figures_lie_beside_the_experiments(make: Make, tmp_pat
     folder = tmp_path / "oof" / "tiny" / "_report"
     html = (folder / "report.html").read_text("utf-8")
     assert "2 finished experiments; 24 rows in 3 classes" in html
-    names = {path.stem for path in folder.glob("*.png")}
+    names = {path.stem for path in (folder / "report-figures").glob("*.png")}
     assert {"scores", "confusion-good", "confusion-poor", "calibration-good", "learning-curves-poor"} <= names
     assert "learning-curves-good" not in names
     assert "2 experiments of tiny, best good: accuracy 0.8750 ± " in result.stdout
@@ -75,12 +75,17 @@ def test_the_page_and_its_figures_lie_beside_the_experiments(make: Make, tmp_pat
 def test_what_is_named_is_shown_in_detail(make: Make, tmp_path: Path) -> None:
     for number in range(5):
         make(f"e-{number}", number)
+    assert kit("report").exit_code == 0
     assert kit("report", "e-4", "--output", "mine.html").exit_code == 0
-    assert {path.name for path in (tmp_path / "oof/tiny/_report").iterdir()} == {
+    assert {path.name for path in (tmp_path / "report-figures").iterdir()} == {
         "scores.png",
         "confusion-e-4.png",
         "calibration-e-4.png",
     }
+    assert len(list((tmp_path / "oof/tiny/_report/report-figures").iterdir())) == 1 + 2 * 3  # those of the best three
+    assert kit("report", "e-4", "--output", "elsewhere").exit_code == 0
+    assert (tmp_path / "elsewhere/report.html").is_file()
+    assert "manifest.json is a file" in refused("report", "--output", "oof/tiny/e-4/manifest.json")
     html = (tmp_path / "mine.html").read_text("utf-8")
     assert "5 finished experiments" in html
     assert "Chosen by name." in html
@@ -104,7 +109,7 @@ def test_scored_submissions_stand_on_the_page(make: Make, tmp_path: Path) -> Non
     }
     write_text(tmp_path / "submissions/tiny/log.csv", ",".join(COLUMNS) + "\n" + ",".join(entry.values()) + "\n")
     assert kit("report").exit_code == 0
-    assert (tmp_path / "oof/tiny/_report/leaderboard.png").is_file()
+    assert (tmp_path / "oof/tiny/_report/report-figures/leaderboard.png").is_file()
 
 
 def test_a_picture_that_is_gone_or_damaged_breaks_no_page(

@@ -53,7 +53,10 @@ def explore(
         _leave_out(found)
     if write_groups:
         _keep_together(found)
-    print(f"next: kit folds {competition}")
+    if described.folds_file.is_file() and (quarantine or write_groups):
+        print(f"next: remove {described.folds_file}, then: kit folds {competition}")
+    else:
+        print(f"next: kit folds {competition}")
 
 
 def _leave_out(found: "Exploration") -> None:

@@ -20,7 +20,10 @@ def export(
     experiment: str,
     competition: CompetitionOption = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder to write; runs/COMPETITION/EXPERIMENT/export by default.")
+        Path | None,
+        typer.Option(
+            help="Folder to write, runs/COMPETITION/EXPERIMENT/export by default; an earlier export there is replaced."
+        ),
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Export this fold's model alone; may be repeated.")] = None,
     average: Annotated[

@@ -26,7 +26,8 @@ def report(
     ] = None,
     competition: CompetitionOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Where the page goes, instead of oof/<competition>/_report/.")
+        Path | None,
+        typer.Option("--output", help="A folder, or an .html file, instead of oof/<competition>/_report/report.html."),
     ] = None,
     no_duplicates: Annotated[
         bool, typer.Option("--no-duplicates", help="Do not look for near-duplicates, which reads every picture once.")
@@ -45,6 +46,12 @@ def report(
     from pipeline.report.report_page import Sources, build_report, write_report
     from pipeline.submit.ledger import Ledger
 
+    if output and (output.is_dir() if output.suffix == ".html" else output.is_file()):
+        raise DataError(
+            f"--output {output} is a {'folder' if output.is_dir() else 'file'}",
+            expected="a folder, or a file that ends in .html",
+            next_step="name another one",
+        )
     workspace = Workspace(ROOT)
     slug, named = _chosen(workspace, experiments or [], competition=competition)
     described = load_competition(slug, root=ROOT)
@@ -61,11 +68,11 @@ def report(
             duplicates=None if no_duplicates else _duplicates(described),
         )
     )
-    folder = workspace.report(slug)
-    page = output or folder / "report.html"
-    write_report(made, page=page, figures=folder)
+    folder = output or workspace.report(slug)
+    page = folder if folder.suffix == ".html" else folder / "report.html"
+    figures = write_report(made, page=page)
     print(made.summary)
-    print(f"{page}  {page.stat().st_size / 1e6:.1f} MB   figures: {folder}/*.png")
+    print(f"{page}  {page.stat().st_size / 1e6:.1f} MB   figures: {figures}/*.png")
     print(f"open it: {page.resolve().as_uri()}")
 
 

@@ -102,6 +102,7 @@ def train(
         )
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
+        print("next: the same command without --fold trains them")
         if submission:
             print("no submission yet: it takes all folds")
         return

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artifacts import write_text
+from pipeline.artifacts import atomic_folder, write_text
 from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError, counted
 from pipeline.predictions.aligned import Aligned, align, comparable_groups
@@ -35,6 +35,7 @@ DETAILED = 3
 """Experiments that are shown in detail where none is named."""
 MOST_ISSUES = 60
 MOST_DUPLICATES = 40
+FIGURES = "report-figures"
 _SAME = 1e-6
 _TONES = {"better": "good", "worse": "bad"}
 _LABELS = {
@@ -159,14 +160,13 @@ def build_report(sources: Sources) -> Report:
     return Report(html, figures, summary)
 
 
-def write_report(report: Report, *, page: Path, figures: Path) -> None:
-    """Write the page and its figures; figures of an earlier report go."""
-    for name, figure in report.figures.items():
-        save_figure(figure, figures / f"{name}.png")
+def write_report(report: Report, *, page: Path) -> Path:
+    """Write the page and, into a folder beside it that is made anew, its figures; returns that folder."""
+    with atomic_folder(page.parent / FIGURES) as folder:
+        for name, figure in report.figures.items():
+            save_figure(figure, folder / f"{name}.png")
     write_text(page, report.html)
-    for file in figures.glob("*.png"):
-        if file.stem not in report.figures:
-            file.unlink()
+    return page.parent / FIGURES
 
 
 def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:

@@ -18,7 +18,7 @@ from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError
 from pipeline.predictions.store import Experiment, prediction_frame
 from pipeline.report.findings import judge_duplicates
-from pipeline.report.report_page import MOST_ISSUES, Sources, build_report, write_report
+from pipeline.report.report_page import FIGURES, MOST_ISSUES, Sources, build_report, write_report
 from tests.browser import Browser
 from tests.conftest import manifest_scores
 
@@ -328,8 +328,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Beside it lies the figure of an earlier report."""
     folder = tmp_path_factory.mktemp("report")
     made = build_report(sources(poor(), good(), curves={"good": curves()}, duplicates=[pair("00000.jpg", "00004.jpg")]))
-    (folder / "confusion-gone.png").write_bytes(b"old")
-    write_report(made, page=folder / "report.html", figures=folder)
+    (folder / FIGURES).mkdir()
+    (folder / FIGURES / "confusion-gone.png").write_bytes(b"old")
+    write_report(made, page=folder / "report.html")
     return folder / "report.html"
 
 
