@@ -290,10 +290,10 @@ def test_submissions_stand_beside_the_oof_scores() -> None:
 
 
 def test_figures_are_written_and_those_of_earlier_reports_go(page: Path) -> None:
-    names = {path.stem for path in page.parent.glob("*.png")}
+    names = {path.stem for path in (page.parent / FIGURES).glob("*.png")}
     of_each = {f"{kind}-{name}" for kind in ("confusion", "calibration", "gains") for name in ("good", "poor")}
     assert names == {"scores", "learning-curves-good", *of_each}
-    for path in page.parent.glob("*.png"):
+    for path in (page.parent / FIGURES).glob("*.png"):
         with Image.open(path) as image:
             corner = image.convert("RGB").getpixel((0, 0))
             assert corner == (255, 255, 255)
