@@ -55,7 +55,12 @@ install_with_uv() {
     VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --constraint constraints.txt --editable "$1"
 }
 
+# With the uv that pip itself installs, if that works: it takes a fraction of pip's time.
 install_with_pip() {
     [ -x .venv/bin/pip ] || "$python" -m venv .venv || return 1
-    .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$1"
+    local pip=(.venv/bin/pip install --quiet --disable-pip-version-check)
+    if "${pip[@]}" uv && PATH="$PWD/.venv/bin:$PATH" install_with_uv "$1"; then
+        return 0
+    fi
+    "${pip[@]}" --constraint constraints.txt --editable "$1"
 }
