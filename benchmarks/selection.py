@@ -11,12 +11,14 @@ is worth; `inner` makes the same choice honestly, but from fewer rows to train o
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from pipeline.artifacts import Workspace
 from pipeline.competition import load_competition
 from pipeline.data.index import train_index
 from pipeline.predictions.aligned import align
 from pipeline.predictions.metrics import METRICS, paired_gain
-from pipeline.predictions.store import Experiment, read_manifest, read_predictions
+from pipeline.predictions.store import CURVES, Experiment, read_manifest, read_predictions
 from pipeline.recipe import load_recipe
 from pipeline.training.cross_validate import cross_validate
 from pipeline.training.engines import log_to_stdout
@@ -53,6 +55,11 @@ def main() -> None:
         oof = read_predictions(workspace.oof(slug, name) / "oof.parquet")
         stored.append(Experiment(slug, kind, manifest, oof, oof.iloc[:0]))
         stages = "  ".join(f"{stage['name']} {stage['score']:.4f}" for stage in manifest["stages"])
+        if kind == "fold":
+            curves = pd.read_csv(workspace.oof(slug, name) / CURVES)
+            trained = [part.sort_values("epoch") for _, part in curves.groupby(["fold", "stage"])]
+            last = sum(part["val_loss"].argmin() == len(part) - 1 for part in trained)
+            print(f"the last epoch has the lowest validation loss in {last} of {len(trained)} stages of folds")
         print(f"{kind:<6} {stages}  OOF {manifest['score']:.4f} ± {manifest['score_se']:.4f}")
     rows = train_index(load_competition(slug, root=arguments.root))
     aligned = align(stored, dict(zip(rows["id"], rows["label"], strict=True)))

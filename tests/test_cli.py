@@ -333,6 +333,8 @@ def test_a_smoke_run_leaves_nothing_that_could_be_taken_for_a_result(workspace: 
 
 def test_a_smoke_run_makes_no_submission(workspace: Path) -> None:
     assert "--submission has no effect with --smoke" in refused("train", "demo", "tiny", "--smoke", "--submission")
+    assert "--plan has no effect with --smoke" in refused("train", "demo", "tiny", "--smoke", "--plan")
+    assert "--suffix has no effect with --smoke" in refused("train", "demo", "tiny", "--smoke", "--suffix", "x")
 
 
 def test_a_demo_that_was_rendered_but_not_described_is_described(

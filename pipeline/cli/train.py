@@ -53,13 +53,19 @@ def train(
     from pipeline.training.fold import Machine
     from pipeline.training.plan import plan_training
 
-    if smoke and submission:
+    if session_hours is not None and not plan:
         raise KitError(
-            "--submission has no effect with --smoke, which keeps no predictions",
+            "--session-hours has no effect without --plan", expected="both or neither", next_step="add --plan"
+        )
+    alone = "--smoke" if smoke else "--plan" if plan else None
+    beside = {"--plan": smoke and plan, "--submission": submission, "--suffix": smoke and suffix is not None}
+    in_vain = [name for name, given in beside.items() if given]
+    if alone and in_vain:
+        raise KitError(
+            f"{in_vain[0]} has no effect with {alone}, which keeps no predictions",
             expected="one of the two",
             next_step="leave one out; scripts/train_folds.sh always gives --submission: call `kit train` itself",
         )
-    _require_effect(plan=plan, session_hours=session_hours, submission=submission)
     log_to_stdout()
     # A polite end is an interrupt: the fold's process must not go on alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -115,19 +121,6 @@ def train(
         submission_make(experiment, competition=competition)
     else:
         print(f"next: kit submission make {experiment} --competition {competition}")
-
-
-def _require_effect(*, plan: bool, session_hours: float | None, submission: bool) -> None:
-    if session_hours is not None and not plan:
-        raise KitError(
-            "--session-hours has no effect without --plan", expected="both or neither", next_step="add --plan"
-        )
-    if submission and plan:
-        raise KitError(
-            "--plan trains nothing that a submission could be made of",
-            expected="--plan or --submission",
-            next_step="leave one of them out",
-        )
 
 
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:
