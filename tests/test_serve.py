@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipeline.artifacts import Workspace
 from pipeline.errors import KitError
 from pipeline.serve import LIMIT_MB, build_app, listen
 from pipeline.training.predict import fit_oof_temperature, predict_pictures, read_fold_models, top_classes
-from tests.browser import Browser
+from tests.browser import Browser, until
 from tests.conftest import make_picture
 from tests.test_cli import KIT, refused
 from tests.test_cli_predict import CLASSES, here, trained
@@ -231,14 +231,6 @@ def shown(browser: Browser) -> list[list[tuple[str, str]]]:
         return [...document.querySelectorAll(".predicted > li")].map(rows);
     """
     return [[(name, share) for name, share in rows] for rows in browser.run(script)]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds, a minute at most."""
-    end = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def wait(browser: Browser, *, items: int) -> None:

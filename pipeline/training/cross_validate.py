@@ -318,7 +318,7 @@ def _tta_effect(
         return always or metric.gain(plain, with_views) > 0
 
     gain, error = paired_gain(metric, labels, before, after)
-    used = helps(fold >= 0)
+    used = helps(slice(None))
     return {
         **{f"tta_{key}": value for key, value in averaged.items()},
         "tta_gain": gain,

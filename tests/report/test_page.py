@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.report import page as page_module
 from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, render_page
-from tests.browser import Browser
+from tests.browser import Browser, until
 
 NASTY = """<script>alert("x")</script>&amp;'"`{{ 1 }} 猫 🂡 \u202e"""
 EVERYTHING = """
@@ -172,7 +172,8 @@ def test_a_picture_is_enlarged_by_keyboard(shown: Browser) -> None:
     assert not shown.find("#next").is_enabled()
     shown.press("\ue00c")  # Escape
     assert not shown.find("#enlarged").is_displayed()
-    assert shown.run("return document.activeElement.getAttribute('aria-label')") == "Enlarge blue.jpg"
+    # The dialog gives the focus back after it has closed.
+    until(lambda: shown.run("return document.activeElement.getAttribute('aria-label')") == "Enlarge blue.jpg")
     shown.find("#pairs .enlarge").click()
     assert len(shown.find_all("#enlarged-picture img")) == 2
 
