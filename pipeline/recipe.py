@@ -303,7 +303,7 @@ def load_recipe(source: str, *, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         source: A shipped recipe's name, or a YAML file.
-        overrides: Settings as `path=value`, the path dotted (`stages.1.epochs=3`), the value YAML.
+        overrides: Settings as `path=value`, the path dotted (`stages.1.epochs=3`, `stages.*.epochs=3`), the value YAML.
 
     Raises:
         RecipeError: There is no such recipe, or it does not hold.
@@ -364,30 +364,31 @@ def _apply(content: dict[str, Any], override: str) -> None:
             expected="PATH=VALUE, as in stages.1.epochs=3",
             next_step="write it so",
         )
-    target: Any = content
-    for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        if isinstance(target, list):
-            if not part.isdecimal() or int(part) >= len(target):
-                raise RecipeError(
-                    f"{override!r}: {'.'.join(parts[:depth])} has no entry {part!r}",
-                    expected=f"a number from 0 to {len(target) - 1}",
-                    next_step="count from 0",
-                )
-            key: Any = int(part)
-        elif isinstance(target, dict):
-            key = part
-            if not last:
-                target.setdefault(part, {})
-        else:
+    _set(content, parts, parse_yaml(value, source=f"the value of {override!r}"), override=override)
+
+
+def _set(target: Any, parts: Sequence[str], value: Any, *, override: str, depth: int = 0) -> None:
+    """Set what `parts` lead to from `depth` on; `*` leads to every entry of a list."""
+    part, where = parts[depth], ".".join(parts[:depth])
+    keys: Sequence[Any] = [part]
+    if isinstance(target, list):
+        keys = range(len(target)) if part == "*" else [int(part)] if part.isdecimal() else [len(target)]
+        if not set(keys) <= set(range(len(target))):
             raise RecipeError(
-                f"{override!r}: {'.'.join(parts[:depth])} is {target!r}, which has no settings inside",
-                expected="a path that ends on a setting",
-                next_step=f"shorten it, or set {'.'.join(parts[:depth])} whole",
+                f"{override!r}: {where} has no entry {part!r}",
+                expected=f"a number from 0 to {len(target) - 1}, or * for all",
+                next_step="count from 0",
             )
-        if last:
-            target[key] = parse_yaml(value, source=f"the value of {override!r}")
-        else:
-            # A copy, since YAML's anchors put one and the same object in several places.
-            target[key] = copy.copy(target[key])
-            target = target[key]
+    elif not isinstance(target, dict):
+        raise RecipeError(
+            f"{override!r}: {where} is {target!r}, which has no settings inside",
+            expected="a path that ends on a setting",
+            next_step=f"shorten it, or set {where} whole",
+        )
+    for key in keys:
+        if depth == len(parts) - 1:
+            target[key] = value
+            continue
+        # A copy, since YAML's anchors put one and the same object in several places.
+        target[key] = copy.copy(target[key] if isinstance(target, list) else target.get(key, {}))
+        _set(target[key], parts, value, override=override, depth=depth + 1)

@@ -251,6 +251,12 @@ def test_overrides(file):
     assert load_recipe(file) == parse(SMALL)
 
 
+def test_a_star_means_every_entry_of_a_list(file):
+    recipe = load_recipe(file, overrides=["stages.*.schedule={kind: cosine}", "stages.*.epochs=9", "stages.1.epochs=8"])
+    assert [stage.schedule.kind for stage in recipe.stages] == ["cosine", "cosine"]
+    assert [stage.epochs for stage in recipe.stages] == [9, 8]
+
+
 def test_the_last_override_counts(file):
     assert load_recipe(file, overrides=["seed=1", "seed=2"]).seed == 2
 
@@ -265,6 +271,7 @@ def test_the_last_override_counts(file):
         ("stages.-1.epochs=3", "stages has no entry '-1'"),
         ("stages.²=3", "stages has no entry '²'"),
         ("stages.head.epochs=3", "stages has no entry 'head'"),
+        ("head.*.dropout=0", "head.*"),
         ("seed.deep=3", "seed is 0, which has no settings inside"),
         ("sede=3", "did you mean 'seed'?"),
         ("stages.0.epochs=three", "valid integer"),

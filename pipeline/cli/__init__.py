@@ -5,6 +5,7 @@ Each module holds some commands as plain functions; here is the list of them all
 
 import typer
 
+from pipeline.cli.ablate import ablate
 from pipeline.cli.backbones import backbones
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
@@ -48,6 +49,7 @@ for group, name, command in (
     (app, "folds", folds),
     (app, "backbones", backbones),
     (app, "train", train),
+    (app, "ablate", ablate),
     (app, "predict", predict),
     (app, "serve", serve),
     (app, "blend", blend),

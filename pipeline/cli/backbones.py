@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, Format, FormatOption, say_left_out, show
+from pipeline.cli.output import ROOT, CacheOption, Format, FormatOption, say_left_out, show
 
 
 def backbones(
@@ -20,7 +20,7 @@ def backbones(
         str | None,
         typer.Option(help="HEIGHTxWIDTH, mean, or a fraction of it. By default the mean's shape with 224×224 pixels."),
     ] = None,
-    cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
+    cache_gb: CacheOption = 20.0,
     format: FormatOption = Format.table,
 ) -> None:
     """Compare backbones on a competition: one pass of each over the pictures, a linear head a fold, score and cost.

@@ -27,6 +27,7 @@ class Format(StrEnum):
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the list.")]
 CompetitionOption = Annotated[str | None, typer.Option("--competition", help="Slug, where it is not clear.")]
+CacheOption = Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)]
 ROOT = Path(".")
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,26 +7,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, say_left_out
+from pipeline.cli.output import ROOT, CacheOption, say_left_out
 from pipeline.cli.results import submission_make
 from pipeline.errors import KitError
 
 if TYPE_CHECKING:
+    from pipeline.artifacts import Workspace
     from pipeline.competition import Competition
     from pipeline.recipe import Recipe
+    from pipeline.training.cross_validate import Progress
     from pipeline.training.fold import Machine
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: stages.1.epochs=3, stages.*.augment=heavy; may be repeated."),
+]
+WorkersOption = Annotated[int | None, typer.Option(help="Augmentation processes.", min=0)]
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
     fold: Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: stages.1.epochs=3; may be repeated.")
-    ] = None,
+    set_: SetOption = None,
     suffix: Annotated[str | None, typer.Option(help="Name the experiment RECIPE-SUFFIX.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Augmentation processes.", min=0)] = None,
-    cache_gb: Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)] = 20.0,
+    workers: WorkersOption = None,
+    cache_gb: CacheOption = 20.0,
     submission: Annotated[bool, typer.Option("--submission", help="Make a submission of it, too.")] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Only see that it runs: tiny pictures, random weights; nothing is kept.")
@@ -46,11 +52,7 @@ def train(
     from pipeline.competition import load_competition
     from pipeline.recipe import load_recipe
     from pipeline.report.plan import plan_text
-    from pipeline.report.plots import plot_learning_curves
     from pipeline.report.tables import result_text
-    from pipeline.training.cross_validate import cross_validate, learning_curves
-    from pipeline.training.engines import log_to_stdout
-    from pipeline.training.fold import Machine
     from pipeline.training.plan import plan_training
 
     if session_hours is not None and not plan:
@@ -66,13 +68,11 @@ def train(
             expected="one of the two",
             next_step="leave one out; scripts/train_folds.sh always gives --submission: call `kit train` itself",
         )
-    log_to_stdout()
-    # A polite end is an interrupt: the fold's process must not go on alone.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    begin_training()
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
-    machine = Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
+    machine = machine_of(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
     say_left_out(described)
     if smoke:
@@ -93,19 +93,9 @@ def train(
             )
         )
         return
-    progress = cross_validate(
+    progress, picture = train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )
-    curves = learning_curves(workspace.run(competition, experiment), [stage.name for stage in settings.stages])
-    picture = workspace.oof(competition, experiment) / "learning_curves.png"
-    if len(curves):
-        plot_learning_curves(
-            curves,
-            picture,
-            title=f"{experiment} on {competition}",
-            metric=described.metric,
-            select_on=settings.select_on.kind,
-        )
     if progress.manifest is None:
         print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
         print("next: the same command without --fold trains them")
@@ -121,6 +111,50 @@ def train(
         submission_make(experiment, competition=competition)
     else:
         print(f"next: kit submission make {experiment} --competition {competition}")
+
+
+def begin_training() -> None:
+    """Log to stdout, and take a polite end for an interrupt: a fold's process must not go on alone."""
+    from pipeline.training.engines import log_to_stdout
+
+    log_to_stdout()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def machine_of(workers: int | None, cache_gb: float) -> "Machine":
+    from pipeline.training.fold import Machine
+
+    return Machine(cache_gb=cache_gb) if workers is None else Machine(workers, cache_gb)
+
+
+def train_experiment(
+    settings: "Recipe",
+    described: "Competition",
+    *,
+    experiment: str,
+    workspace: "Workspace",
+    machine: "Machine",
+    folds: list[int] | None = None,
+) -> "tuple[Progress, Path]":
+    """Train what is not done yet and draw its learning curves; returns where it stands, and their picture."""
+    from pipeline.report.plots import plot_learning_curves
+    from pipeline.training.cross_validate import cross_validate, learning_curves
+
+    slug = described.slug
+    progress = cross_validate(
+        settings, described, experiment=experiment, workspace=workspace, folds=folds, machine=machine
+    )
+    curves = learning_curves(workspace.run(slug, experiment), [stage.name for stage in settings.stages])
+    picture = workspace.oof(slug, experiment) / "learning_curves.png"
+    if len(curves):
+        plot_learning_curves(
+            curves,
+            picture,
+            title=f"{experiment} on {slug}",
+            metric=described.metric,
+            select_on=settings.select_on.kind,
+        )
+    return progress, picture
 
 
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:

@@ -28,6 +28,11 @@ _MOST_PAIRS = 300
 _LEVELS = 10
 _NAME_WIDTH = 145  # pixels for a class's name at its row
 
+STEP_NOTES = {
+    "10⁶ parameters": "numbers in the network's weights, in millions; 10⁶ trained: those that this stage trains",
+    "MFLOPs": "millions of floating-point operations a picture, forwards; a multiplication and an addition are two",
+    "images/s": "in training, over all folds; `kit train --plan` measures prediction and memory, too",
+}
 CLASS_NOTES = {
     "rows": "how many rows are of this class",
     "recall": "the share of them that was predicted as this class",
@@ -183,6 +188,9 @@ def _steps(manifest: Mapping[str, Any]) -> list[Row]:
             "name": stage["name"],
             "size": "×".join(map(str, stage["size"])),
             "unfrozen": f"{stage['unfrozen']}/{stage['blocks']}",
+            "trained": _millions(stage["trainable_parameters"]),
+            "parameters": _millions(stage["parameters"]),
+            "flops": _millions(stage["flops"]),
             "score": stage["score"],
             "score_se": stage["score_se"],
             "gain": stage["gain"],
@@ -195,9 +203,13 @@ def _steps(manifest: Mapping[str, Any]) -> list[Row]:
     if manifest["tta_gain"] is not None:
         scores = {"score": manifest["tta_score"], "score_se": manifest["tta_score_se"]}
         gains = {"gain": manifest["tta_gain"], "gain_se": manifest["tta_gain_se"]}
-        nothing = {"size": "", "unfrozen": "", "rate": None, "seconds": None}
+        nothing = {"size": "", "unfrozen": "", **dict.fromkeys(("trained", "parameters", "flops", "rate", "seconds"))}
         steps.append({"name": "TTA" if manifest["tta_used"] else "TTA (not used)", **nothing, **scores, **gains})
     return steps
+
+
+def _millions(count: int) -> Cell:
+    return Cell(f"{count / 1e6:.3g}" if count < 1e9 else f"{count / 1e6:,.0f}", count)
 
 
 def _step_row(step: Row, metric: str) -> Row:
@@ -213,6 +225,9 @@ def _step_row(step: Row, metric: str) -> Row:
         metric: step["score"],
         "± se": step["score_se"],
         "gain over the one before": gain,
+        "10⁶ parameters": step["parameters"],
+        "10⁶ trained": step["trained"],
+        "MFLOPs": step["flops"],
         "images/s": step["rate"],
         "seconds": step["seconds"],
     }

@@ -76,21 +76,8 @@ def cross_validate(
         KitError: The recipe does not fit the competition, or the experiment was begun with other settings.
         OutOfTime: The machine's time is over; the next call goes on after what is finished.
     """
-    if not re.fullmatch(NAME, experiment):
-        raise KitError(
-            f"{experiment!r} cannot be an experiment's name",
-            expected="small letters, digits, dots, dashes and underscores, beginning with a letter or digit",
-            next_step="choose another --suffix",
-        )
-    data = load_data(competition, extra=recipe.extra)
-    check_recipe(recipe, data)
+    data, tasks = prepare(recipe, competition, experiment=experiment, workspace=workspace, machine=machine)
     numbers, wanted = data.folds.numbers, folds_of(data, competition.slug, folds)
-    tasks = {
-        fold: FoldTask(
-            recipe, competition, fold, workspace, experiment, machine or Machine(), data.sha256, data.extra.sha256
-        )
-        for fold in numbers
-    }
     _claim_run(tasks[numbers[0]], data)
     if recipe.extra:
         log.info("extra rows: %s", in_words(data.extra.counts(numbers)))
@@ -115,6 +102,37 @@ def cross_validate(
             write_text(folder / CURVES, curves.to_csv(index=False))
             finish_experiment(folder, frames, manifest)
         return Progress(read_json(folder / MANIFEST), ())
+
+
+def prepare(
+    recipe: Recipe,
+    competition: Competition,
+    *,
+    experiment: str,
+    workspace: Workspace,
+    machine: Machine | None = None,
+) -> tuple[CompetitionData, dict[int, FoldTask]]:
+    """The data and a task a fold: all that can be refused before training is refused here, and nothing is written.
+
+    Raises:
+        KitError: As `cross_validate` raises it.
+    """
+    if not re.fullmatch(NAME, experiment):
+        raise KitError(
+            f"{experiment!r} cannot be an experiment's name",
+            expected="small letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+            next_step="choose another --suffix",
+        )
+    data = load_data(competition, extra=recipe.extra)
+    check_recipe(recipe, data)
+    tasks = {
+        fold: FoldTask(
+            recipe, competition, fold, workspace, experiment, machine or Machine(), data.sha256, data.extra.sha256
+        )
+        for fold in data.folds.numbers
+    }
+    _check_unclaimed(next(iter(tasks.values())), data)
+    return data, tasks
 
 
 def folds_of(data: CompetitionData, slug: str, folds: Sequence[int] | None) -> list[int]:
@@ -169,8 +187,8 @@ def _identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
     }
 
 
-def _claim_run(task: FoldTask, data: CompetitionData) -> None:
-    """Write what this run is, or check that it is what was begun or finished here under its name."""
+def _check_unclaimed(task: FoldTask, data: CompetitionData) -> None:
+    """Refuse a name under which another run was begun or finished."""
     identity = _identity(task, data)
     run = task.workspace.run(task.competition.slug, task.experiment)
     finished = task.workspace.oof(task.competition.slug, task.experiment)
@@ -187,9 +205,14 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
                 next_step="give this experiment a name of its own: --suffix NAME; or remove "
                 f"{run} and {finished} to start afresh",
             )
+
+
+def _claim_run(task: FoldTask, data: CompetitionData) -> None:
+    """Write what this run is."""
+    run = task.workspace.run(task.competition.slug, task.experiment)
     if not (run / "run.json").is_file():
         write_text(run / "recipe.json", task.recipe.model_dump_json(indent=2) + "\n")
-        write_json(run / "run.json", identity)
+        write_json(run / "run.json", _identity(task, data))
 
 
 def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -284,8 +307,8 @@ def _stage_summaries(
                 "size": results[0]["size"],
                 "unfrozen": results[0]["unfrozen"],
                 "blocks": results[0]["blocks"],
-                **{key: results[0].get(key) for key in ("trainable_parameters", "parameters", "flops")},
-                "devices": max(result.get("devices", 1) for result in results),
+                **{key: results[0][key] for key in ("trainable_parameters", "parameters", "flops")},
+                "devices": max(result["devices"] for result in results),
                 **scored(frame),
                 "gain": gain,
                 "gain_se": error,

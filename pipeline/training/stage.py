@@ -73,7 +73,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
 
     stage, source = recipe.stages[task.number], task.source
     network, freezing = compiled_network(recipe, task.number, source, classes=len(task.classes), start=task.start)
-    flops = network_cost(network, source.pictures.size).flops
+    cost = network_cost(network, source.pictures.size)
     best = Best()
     callbacks = _callbacks(recipe, task, best)
     with ErrorRelay() as relay:
@@ -118,9 +118,9 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "size": list(source.pictures.size),
             "blocks": freezing.blocks,
             "unfrozen": freezing.unfrozen,
-            "trainable_parameters": freezing.trainable_parameters,
-            "parameters": freezing.parameters,
-            "flops": flops,
+            "trainable_parameters": cost.trainable,
+            "parameters": cost.parameters,
+            "flops": cost.flops,
             "epochs": len(log_frame),
             "diverged": diverged,
             "best_epoch": best.epoch,

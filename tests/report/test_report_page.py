@@ -34,6 +34,9 @@ def experiment(
     stage = {
         "size": [32, 48],
         "blocks": 4,
+        "trainable_parameters": 51_200,
+        "parameters": 4_049_564,
+        "flops": 12_345_678_901,
         "seconds": 3.5,
         "images_per_second": 120.0,
         "score": score,
@@ -195,7 +198,9 @@ def test_a_blend_has_neither_curves_nor_stages() -> None:
 
 def test_each_stage_has_its_gain() -> None:
     made = build_report(sources(good()))
-    assert [row[5] for row in cells(made.html, "e1-steps")] == ["", "+0.0200 ± 0.0050"]
+    steps = cells(made.html, "e1-steps")
+    assert [row[5] for row in steps] == ["", "+0.0200 ± 0.0050"]
+    assert steps[1][6:9] == ["4.05", "0.0512", "12,346"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A stage: ends on its best weights, and the next one begins there."""
 
+import math
 import shutil
 from collections.abc import Callable
 
@@ -12,7 +13,17 @@ from pipeline.data.folds import inner_rows
 from pipeline.errors import KitError
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import probabilities_of, read_predictions
-from pipeline.training.stage import LOG, OOF, WEIGHTS, images_per_second, load_network, stage_done, stage_seed
+from pipeline.training.fold import stage_rows
+from pipeline.training.stage import (
+    LOG,
+    OOF,
+    WEIGHTS,
+    compiled_network,
+    images_per_second,
+    load_network,
+    stage_done,
+    stage_seed,
+)
 from pipeline.training.validation import predict
 from tests.training.conftest import Run, stage
 
@@ -151,7 +162,21 @@ def test_unfreezing_is_reported(finished: Run) -> None:
     first, second = (stage_done(finished.task(0).stage_folder(number)) or {} for number in (0, 1))
     assert first["unfrozen"] == first["blocks"] == second["blocks"] > 1
     assert second["unfrozen"] == 0
-    assert first["trainable_parameters"] > second["trainable_parameters"] == 0
+    network = load_network(finished.recipe, classes=3, weights=finished.task(0).weights)
+    assert first["parameters"] == second["parameters"] == network.count_params()
+    head = sum(math.prod(w.shape) for layer in network.layers if layer.name != "backbone" for w in layer.weights)
+    assert first["trainable_parameters"] > second["trainable_parameters"] == head > 0
+
+
+def test_label_smoothing_by_hand(begin: Callable[..., Run]) -> None:
+    """Of three classes a tenth of each target goes to all alike: 0.9 + 0.1/3 for the true one, 0.1/3 for the others."""
+    run = begin(stage("only"), label_smoothing=0.1)
+    source = stage_rows(run.task(0), run.data, 0).source
+    network, _ = compiled_network(run.recipe, 0, source, classes=3, start=None)
+    logits = np.log([[0.5, 0.25, 0.25]]).astype(np.float32)
+    true, other = 0.9 + 0.1 / 3, 0.1 / 3
+    expected = -(true * math.log(0.5) + 2 * other * math.log(0.25))
+    assert float(network.loss(np.eye(3, dtype=np.float32)[:1], logits)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_that_says_what_to_do(begin: Callable[..., Run]) -> None:

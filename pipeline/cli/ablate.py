@@ -1,0 +1,45 @@
+"""The command that says what single changes of a recipe are worth."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.compare import oof_compare
+from pipeline.cli.output import ROOT, CacheOption, say_left_out
+from pipeline.cli.train import SetOption, WorkersOption, begin_training, machine_of, train_experiment
+
+
+def ablate(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
+    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME:SETTING...", help="Changes to try, each alone: mixup:stages.*.mixup=0.2"),
+    ],
+    set_: SetOption = None,
+    suffix: Annotated[str | None, typer.Option(help="Name the experiments RECIPE-SUFFIX-NAME.")] = None,
+    workers: WorkersOption = None,
+    cache_gb: CacheOption = 20.0,
+) -> None:
+    """Train a recipe as it is and once with each change, and compare: what is a change worth on the same rows?
+
+    A change has a name and one setting or more, with blanks between. What is trained already is not trained again.
+
+    Example: kit ablate demo demo 'smoothing:label_smoothing=0.1' 'longer:stages.0.epochs=12 stages.1.epochs=14'
+    """
+    from pipeline.artifacts import Workspace
+    from pipeline.competition import load_competition
+    from pipeline.training.ablation import ablations
+    from pipeline.training.cross_validate import prepare
+
+    begin_training()
+    recipes, workspace = ablations(recipe, changes, overrides=set_ or (), suffix=suffix), Workspace(ROOT)
+    described, machine = load_competition(competition, root=ROOT), machine_of(workers, cache_gb)
+    say_left_out(described)
+    for experiment, settings in recipes.items():  # what would fail after hours is refused now
+        prepare(settings, described, experiment=experiment, workspace=workspace)
+    for number, (experiment, settings) in enumerate(recipes.items(), start=1):
+        print(f"{number} of {len(recipes)}: {experiment} on {competition}")
+        train_experiment(settings, described, experiment=experiment, workspace=workspace, machine=machine)
+        print()
+    oof_compare(list(recipes), competition=competition, baseline=next(iter(recipes)))
