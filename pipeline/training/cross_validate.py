@@ -112,7 +112,7 @@ def prepare(
     workspace: Workspace,
     machine: Machine | None = None,
 ) -> tuple[CompetitionData, dict[int, FoldTask]]:
-    """The data and a task a fold: all that can be refused before training is refused here, and nothing is written.
+    """The data and a task a fold: all that can be refused before training is refused, and nothing of the run written.
 
     Raises:
         KitError: As `cross_validate` raises it.
