@@ -343,14 +343,15 @@ def parse_recipe(content: Mapping[str, Any], *, source: str) -> Recipe:
 
 
 def smoke(recipe: Recipe, *, side: int) -> Recipe:
-    """The recipe at its smallest, to see that it runs: random weights, one epoch a stage, squares of `side` pixels."""
+    """The recipe at its smallest, to see that it runs: random weights, one epoch a stage, squares of `side` pixels, and
+    no extra rows."""
     stages = []
     for stage in recipe.stages:
         schedule = Cosine() if isinstance(stage.schedule, Cosine) else stage.schedule
         changes = {"size": (side, side), "epochs": 1, "batch_size": min(8, stage.batch_size), "schedule": schedule}
         stages.append(stage.model_copy(update=changes))
     select_on = OnInner(one_in=2) if isinstance(recipe.select_on, OnInner) else recipe.select_on  # of few pictures, too
-    return recipe.model_copy(update={"weights": "none", "stages": tuple(stages), "select_on": select_on})
+    return recipe.model_copy(update={"weights": "none", "stages": tuple(stages), "select_on": select_on, "extra": ()})
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

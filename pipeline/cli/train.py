@@ -35,7 +35,8 @@ def train(
     cache_gb: CacheOption = 20.0,
     submission: Annotated[bool, typer.Option("--submission", help="Make a submission of it, too.")] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Only see that it runs: tiny pictures, random weights; nothing is kept.")
+        bool,
+        typer.Option("--smoke", help="Only see that it runs: few and tiny pictures, random weights; nothing is kept."),
     ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only try some batches of each stage, and say what the training will cost.")
@@ -160,22 +161,26 @@ def train_experiment(
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:
     """Train the first fold, or those named, in a folder that is removed afterwards: nothing is taken for a result."""
     from pipeline.artifacts import Workspace
-    from pipeline.data.folds import load_folds
-    from pipeline.data.index import train_index
+    from pipeline.data.competition_data import load_data
+    from pipeline.data.few import few_rows
     from pipeline.model.backbones import BACKBONES, check_backbone
     from pipeline.recipe import smoke
     from pipeline.training.cross_validate import cross_validate
 
     check_backbone(settings.backbone, weights="none", sizes=())
     smallest = smoke(settings, side=BACKBONES[settings.backbone].smallest)
+    whole = load_data(described, extra=settings.extra)  # all that is wrong with the whole data shows here
     with TemporaryDirectory(prefix="kit-smoke-") as folder:
-        print(f"only to see that it runs: in {folder}, which is removed afterwards")
+        few = few_rows(described, whole, root=Path(folder))
+        print(f"only to see that it runs: on a few rows of each class, in {folder}, which is removed afterwards")
         cross_validate(
             smallest,
-            described,
+            few,
             experiment="smoke",
             workspace=Workspace(Path(folder)),
-            folds=folds or load_folds(described, train_index(described)).numbers[:1],
+            folds=folds or whole.folds.numbers[:1],
             machine=machine,
         )
-    print("\nit runs. The scores mean nothing: tiny pictures, random weights, one epoch a stage. Nothing was kept")
+    print(
+        "\nit runs. The scores mean nothing: few and tiny pictures, random weights, one epoch a stage. Nothing was kept"
+    )
