@@ -323,7 +323,7 @@ def test_a_smoke_run_leaves_nothing_that_could_be_taken_for_a_result(workspace: 
     done = run(["train", "colours.yaml", "tiny", "--smoke", "--workers", "0"], workspace)
     assert done.returncode == 0, done.stderr
     assert "The scores mean nothing" in done.stdout
-    assert re.search(r"fold 0 .* 1 epochs ", done.stdout)
+    assert re.search(r"fold 0 .* 1 epoch ", done.stdout)
     assert "fold 1" not in done.stdout
     [folder] = re.findall(r"only to see that it runs: on a few rows of each class, in (\S+), which", done.stdout)
     assert not Path(folder).exists()

@@ -28,9 +28,10 @@ _MOST_PAIRS = 300
 _LEVELS = 10
 _NAME_WIDTH = 145  # pixels for a class's name at its row
 
-STEP_NOTES = {
-    "10⁶ parameters": "numbers in the network's weights, in millions; 10⁶ trained: those that this stage trains",
-    "MFLOPs": "millions of floating-point operations a picture, forwards; a multiplication and an addition are two",
+COST_NOTES = {
+    "parameters": "numbers in the network's weights, in millions",
+    "trained": "those that the stage trains",
+    "FLOPs a picture": "floating-point operations forwards, in millions; a multiplication and an addition are two",
     "images/s": "in training, over all folds; `kit train --plan` measures prediction and memory, too",
 }
 CLASS_NOTES = {
@@ -67,6 +68,7 @@ class Details:
     standing: Standing
     figures: Mapping[str, "Figure"]
     steps: Sequence[Row]
+    costs: Sequence[Row]
     members: Sequence[Row]
     classes: Sequence[Row]
     pairs: Sequence[Row]
@@ -106,6 +108,7 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
         standing=standing,
         figures=figures,
         steps=[_step_row(step, metric) for step in steps],
+        costs=_cost_rows(manifest),
         members=_member_rows(manifest),
         classes=[
             {
@@ -183,33 +186,13 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
 
 def _steps(manifest: Mapping[str, Any]) -> list[Row]:
     """The stages and TTA, each with its gain over what was before."""
-    steps = [
-        {
-            "name": stage["name"],
-            "size": "×".join(map(str, stage["size"])),
-            "unfrozen": f"{stage['unfrozen']}/{stage['blocks']}",
-            "trained": _millions(stage["trainable_parameters"]),
-            "parameters": _millions(stage["parameters"]),
-            "flops": _millions(stage["flops"]),
-            "score": stage["score"],
-            "score_se": stage["score_se"],
-            "gain": stage["gain"],
-            "gain_se": stage["gain_se"],
-            "rate": round(stage["images_per_second"]),
-            "seconds": round(stage["seconds"]),
-        }
-        for stage in manifest["stages"]
-    ]
+    keys = ("name", "score", "score_se", "gain", "gain_se")
+    steps = [{key: stage[key] for key in keys} for stage in manifest["stages"]]
     if manifest["tta_gain"] is not None:
         scores = {"score": manifest["tta_score"], "score_se": manifest["tta_score_se"]}
         gains = {"gain": manifest["tta_gain"], "gain_se": manifest["tta_gain_se"]}
-        nothing = {"size": "", "unfrozen": "", **dict.fromkeys(("trained", "parameters", "flops", "rate", "seconds"))}
-        steps.append({"name": "TTA" if manifest["tta_used"] else "TTA (not used)", **nothing, **scores, **gains})
+        steps.append({"name": "TTA" if manifest["tta_used"] else "TTA (not used)", **scores, **gains})
     return steps
-
-
-def _millions(count: int) -> Cell:
-    return Cell(f"{count / 1e6:.3g}" if count < 1e9 else f"{count / 1e6:,.0f}", count)
 
 
 def _step_row(step: Row, metric: str) -> Row:
@@ -220,17 +203,32 @@ def _step_row(step: Row, metric: str) -> Row:
         gain = Cell(f"{step['gain']:+.4f} ± {error:.4f}", step["gain"], tone)
     return {
         "stage": step["name"],
-        "size": step["size"],
-        "blocks unfrozen": step["unfrozen"],
         metric: step["score"],
         "± se": step["score_se"],
         "gain over the one before": gain,
-        "10⁶ parameters": step["parameters"],
-        "10⁶ trained": step["trained"],
-        "MFLOPs": step["flops"],
-        "images/s": step["rate"],
-        "seconds": step["seconds"],
     }
+
+
+def _cost_rows(manifest: Mapping[str, Any]) -> list[Row]:
+    """What each stage trains, and at which speed."""
+    return [
+        {
+            "stage": stage["name"],
+            "size": "×".join(map(str, stage["size"])),
+            "blocks unfrozen": f"{stage['unfrozen']}/{stage['blocks']}",
+            "parameters": _millions(stage["parameters"]),
+            "trained": _millions(stage["trainable_parameters"]),
+            "FLOPs a picture": _millions(stage["flops"]),
+            "images/s": round(stage["images_per_second"]),
+            "seconds": round(stage["seconds"]),
+        }
+        for stage in manifest["stages"]
+    ]
+
+
+def _millions(count: int) -> Cell:
+    millions = count / 1e6
+    return Cell(f"{millions:,.0f} M" if millions >= 100 else f"{millions:.3g} M", count)
 
 
 def _member_rows(manifest: Mapping[str, Any]) -> list[Row]:

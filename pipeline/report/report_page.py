@@ -21,7 +21,7 @@ from pipeline.predictions.aligned import Aligned, align, comparable_groups
 from pipeline.predictions.compare import Comparison, Standing, compare
 from pipeline.predictions.store import Experiment
 from pipeline.report.comparison import comparison_notes, comparison_rows, format_p, selection_note, some_have_extra_rows
-from pipeline.report.details import CLASS_NOTES, STEP_NOTES, Details, describe
+from pipeline.report.details import CLASS_NOTES, COST_NOTES, Details, describe
 from pipeline.report.figures import scores_figure
 from pipeline.report.findings import Issue, JudgedDuplicate, find_issues, judge_duplicates
 from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, how_alike, render_page
@@ -143,7 +143,7 @@ def build_report(sources: Sources) -> Report:
         svg=svg,
         details=[_detail(one, images) for one in details],
         class_notes=CLASS_NOTES,
-        step_notes=STEP_NOTES,
+        cost_notes=COST_NOTES,
         agreement=[_without(row, "competition") for row in agreement_rows(sources.submissions)],
         issues=[_issue_picture(issue, images) for issue in issues[:MOST_ISSUES]],
         issues_found=len(issues),

@@ -19,7 +19,7 @@ from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
 from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
@@ -206,8 +206,9 @@ def _held_out(
 def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
     height, width = result["size"]
     log.info(
-        "fold %d  %-16s %4d×%-4d  %d/%d blocks unfrozen  %2d epochs  %s %.4f  loss %.4f  %4.0f s",
-        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"], result["epochs"]),
+        "fold %d  %-16s %4d×%-4d  %d/%d blocks unfrozen  %9s  %s %.4f  loss %.4f  %4.0f s",
+        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"]),
+        counted(result["epochs"], "epoch", "epochs"),
         *(task.competition.metric, result["score"], result["loss"], seconds),
     )
 

@@ -199,8 +199,9 @@ def test_a_blend_has_neither_curves_nor_stages() -> None:
 def test_each_stage_has_its_gain() -> None:
     made = build_report(sources(good()))
     steps = cells(made.html, "e1-steps")
-    assert [row[5] for row in steps] == ["", "+0.0200 ± 0.0050"]
-    assert steps[1][6:9] == ["4.05", "0.0512", "12,346"]
+    assert [row[3] for row in steps] == ["", "+0.0200 ± 0.0050"]
+    costs = cells(made.html, "e1-costs")
+    assert costs[1] == ["all", "32×48", "4/4", "4.05 M", "0.0512 M", "12,346 M", "120", "4"]
 
 
 @pytest.mark.parametrize(
