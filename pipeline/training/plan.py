@@ -44,7 +44,7 @@ class StageProbe:
         decode_seconds: Near zero where the pictures were there already.
         input_rate: Of the input alone.
         train_rate: Of training, input included.
-        predict_rate: Of prediction, input included.
+        predict_rate: Of prediction, input included, and what each prediction takes to begin: lower where rows are few.
         setup_seconds: Building the network, and its first training batch, in which it is compiled.
         predict_setup_seconds: The first prediction, likewise.
         save_seconds: Writing the weights.
