@@ -52,7 +52,7 @@ def _decoding(plan: Row) -> str:
     if not without:
         return f"{once} (training pictures now lie decoded in runs/)"
     return (
-        f"{once}; --cache-gb has no room to keep the pictures of {', '.join(without)}: "
+        f"{once}; --cache-gb has no room to keep the pictures of stage {' and '.join(without)}: "
         "they are decoded in every fold or epoch anew, which is in the seconds above"
     )
 

@@ -95,14 +95,16 @@ def prediction_rate(network: Any, watched: HeldOut) -> tuple[float, float]:
         )
         return time.perf_counter() - started
 
-    some = rows = watched.rows[: 4 * watched.batch_size]
+    some = watched.rows[: 4 * watched.batch_size]
     first, taken = seconds(some), seconds(some)
     # Of a few batches the beginning of a prediction is a large part: as many rows as there is patience for.
     enough = int(_PATIENCE * len(some) / taken) // watched.batch_size * watched.batch_size
-    if len(some) < min(enough, len(watched.rows)):
-        rows = watched.rows[:enough]
-        taken = seconds(rows)
-    rate = len(rows) / taken
+    rows = watched.rows[: max(enough, len(some))]
+    predicted, spent = (len(some), taken) if len(rows) == len(some) else (0, 0.0)
+    while spent < _MEASURING:
+        spent += seconds(rows)
+        predicted += len(rows)
+    rate = predicted / spent
     return max(0.0, first - len(some) / rate), rate
 
 

@@ -84,7 +84,7 @@ def test_pictures_that_are_not_kept_are_decoded_in_every_fold() -> None:
     assert plan["decode_seconds"] == 6 + 3
     assert plan["total_seconds"] == 9 + 5 * (90 + 12)
     text = plan_text(plan)
-    assert "no room to keep the pictures of one: they are decoded in every fold or epoch anew" in text
+    assert "no room to keep the pictures of stage one: they are decoded in every fold or epoch anew" in text
     assert "now lie decoded" not in text
 
 
@@ -185,8 +185,18 @@ def test_where_there_is_no_room_for_decoded_pictures_the_plan_says_so(begin: Cal
     assert again["decode_seconds"] > again["stages"][0]["decode_seconds"]
 
 
-def test_the_beginning_of_a_prediction_is_a_small_part_of_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prediction takes 1 s and 0.1 s a batch, the first of all 5 s more."""
+@pytest.mark.parametrize(
+    ("count", "steps", "rate"),
+    [
+        (400, [4, 4, 42], 168 / 5.2),  # what 15 s are enough for, by the second
+        (24, [4, 4, 6, 6, 6], 24 / 1.6),  # again and again, until 4 s are over
+        (16, [4, 4, 4, 4], 16 / 1.4),
+    ],
+)
+def test_prediction_is_timed_by_many_rows(
+    count: int, steps: list[int], rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prediction takes 1 s and 0.1 s a batch, the first of all 5 s more, which are no part of the speed."""
     seconds, steps_of = [0.0], []
 
     class Network:
@@ -197,10 +207,10 @@ def test_the_beginning_of_a_prediction_is_a_small_part_of_what_is_timed(monkeypa
 
     monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
     pictures = MemoryPictures(np.zeros((400, 8, 8, 3), np.uint8))
-    watched = HeldOut(pictures, np.arange(400), np.zeros(400, np.int64), 4, METRICS["accuracy"])
-    first, rate = prediction_rate(Network(), watched)
-    assert steps_of == [4, 4, 42]  # what 15 s are enough for, by the second
-    assert rate == pytest.approx(168 / 5.2)
+    watched = HeldOut(pictures, np.arange(count), np.zeros(count, np.int64), 4, METRICS["accuracy"])
+    first, found = prediction_rate(Network(), watched)
+    assert steps_of == steps
+    assert found == pytest.approx(rate)
     assert first == pytest.approx(6.4 - 16 / rate)
 
 
