@@ -24,10 +24,10 @@ from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.competition import Competition, load_competition
 from pipeline.errors import DataError, KitError, OutOfTime
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.session import SESSION_MARGIN
 from pipeline.submit.unzip import hoist, unpack
 
 REPORT = "kernel.json"
-MARGIN = 0.05  # of the session, kept for writing and uploading the output
 _DEPTH = 5  # of folders below /kaggle/input that are searched
 _STARTED = time.time()
 
@@ -131,7 +131,7 @@ class Session:
         log_to_stdout()
         recipe, competition, experiment = self.recipe, self.competition, self.job["experiment"]
         limit = self.job["session_seconds"]
-        machine = Machine(stop_at=_STARTED + limit * (1 - MARGIN))
+        machine = Machine(stop_at=_STARTED + limit * (1 - SESSION_MARGIN))
         print(f"{experiment} on {competition.slug}: {recipe.backbone}, {len(recipe.stages)} stages", flush=True)
         try:
             progress = cross_validate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.output import ROOT, CompetitionOption, connect, server_meant
+from pipeline.session import SESSION_HOURS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def kernel_build(
     suffix: Suffix = "kaggle",
     gpu: Gpu = None,
     internet: Internet = None,
-    session_hours: Hours = 12.0,
+    session_hours: Hours = SESSION_HOURS,
     data_from: DataFrom = None,
     dataset: Dataset = None,
     resume: Resume = False,
@@ -131,7 +132,7 @@ def kernel_run(
     suffix: Suffix = "kaggle",
     gpu: Gpu = None,
     internet: Internet = None,
-    session_hours: Hours = 12.0,
+    session_hours: Hours = SESSION_HOURS,
     data_from: DataFrom = None,
     dataset: Dataset = None,
     resume: Resume = False,

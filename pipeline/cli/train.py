@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.output import ROOT, CacheOption, say_left_out
 from pipeline.cli.results import submission_make
 from pipeline.errors import KitError
+from pipeline.session import SESSION_HOURS
 
 if TYPE_CHECKING:
     from pipeline.artifacts import Workspace
@@ -42,7 +43,8 @@ def train(
         bool, typer.Option("--plan", help="Only try some batches of each stage, and say what the training will cost.")
     ] = False,
     session_hours: Annotated[
-        float | None, typer.Option(help="With --plan: how long a session lasts; 12 by default.", min=0.005)
+        float | None,
+        typer.Option(help=f"With --plan: how long a session lasts; {SESSION_HOURS:g} by default.", min=0.005),
     ] = None,
 ) -> None:
     """Train every fold of a recipe on a competition; what is done already is not done again.
@@ -87,7 +89,7 @@ def train(
                     described,
                     experiment=experiment,
                     workspace=workspace,
-                    session_hours=session_hours or 12.0,
+                    session_hours=session_hours or SESSION_HOURS,
                     folds=fold,
                     machine=machine,
                 )

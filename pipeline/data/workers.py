@@ -29,7 +29,9 @@ from pipeline.data.pictures import Pictures
 from pipeline.errors import KitError
 from pipeline.recipe import Augment
 
-_AHEAD = 3  # batches a worker may be ahead of the training
+AHEAD = 3
+"""Batches a worker may be ahead of the training."""
+
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -103,7 +105,7 @@ class WorkerPool:
             for task in tasks:
                 yield make_batch(pictures, augmenter, task)
             return
-        shape = (_AHEAD, batch_size, *pictures.size, 3)
+        shape = (AHEAD, batch_size, *pictures.size, 3)
         with self._lock, tempfile.TemporaryDirectory(prefix=f"kit-{os.getpid()}-", dir=_slot_folder(shape)) as folder:
             self._stream += 1
             stream = self._stream
@@ -121,10 +123,10 @@ class WorkerPool:
 
     def _in_order(self, stream: int, tasks: Iterable[Task], slots: list[Any]) -> Iterator[NDArray[np.uint8]]:
         for step, task in enumerate(tasks):
-            if step >= _AHEAD * len(self._connections):
+            if step >= AHEAD * len(self._connections):
                 yield self._collect(stream, slots)
             worker = step % len(self._connections)
-            slot = step // len(self._connections) % _AHEAD
+            slot = step // len(self._connections) % AHEAD
             with self._lock:
                 self._require(stream)
                 _send(self._connections[worker], (task, slot))

@@ -7,7 +7,7 @@ better?”, CVPR 2019).
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from pipeline.predictions.metrics import METRICS, Labels, Metric, paired_gain, standard_error
+from pipeline.predictions.aligned import Aligned
+from pipeline.predictions.compare import compare
+from pipeline.predictions.metrics import METRICS, Labels
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """C of the logistic regression, the inverse of the penalty's weight, on standardised features: what is chosen from."""
@@ -26,7 +28,6 @@ DEFAULT_STRENGTH = 1e-2
 """Where there are too few rows to choose by."""
 
 _ITERATIONS = 300
-_TELLING = 1.96  # standard errors beyond which a difference is taken to be one
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,11 @@ class Pass:
         parameters: Of the backbone.
         weight_bytes: Memory that they take.
         flops: Floating-point operations a picture (`model/cost.py`).
-        pictures_per_second: Over the pass, decoded pictures in, features out.
-        peak_bytes: Largest memory of the process, as it is measured on this machine.
+        pictures_per_second: Over the pass, pictures in, features out.
+        peak_bytes: Largest memory of the process.
+        device_bytes: Of one GPU; None without.
+        device: What the network ran on, such as `CPU`.
+        measured: When, as `2026-11-21 17:05` in UTC.
     """
 
     parameters: int
@@ -58,6 +62,9 @@ class Pass:
     flops: int
     pictures_per_second: float
     peak_bytes: int
+    device_bytes: int | None
+    device: str
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Probed:
     Attributes:
         gain: How much better than the best it scores on the same rows: at most 0, and 0 for the best itself.
         gain_se: Standard error of that.
+        told_apart: Whether the best is better by more than noise would make it, as `compare` finds: with 95 % this is
+            right for all pairs together.
     """
 
     candidate: Candidate
@@ -74,17 +83,13 @@ class Probed:
     score_se: float
     gain: float
     gain_se: float
+    told_apart: bool
     cost: Pass
 
     @property
     def as_good(self) -> bool:
         """Within one standard error of the best, of the paired difference."""
         return -self.gain <= self.gain_se
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether the best is better by more than noise would make it (95 %, for this pair by itself)."""
-        return -self.gain > _TELLING * self.gain_se
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class Probes:
         found: Best first.
         left_out: Those that could not be tried, with the reason.
         chance: The better of the scores that know nothing of the pictures.
+        decoding: Whether pictures were decoded while they were passed over, as there was no room to keep them.
     """
 
     metric: str
@@ -106,6 +112,7 @@ class Probes:
     found: list[Probed]
     left_out: dict[Candidate, str]
     chance: float
+    decoding: bool
 
 
 def probe_fold(
@@ -162,31 +169,21 @@ def _fitted(
     return found
 
 
-def rank(
-    metric: Metric,
-    labels: Labels,
-    predictions: Mapping[Candidate, NDArray[np.float32]],
-    costs: Mapping[Candidate, Pass],
-) -> list[Probed]:
-    """Score predictions of the same rows, best first; of equal ones the cheaper first.
+def rank(aligned: Aligned, costs: Mapping[Candidate, Pass]) -> list[Probed]:
+    """Score candidates on the same rows, best first; of equal ones the cheaper first.
 
     Args:
-        predictions: Of shape (rows, classes); those of one candidate at least.
-        costs: Of the same candidates.
+        aligned: Their predictions, by `Candidate.name`.
+        costs: One candidate at least.
     """
-    scores = {one: metric.score(labels, found) for one, found in predictions.items()}
-    ordered = sorted(scores, key=lambda one: (metric.gain(scores[one], 0.0), costs[one].flops))
-    best = predictions[ordered[0]]
-    return [
-        Probed(
-            one,
-            scores[one],
-            standard_error(metric, labels, predictions[one]),
-            *paired_gain(metric, labels, best, predictions[one]),
-            costs[one],
-        )
-        for one in ordered
-    ]
+    named = {one.name: one for one in sorted(costs, key=lambda one: costs[one].flops)}
+    found = compare(replace(aligned, probabilities={name: aligned.probabilities[name] for name in named}))
+    ranked = []
+    for standing in found.standings:
+        one, difference = named[standing.name], found.differences.get(standing.name)
+        gain = (difference.gain, difference.gain_se, difference.verdict == "worse") if difference else (0.0, 0.0, False)
+        ranked.append(Probed(one, standing.score, standing.score_se, *gain, costs[one]))
+    return ranked
 
 
 def recommended(found: Sequence[Probed]) -> Probed:

@@ -17,6 +17,7 @@ from pipeline.rehearsal.kernel import KernelResult
 from pipeline.rehearsal.sessions import Sessions
 from pipeline.rehearsal.state import Kernel, Store, Version
 from pipeline.rehearsal.wire import USER, Answer, Refused, Request, deny, page, stamp, text_of
+from pipeline.session import SESSION_HOURS
 
 Mounts = Literal["new", "old"]
 
@@ -40,7 +41,7 @@ class KernelLimits:
     """
 
     source_bytes: int = 1_000_000
-    session_seconds: float = 12 * 3600.0
+    session_seconds: float = SESSION_HOURS * 3600
     gpu_seconds: int = 30 * 3600
 
 

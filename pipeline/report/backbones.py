@@ -5,14 +5,19 @@ from typing import TYPE_CHECKING
 from pipeline.predictions.probe import Probes, recommended
 from pipeline.report.figures import BLUE, RED
 from pipeline.report.plots import FAINT, GRID, INK, new_figure
-from pipeline.report.tables import Row, format_rows
+from pipeline.report.tables import Measured, Row, format_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_SURELY = "95 %, for all pairs together"
+
+
 def backbone_rows(probes: Probes) -> list[Row]:
     """One row a backbone, best first; the differences are to the best, on the same rows, minus where it is worse."""
+    chosen = recommended(probes.found)
+    on_gpu = any(one.cost.device_bytes is not None for one in probes.found)
     return [
         {
             "backbone": one.candidate.backbone,
@@ -22,10 +27,13 @@ def backbone_rows(probes: Probes) -> list[Row]:
             "to the best": one.gain,
             "± se of it": one.gain_se,
             "parameters": one.cost.parameters,
-            "weights MB": round(one.cost.weight_bytes / 1e6),
-            "MFLOPs/picture": round(one.cost.flops / 1e6),
-            "pictures/s": round(one.cost.pictures_per_second),
-            "peak MB": round(one.cost.peak_bytes / 1e6),
+            "weights MB": Measured(one.cost.weight_bytes / 1e6),
+            "MFLOPs/picture": Measured(one.cost.flops / 1e6),
+            "pictures/s": Measured(one.cost.pictures_per_second),
+            "peak MB": Measured(one.cost.peak_bytes / 1e6),
+            **({"GPU MB": _megabytes(one.cost.device_bytes)} if on_gpu else {}),
+            "measured (UTC)": f"{one.cost.measured} on {one.cost.device}",
+            "recommended": one is chosen,
         }
         for one in probes.found
     ]
@@ -34,11 +42,13 @@ def backbone_rows(probes: Probes) -> list[Row]:
 def backbones_text(probes: Probes) -> str:
     """The table, and what it says."""
     height, width = probes.size
+    rows = [{name: value for name, value in row.items() if name != "recommended"} for row in backbone_rows(probes)]
     lines = [
-        format_rows(backbone_rows(probes), "table"),
+        format_rows(rows, "table"),
         "",
         f"linear heads on frozen features, scored out of fold: {probes.rows} rows at {height}×{width}; "
         f"chance {probes.chance:.4f}",
+        *(["pictures/s hold their decoding: there is no room to keep them decoded (--cache-gb)"] * probes.decoding),
         recommendation(probes),
     ]
     lines += [f"left out: {one.name}: {reason}" for one, reason in probes.left_out.items()]
@@ -58,11 +68,15 @@ def recommendation(probes: Probes) -> str:
         reason += f", which scores better by {gap}"
     alike = [one.candidate.name for one in probes.found[1:] if not one.told_apart]
     if len(alike) == len(probes.found) - 1:
-        rows = f"on these {probes.rows} rows none of them can be told apart from the best (95 %)"
+        rows = f"on these {probes.rows} rows none of them can be told apart from the best ({_SURELY})"
         return f"recommended: {chosen.candidate.name}: {reason}\n{rows}: the scores choose nothing, the costs may"
     if alike:
-        reason += f"\nnot to be told apart from the best (95 %): {', '.join(alike)}"
+        reason += f"\nnot to be told apart from the best ({_SURELY}): {', '.join(alike)}"
     return f"recommended: {chosen.candidate.name}: {reason}"
+
+
+def _megabytes(size: int | None) -> Measured | None:
+    return None if size is None else Measured(size / 1e6)
 
 
 def backbones_figure(probes: Probes, *, title: str) -> "Figure":

@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.report.tables import Row, format_rows
+from pipeline.report.tables import Measured, Row, format_rows
 
 
 def plan_rows(plan: Row) -> list[Row]:
@@ -14,16 +14,16 @@ def plan_rows(plan: Row) -> list[Row]:
             "unfrozen": f"{stage['unfrozen']}/{stage['blocks']}",
             "trained": stage["trainable_parameters"],
             "parameters": stage["parameters"],
-            "MFLOPs": round(stage["flops"] / 1e6),
-            "input/s": round(stage["input_rate"]),
-            "train/s": round(stage["train_rate"]),
-            "predict/s": round(stage["predict_rate"]),
+            "MFLOPs": Measured(stage["flops"] / 1e6),
+            "input/s": Measured(stage["input_rate"]),
+            "train/s": Measured(stage["train_rate"]),
+            "predict/s": Measured(stage["predict_rate"]),
             "bottleneck": stage["bottleneck"],
-            "peak MB": round(stage["peak_bytes"] / 1e6),
-            **({"GPU MB": round(stage["device_bytes"] / 1e6)} if stage["device_bytes"] is not None else {}),
-            "s/epoch": round(stage["epoch_seconds"]),
+            "peak MB": Measured(stage["peak_bytes"] / 1e6),
+            **({"GPU MB": Measured(stage["device_bytes"] / 1e6)} if stage["device_bytes"] is not None else {}),
+            "s/epoch": Measured(stage["epoch_seconds"]),
             "epochs": stage["epochs"],
-            "seconds": round(stage["seconds"]),
+            "seconds": Measured(stage["seconds"]),
         }
         for stage in plan["stages"]
     ]
@@ -36,19 +36,31 @@ def plan_text(plan: Row) -> str:
         format_rows(plan_rows(plan), "table"),
         "",
         "/s: pictures a second of the input alone, of training and of prediction; MFLOPs: of one picture forwards; "
-        "peak MB: with the workers",
+        "peak MB: with the workers, of this stage",
         f"a fold: {_time(plan['fold_seconds'])}, of it {_time(plan['start_seconds'])} to start and "
         f"{_time(plan['final_seconds'])} for its predictions",
-        f"decoding, once for all folds: {_time(plan['decode_seconds'])} (training pictures now lie decoded in runs/)",
-        f"{folds}: {_time(plan['total_seconds'])}" + (", at most: stages may stop early" * plan["early_stopping"]),
+        _decoding(plan),
+        f"{folds}: about {_time(plan['total_seconds'])}" + (", less where stages stop early" * plan["early_stopping"]),
         _sessions(plan),
     ]
     return "\n".join(lines)
 
 
+def _decoding(plan: Row) -> str:
+    once = f"decoding, once for all folds: {_time(plan['decode_seconds'])}"
+    without = [stage["name"] for stage in plan["stages"] if not stage["kept"]]
+    if not without:
+        return f"{once} (training pictures now lie decoded in runs/)"
+    return (
+        f"{once}; --cache-gb has no room to keep the pictures of stage {' and '.join(without)}: "
+        "they are decoded in every fold or epoch anew, which is in the seconds above"
+    )
+
+
 def _sessions(plan: Row) -> str:
-    limit, held = f"a session of {plan['session_hours']:g} h", plan["folds_a_session"]
-    if plan["total_seconds"] <= plan["session_hours"] * 3600:
+    share = f"{100 * plan['session_share']:g} % of it: there the kit's kernel stops"
+    limit, held = f"a session of {plan['session_hours']:g} h ({share})", plan["folds_a_session"]
+    if held >= plan["folds"]:
         return f"fits into {limit}"
     if held:
         sessions = math.ceil(plan["folds"] / held)

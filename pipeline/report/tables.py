@@ -30,6 +30,13 @@ VALIDATED_ON = {
 KEPT_EPOCH = {"fold": "best", "inner": "best", "last": "last"}
 
 
+class Measured(float):
+    """A number that is not exact, such as a speed: tables show it whole, or with two digits where it is small."""
+
+    def __str__(self) -> str:
+        return f"{self:.0f}" if abs(self) >= 10 else f"{self:.2g}"
+
+
 def format_rows(rows: Sequence[Row], style: Literal["table", "json", "csv"] | str) -> str:
     """Rows that have the same keys, as aligned columns, JSON or CSV; without a newline at the end."""
     if style == "json":
@@ -219,4 +226,4 @@ def _aligned(rows: Sequence[Row]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) and not isinstance(value, Measured) else str(value)

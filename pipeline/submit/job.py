@@ -14,8 +14,8 @@ from pipeline.errors import DataError
 from pipeline.model.backbones import BACKBONES, check_backbone
 from pipeline.predictions.store import require_networks
 from pipeline.recipe import Recipe, parse_recipe
+from pipeline.session import SESSION_HOURS
 
-SESSION_SECONDS = 12 * 3600.0  # Kaggle's limit
 SLUG_LIMIT = 50  # letters of a kernel's and of a data set's slug
 # By a backbone's source: what Kaggle's image lacks. All of it is pure Python.
 _LACKING = {"efficientnet": ("efficientnet", "keras-applications")}
@@ -61,7 +61,7 @@ def train_job(
     experiment: str,
     bundle: str,
     folds: Sequence[int] | None = None,
-    session_seconds: float = SESSION_SECONDS,
+    session_seconds: float = SESSION_HOURS * 3600,
     internet: bool = True,
 ) -> Job:
     """The job of training folds of a recipe; the folds are made now, so that the kernel shares them.
@@ -88,7 +88,7 @@ def predict_job(
     competition: Competition,
     *,
     bundle: str,
-    session_seconds: float = SESSION_SECONDS,
+    session_seconds: float = SESSION_HOURS * 3600,
     internet: bool = False,
 ) -> Job:
     """The job of predicting the test pictures with a finished experiment, by its manifest."""

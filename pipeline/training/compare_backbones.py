@@ -1,7 +1,7 @@
 """Backbones compared with nothing of them trained: one pass of each over the pictures, then a linear head a fold.
 
-runs/<slug>/_features/<key>.npz        features of all training pictures and what they cost; named by what they were
-                                       made from, so that a second comparison passes over nothing again
+runs/<slug>/_features/<key>.npz        features of all training pictures and what they cost, when and on what; named by
+                                       what they were made from, so that a second comparison passes over nothing again
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.decode import POLICY
 from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import ErrorRelay, prediction_dataset
-from pipeline.data.pictures import Pictures
+from pipeline.data.pictures import FilePictures, Pictures
 from pipeline.errors import BusyError, DataError, KitError, RecipeError
 from pipeline.model.backbones import BACKBONES, check_backbone
 from pipeline.model.cost import network_cost
 from pipeline.model.features import feature_network
+from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floors
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Size, resolve_size
+from pipeline.training.device import device, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
 from pipeline.training.memory import peak_memory
@@ -90,7 +93,9 @@ def candidates_of(names: Sequence[str], *, weights: str) -> list[Candidate]:
 
 
 def default_size(mean: tuple[float, float]) -> tuple[int, int]:
-    """Height and width in the proportion of the mean picture, of about 224×224 pixels; never larger than it."""
+    """Height and width in the proportion of the mean picture, of about 224×224 pixels, or as many as it has where these
+    are fewer; rounded to multiples of 32, up or down, as every size is.
+    """
     return resolve_size(min(1.0, _AREA_SIDE / (mean[0] * mean[1]) ** 0.5), mean)
 
 
@@ -118,12 +123,13 @@ def compare_backbones(
     data, machine = load_data(competition), machine or Machine()
     pixels = default_size(data.mean_size) if size is None else resolve_size(size, data.mean_size)
     paths, cache = list(data.train["path"]), workspace.cache(competition.slug)
-    machine.open(paths, pixels, cache)  # once, before the clock of the first backbone
-    predictions: dict[Candidate, NDArray[np.float32]] = {}
+    opened = machine.open(paths, pixels, cache)  # decoded once, before the clock of the first backbone
+    decoding = isinstance(opened, FilePictures)
+    predictions: dict[str, NDArray[np.float32]] = {}
     costs: dict[Candidate, Pass] = {}
     left_out: dict[Candidate, str] = {}
     for one in tqdm(candidates, desc="backbones", unit="backbone", leave=False, disable=None):
-        file = workspace.features(competition.slug) / f"{_key(one, data, pixels)}.npz"
+        file = workspace.features(competition.slug) / f"{_key(one, data, pixels, decoding=decoding)}.npz"
         try:
             check_backbone(one.backbone, weights=one.weights, sizes=[pixels])
             if not file.is_file():
@@ -135,7 +141,7 @@ def compare_backbones(
             log.info("%s is left out: %s", one.name, error.problem)
             continue
         features, costs[one] = read_features(file)
-        predictions[one] = head_predictions(features, data)
+        predictions[one.name] = head_predictions(features, data)
     if not predictions:
         raise KitError(
             "none of the backbones can be tried:\n"
@@ -150,9 +156,20 @@ def compare_backbones(
         metric=metric.name,
         rows=len(scored),
         size=pixels,
-        found=rank(metric, labels, predictions, costs),
+        found=rank(
+            Aligned(
+                metric=metric,
+                classes=data.classes,
+                ids=list(data.train["id"].iloc[scored]),
+                labels=labels,
+                folds=data.folds.frame["fold"].to_numpy()[scored],
+                probabilities=predictions,
+            ),
+            costs,
+        ),
         left_out=left_out,
         chance=max(floor) if metric.greater_is_better else min(floor),
+        decoding=decoding,
     )
 
 
@@ -163,7 +180,16 @@ def extract(task: PassTask) -> None:
     cost = network_cost(network, task.size)
     pictures = task.machine.open(task.paths, task.size, task.cache)
     features, rate = pass_over(network, pictures, label=task.candidate.name)
-    made = Pass(cost.parameters, cost.weight_bytes, cost.flops, rate, peak_memory())
+    made = Pass(
+        parameters=cost.parameters,
+        weight_bytes=cost.weight_bytes,
+        flops=cost.flops,
+        pictures_per_second=rate,
+        peak_bytes=peak_memory(),
+        device_bytes=peak_device_memory(),
+        device=device(),
+        measured=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+    )
     with atomic_path(task.file) as temporary:
         np.savez(temporary, features=features, cost=json.dumps(asdict(made)))
 
@@ -217,12 +243,11 @@ def _scored_rows(data: CompetitionData) -> NDArray[np.int64]:
     return np.sort(np.concatenate([data.rows_of(fold) for fold in data.folds.numbers]))
 
 
-def _key(one: Candidate, data: CompetitionData, size: tuple[int, int]) -> str:
-    """Hash of what the features depend on."""
+def _key(one: Candidate, data: CompetitionData, size: tuple[int, int], *, decoding: bool) -> str:
+    """Hash of what the features depend on, and of whether their speed has decoding in it."""
     weights = one.weights
     if weights != "none" and weights not in BACKBONES[one.backbone].files:
         weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     backend = os.environ.get("KERAS_BACKEND", "tensorflow"), importlib.metadata.version("keras")
-    return hashlib.sha256(json.dumps([one.backbone, weights, size, data.sha256, POLICY, backend]).encode()).hexdigest()[
-        :16
-    ]
+    parts = [one.backbone, weights, size, data.sha256, POLICY, backend, decoding]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

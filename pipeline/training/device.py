@@ -47,6 +47,13 @@ def accelerators() -> list[str]:
     return [device.name for device in tf.config.list_logical_devices("GPU")]
 
 
+def device() -> str:
+    """The kind of device that a network runs on, such as `CPU` or `GPU`."""
+    import keras
+
+    return str(keras.distribution.list_devices()[0]).partition(":")[0].upper()
+
+
 def distribution() -> AbstractContextManager[Any]:
     """Context in which a network is built and compiled for all of `accelerators()`; with fewer than two, nothing.
 

@@ -25,7 +25,7 @@ def local_process(task: FoldTask) -> None:
     """Run the fold in a fresh process: fold after fold in one process leaks memory (keras #17458).
 
     Raises:
-        KitError: As `train_fold` does, or: the process was killed.
+        KitError: As `train_fold` does, or: memory ran out, the process was killed.
     """
     fresh_process(train_fold, task, what=f"fold {task.fold}", afterwards=_GOES_ON)
 
@@ -33,16 +33,19 @@ def local_process(task: FoldTask) -> None:
 def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards: str = "") -> R:
     """What `work(argument)` returns in a process of its own, with TensorFlow imported; all of it must pickle.
 
+    It logs as this process does: to standard output after `log_to_stdout`, else warnings alone, to standard error.
+
     Args:
         what: What the process does, for the message.
         afterwards: What a further run of the command does, for the message.
 
     Raises:
-        KitError: As `work` does, or: the process was killed.
+        KitError: As `work` does, or: memory ran out, the process was killed.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    level = logging.getLogger("pipeline").level
+    logger = logging.getLogger("pipeline")
+    level = logger.level if logger.handlers else None
     # Not a daemon: it has children of its own, the augmentation workers.
     process = context.Process(target=_run, args=(theirs, work, argument, level))
     # An interrupt while it starts and imports waits until `_run` can answer it, and is not told by a traceback.
@@ -90,9 +93,16 @@ def log_to_stdout(level: int = logging.INFO) -> None:
     logger.setLevel(level)
 
 
-def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, level: int) -> None:
+def out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out, of this machine or of a GPU: Python's, TensorFlow's or JAX's error."""
+    named = type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+    return named or isinstance(error, MemoryError)
+
+
+def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, level: int | None) -> None:
     import_tensorflow_quietly()
-    log_to_stdout(level)
+    if level is not None:
+        log_to_stdout(level)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with logging_redirect_tqdm([logging.getLogger("pipeline")]):
@@ -102,3 +112,12 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
         sys.exit(130)
     except KitError as error:
         connection.send((error, None))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        short = KitError(
+            f"memory ran out ({type(error).__name__})",
+            expected="a network whose batches fit into the memory of this machine and its GPU",
+            next_step="take a smaller batch_size or size",
+        )
+        connection.send((short, None))

@@ -21,10 +21,14 @@ def peak_memory(others: Iterable[int] = ()) -> int:
     return own + sum(_peak(str(process)) or 0 for process in others)
 
 
-def reset_peak_memory() -> None:
-    """Let the peak of this process begin anew from what it holds now; where the system cannot, it goes on."""
-    with suppress(OSError):
-        Path(f"/proc/{os.getpid()}/clear_refs").write_text(_RESET_PEAK)
+def reset_peak_memory(others: Iterable[int] = ()) -> None:
+    """Let the peak of this process, and of those with these ids, begin anew from what it holds now.
+
+    Where the system cannot, it goes on.
+    """
+    for process in (os.getpid(), *others):
+        with suppress(OSError):
+            Path(f"/proc/{process}/clear_refs").write_text(_RESET_PEAK)
 
 
 def _peak(process: str) -> int | None:

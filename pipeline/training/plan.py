@@ -8,21 +8,23 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
-from pipeline.data.competition_data import load_data
+from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.pictures import decoding_seconds, kept_file
 from pipeline.data.workers import WorkerPool
 from pipeline.model.cost import network_cost
 from pipeline.recipe import Recipe, Stage
+from pipeline.session import SESSION_MARGIN
 from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import peak_device_memory
 from pipeline.training.engines import fresh_process
-from pipeline.training.fold import FoldTask, Machine, StageRows, stage_rows
+from pipeline.training.fold import FoldTask, Machine, stage_rows
 from pipeline.training.memory import peak_memory, reset_peak_memory
 from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
 from pipeline.training.stage import compiled_network
@@ -42,12 +44,13 @@ class StageProbe:
         decode_seconds: Near zero where the pictures were there already.
         input_rate: Of the input alone.
         train_rate: Of training, input included.
-        predict_rate: Of prediction, input included.
+        predict_rate: Of prediction, input included, and what each prediction takes to begin: lower where rows are few.
         setup_seconds: Building the network, and its first training batch, in which it is compiled.
         predict_setup_seconds: The first prediction, likewise.
         save_seconds: Writing the weights.
-        peak_bytes: Of the process and its workers together.
+        peak_bytes: Of the process and its workers together, while this stage was tried.
         device_bytes: Of one GPU; None without.
+        kept: Whether its decoded pictures are there when all stages have been tried; otherwise there was no room.
     """
 
     name: str
@@ -69,6 +72,7 @@ class StageProbe:
     save_seconds: float
     peak_bytes: int
     device_bytes: int | None
+    kept: bool = True
 
     @property
     def bottleneck(self) -> str:
@@ -84,8 +88,8 @@ class StageProbe:
         return pictures / self.train_rate + self.watched / self.predict_rate + self.save_seconds
 
     def stage_seconds(self, stage: Stage) -> float:
-        """All epochs: the most it takes, without early stopping. Decoding is not in it."""
-        setup = self.setup_seconds + self.predict_setup_seconds
+        """All epochs, without early stopping. Decoding is in it where its pictures are not kept for the next fold."""
+        setup = self.setup_seconds + self.predict_setup_seconds + (0.0 if self.kept else self.decode_seconds)
         return setup + stage.epochs * self.epoch_seconds(stage.batch_size) + self.held_out / self.predict_rate
 
 
@@ -108,7 +112,7 @@ def plan_training(
     machine: Machine | None = None,
     run: Callable[..., Any] = fresh_process,
 ) -> dict[str, Any]:
-    """Try every stage on the first fold, and reckon what all folds take: the most, without early stopping.
+    """Try every stage on the first fold, and reckon about what all folds take, without early stopping.
 
     What is finished already is not taken off.
 
@@ -130,15 +134,15 @@ def plan_training(
         *(recipe, competition, numbers[0], workspace, experiment, machine or Machine()),
         *(data.sha256, data.extra.sha256),
     )
-    start, probes = run(probe, ProbeTask(task, time.time()), what="the plan")
+    start, probes, test_seconds = run(probe, ProbeTask(task, time.time()), what="the plan")
     return reckon(
         recipe,
         probes,
         folds=len(numbers),
         start_seconds=start,
-        rows=len(data.train),
         held_out=len(data.rows_of(numbers[0])),
         test=len(data.test),
+        test_decode_seconds=test_seconds,
         session_hours=session_hours,
     )
 
@@ -149,24 +153,25 @@ def reckon(
     *,
     folds: int,
     start_seconds: float,
-    rows: int,
     held_out: int,
     test: int,
+    test_decode_seconds: float,
     session_hours: float,
 ) -> dict[str, Any]:
     """Add up what was found.
 
     Args:
         start_seconds: Until a fold's process has its data.
-        rows: All training pictures, which are decoded.
         held_out: Rows of a fold.
         test: Test pictures.
+        test_decode_seconds: Of all test pictures.
 
     Returns:
         `stages` (the fields of `StageProbe` and `bottleneck`, `epochs`, `epoch_seconds`, `seconds`), `folds`,
-        `start_seconds` and `final_seconds` (predictions at the end) of a fold, `fold_seconds`, `decode_seconds` (of all
-        sizes, and of the test pictures at the last), `total_seconds`, `session_hours`, `folds_a_session`,
-        `stages_a_session` (of one fold), and `early_stopping`, whether a stage may end sooner.
+        `start_seconds` and `final_seconds` (predictions at the end) of a fold, `fold_seconds`, `decode_seconds` (once
+        for all folds: of the sizes that are kept, and of the test pictures), `total_seconds`, `session_hours`,
+        `session_share` (how much of it is for training), `folds_a_session`, `stages_a_session` (of one fold), and
+        `early_stopping`, whether a stage may end sooner.
     """
     stages = [
         {
@@ -179,11 +184,12 @@ def reckon(
         for stage, found in zip(recipe.stages, probes, strict=True)
     ]
     last = probes[-1]
-    decode = sum(found.decode_seconds for found in probes) + last.decode_seconds * test / rows
+    decode = sum(found.decode_seconds for found in probes if found.kept) + test_decode_seconds
     predicted = (held_out + test) * (1 + len(recipe.tta.views))
     final = last.predict_setup_seconds + predicted / last.predict_rate
     fold = start_seconds + sum(found["seconds"] for found in stages) + final
-    available = session_hours * 3600 - decode
+    share = 1 - SESSION_MARGIN
+    available = session_hours * 3600 * share - decode
     stages_done, used = 0, start_seconds
     for found in stages:
         used += found["seconds"]
@@ -197,14 +203,17 @@ def reckon(
         "decode_seconds": decode,
         "total_seconds": decode + folds * fold,
         "session_hours": session_hours,
+        "session_share": share,
         "folds_a_session": max(0, int(available // fold)),
         "stages_a_session": stages_done,
         "early_stopping": any(stage.early_stopping for stage in recipe.stages),
     }
 
 
-def probe(asked: ProbeTask) -> tuple[float, list[StageProbe]]:
-    """Try some batches of every stage: seconds until the data was there, and what was found."""
+def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
+    """Try some batches of every stage: seconds until the data was there, what was found, and the seconds that
+    decoding the test pictures takes before they are predicted.
+    """
     task = asked.task
     data = load_data(task.competition, extra=task.recipe.extra)
     with (
@@ -220,26 +229,24 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe]]:
                 bar.set_postfix_str(next(steps, ""))
                 bar.update()
 
-            reset_peak_memory()
-            peak_device_memory()
-            step()
-            started = time.perf_counter()
-            rows = stage_rows(task, data, number)
-            decoded = time.perf_counter() - started
-            found.append(_probe_stage(task, number, rows, pool, decode_seconds=decoded, step=step))
-    return start, found
+            found.append(_probe_stage(task, data, number, pool, step=step))
+    train, cache = list(data.train["path"]), task.workspace.cache(task.competition.slug)
+    found = [replace(one, kept=kept_file(train, size=one.size, folder=cache).is_file()) for one in found]
+    # Where there is no room for decoded pictures, decoding is in the speed of prediction.
+    last, test = found[-1], list(data.test["path"])
+    return start, found, decoding_seconds(test, size=last.size, folder=cache) if last.kept else 0.0
 
 
 def _probe_stage(
-    task: FoldTask,
-    number: int,
-    rows: StageRows,
-    pool: WorkerPool,
-    *,
-    decode_seconds: float,
-    step: Callable[[], None],
+    task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool, *, step: Callable[[], None]
 ) -> StageProbe:
-    source, recipe = rows.source, task.recipe
+    recipe = task.recipe
+    reset_peak_memory(_children())
+    peak_device_memory()
+    step()
+    started = time.perf_counter()
+    rows = stage_rows(task, data, number)
+    source, decoded = rows.source, time.perf_counter() - started
     step()
     fed = input_rate(source, pool, workers=task.machine.workers)
     step()
@@ -261,13 +268,18 @@ def _probe_stage(
         trained=len(source.rows),
         watched=len(rows.watched.rows),
         held_out=0 if rows.watched is rows.held_out else len(rows.held_out.rows),
-        decode_seconds=decode_seconds,
+        decode_seconds=decoded,
         input_rate=fed,
         train_rate=train_rate,
         predict_rate=predict_rate,
         setup_seconds=built + first,
         predict_setup_seconds=predict_setup,
         save_seconds=save_seconds(network),
-        peak_bytes=peak_memory(child.pid for child in multiprocessing.active_children() if child.pid),
+        peak_bytes=peak_memory(_children()),
         device_bytes=peak_device_memory(),
     )
+
+
+def _children() -> list[int]:
+    """Ids of the workers' processes."""
+    return [child.pid for child in multiprocessing.active_children() if child.pid]

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
-from pipeline.data.workers import WorkerPool
+from pipeline.data.workers import AHEAD, WorkerPool
 from pipeline.training.device import for_training
 from pipeline.training.validation import HeldOut
 
-_QUEUED = 3  # batches a worker holds ready: the first ones come from the queue, faster than they are made
 _SETTLING, _MEASURING, _PATIENCE = 4.0, 4.0, 15.0  # seconds
 _FEWEST = 8  # batches measured, where patience lasts
 _ENDLESS = range(10**6)  # epochs
@@ -28,7 +27,8 @@ class Clock:
 
     def __init__(self, *, batch_size: int, workers: int, now: Callable[[], float] = time.perf_counter) -> None:
         self.batch_size, self.now = batch_size, now
-        self.skipped = _QUEUED * workers + 3
+        # What the workers hold ready comes from the queue, faster than it is made.
+        self.skipped = AHEAD * workers + 3
         self.started = now()
         self.first = 0.0
         self.ends: list[float] = []
@@ -97,11 +97,14 @@ def prediction_rate(network: Any, watched: HeldOut) -> tuple[float, float]:
 
     some = watched.rows[: 4 * watched.batch_size]
     first, taken = seconds(some), seconds(some)
-    rows = some
-    if len(some) < len(watched.rows) and taken * len(watched.rows) / len(some) < _PATIENCE:
-        rows = watched.rows
-        taken = seconds(rows)
-    rate = len(rows) / taken
+    # Of a few batches the beginning of a prediction is a large part: as many rows as there is patience for.
+    enough = int(_PATIENCE * len(some) / taken) // watched.batch_size * watched.batch_size
+    rows = watched.rows[: max(enough, len(some))]
+    predicted, spent = (len(some), taken) if len(rows) == len(some) else (0, 0.0)
+    while spent < _MEASURING:
+        spent += seconds(rows)
+        predicted += len(rows)
+    rate = predicted / spent
     return max(0.0, first - len(some) / rate), rate
 
 

@@ -3,13 +3,21 @@ import multiprocessing
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline.data import pictures as module
 from pipeline.data.decode import decode, resize
-from pipeline.data.pictures import ChosenPictures, FilePictures, JoinedPictures, KeptPictures, open_pictures
+from pipeline.data.pictures import (
+    ChosenPictures,
+    FilePictures,
+    JoinedPictures,
+    KeptPictures,
+    decoding_seconds,
+    open_pictures,
+)
 from pipeline.errors import DataError
 from tests.conftest import make_picture
 
@@ -159,6 +167,18 @@ def test_decoding_that_is_to_end_leaves_nothing_and_begins_anew(paths, cache, mo
     assert looks == [0, 2, 4]
     open_until(4)  # there is nothing to decode any more
     assert looks == [0, 2, 4]
+
+
+def test_decoding_is_timed_by_some_pictures_where_it_is_to_be_done(paths, cache, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(module, "decode", lambda path: decoded.append(path.name) or decode(path))
+    monkeypatch.setattr(module, "_SAMPLE", 2)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=iter([10.0, 12.0]).__next__))
+    assert decoding_seconds(paths, size=SIZE, folder=cache) == 2.0 * 6 / 2
+    assert sorted(decoded) == ["0.jpg", "3.jpg"]
+    open_kept(paths, cache)
+    assert decoding_seconds(paths, size=SIZE, folder=cache) == 0
+    assert decoding_seconds([], size=SIZE, folder=cache) == 0
 
 
 def test_pickling_carries_no_pixels(paths, cache):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.probe import Candidate, Pass, Probed, probe_fold, rank, recommended
 
@@ -51,7 +52,18 @@ def test_inner_rows_choose_the_strength() -> None:
 
 
 def candidate(name: str, flops: int, score: float, *, gain: float = 0.0, gain_se: float = 0.1) -> Probed:
-    return Probed(Candidate(name, "imagenet"), score, 0.1, gain, gain_se, Pass(1, 4, flops, 1.0, 1))
+    return Probed(Candidate(name, "imagenet"), score, 0.1, gain, gain_se, False, cost(flops))
+
+
+def cost(flops: int) -> Pass:
+    return Pass(1, 4, flops, 1.0, 1, None, "CPU", "2026-11-21 17:05")
+
+
+def aligned(metric: str, labels: np.ndarray, predictions: dict[Candidate, np.ndarray]) -> Aligned:
+    rows = len(labels)
+    named = {one.name: found for one, found in predictions.items()}
+    classes = ["a", "b"]
+    return Aligned(METRICS[metric], classes, [f"{n:03d}" for n in range(rows)], labels, np.arange(rows) % 2, named)
 
 
 def test_the_cheapest_within_one_standard_error_is_recommended() -> None:
@@ -63,21 +75,38 @@ def test_the_cheapest_within_one_standard_error_is_recommended() -> None:
     ]
     assert recommended(found).candidate.name == "edge (imagenet)"
     assert recommended([found[0], found[3]]) is found[0]
-    assert not found[2].told_apart
-    assert found[3].told_apart
 
 
 def test_ranking_is_best_first_with_paired_differences() -> None:
     labels = np.array([0, 1, 0, 1])
     right, one_wrong = np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[[0, 1, 0, 0]]
     names = {name: Candidate(name, "none") for name in ("dear", "cheap", "worse")}
-    costs = {one: Pass(1, 4, flops, 1.0, 1) for one, flops in zip(names.values(), (9, 3, 1), strict=True)}
+    costs = {one: cost(flops) for one, flops in zip(names.values(), (9, 3, 1), strict=True)}
     predictions = {names["worse"]: one_wrong, names["dear"]: right, names["cheap"]: right}
     for metric in ("accuracy", "log_loss"):
-        found = rank(METRICS[metric], labels, predictions, costs)
+        found = rank(aligned(metric, labels, predictions), costs)
         assert [one.candidate.backbone for one in found] == ["cheap", "dear", "worse"]
         assert found[0].gain == found[1].gain == 0
         assert found[2].gain < 0
-    accuracy = rank(METRICS["accuracy"], labels, predictions, costs)[2]
+    accuracy = rank(aligned("accuracy", labels, predictions), costs)[2]
     assert (accuracy.score, accuracy.gain) == (0.75, -0.25)
     assert accuracy.gain_se == pytest.approx(np.std([0, 0, 0, 1]) / 2)
+
+
+def test_what_is_told_apart_is_corrected_for_the_number_of_pairs() -> None:
+    """The best is right on 9 of 100 rows where another is wrong, never the reverse: p = 2 / 2⁹ = 0.0039."""
+    labels = np.zeros(100, dtype=np.int64)
+    right = np.tile(np.array([0.9, 0.1], dtype=np.float32), (100, 1))
+    worse = right.copy()
+    worse[:9] = worse[:9, ::-1]
+    names = [Candidate(f"n{number}", "none") for number in range(7)]
+
+    def told_apart(count: int) -> list[bool]:
+        chosen = names[: count + 1]
+        predictions = {one: right if number == 0 else worse for number, one in enumerate(chosen)}
+        found = rank(aligned("accuracy", labels, predictions), {one: cost(1) for one in chosen})
+        return [one.told_apart for one in found]
+
+    assert told_apart(1) == [False, True]
+    assert told_apart(6) == [False] * 7  # 21 pairs: 21 · 0.0039 > 0.05
+    assert rank(aligned("accuracy", labels, {names[0]: right}), {names[0]: cost(1)})[0].gain == 0

@@ -1,5 +1,6 @@
 """Backbones compared, in words and as a figure."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from PIL import Image
 from pipeline.predictions.probe import Candidate, Pass, Probed, Probes
 from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text, recommendation
 from pipeline.report.plots import save_figure
+from pipeline.report.tables import format_rows
 
 
 def probed(name: str, score: float, gain: float, gain_se: float, flops: int) -> Probed:
-    cost = Pass(1_840_000, 7_360_000, flops, 31.4, 1_300_000_000)
-    return Probed(Candidate(name, "imagenet"), score, 0.02, gain, gain_se, cost)
+    cost = Pass(1_840_000, 7_360_000, flops, 31.4, 1_300_000_000, None, "CPU", "2026-11-21 17:05")
+    return Probed(Candidate(name, "imagenet"), score, 0.02, gain, gain_se, -gain > 2 * gain_se, cost)
 
 
 BEST, NEAR, FAR = (
@@ -20,14 +22,15 @@ BEST, NEAR, FAR = (
     probed("near", 0.79, -0.01, 0.02, 10**9),
     probed("far", 0.6, -0.2, 0.02, 10**8),
 )
-PROBES = Probes("accuracy", 800, (160, 288), [BEST, NEAR, FAR], {Candidate("gone", "imagenet"): "no file"}, 0.1)
+LEFT_OUT = {Candidate("gone", "imagenet"): "no file"}
+PROBES = Probes("accuracy", 800, (160, 288), [BEST, NEAR, FAR], LEFT_OUT, 0.1, decoding=False)
 
 
 def test_the_cheaper_of_equals_is_recommended_with_its_reason() -> None:
     text = recommendation(PROBES)
     assert text.startswith("recommended: near (imagenet): the fewest operations")
     assert "best (imagenet), which scores better by 0.0100 ± 0.0200" in text
-    assert text.endswith("not to be told apart from the best (95 %): near (imagenet)")
+    assert text.endswith("not to be told apart from the best (95 %, for all pairs together): near (imagenet)")
 
 
 def test_where_nothing_can_be_told_apart_it_says_so() -> None:
@@ -39,10 +42,30 @@ def test_where_nothing_can_be_told_apart_it_says_so() -> None:
 def test_rows_and_text() -> None:
     first = backbone_rows(PROBES)[0]
     assert (first["backbone"], first["weights"], first["accuracy"]) == ("best", "imagenet", 0.8)
-    assert (first["weights MB"], first["MFLOPs/picture"], first["pictures/s"], first["peak MB"]) == (7, 8000, 31, 1300)
+    assert (first["weights MB"], first["MFLOPs/picture"], first["peak MB"]) == (7.36, 8000, 1300)
+    assert json.loads(format_rows(backbone_rows(PROBES), "json"))[0]["pictures/s"] == 31.4
+    assert [row["recommended"] for row in backbone_rows(PROBES)] == [False, True, False]
     text = backbones_text(PROBES)
+    assert "  7.4            8000          31     1300  2026-11-21 17:05 on CPU\n" in text
+    assert "decoding" not in text
     assert "800 rows at 160×288; chance 0.1000" in text
     assert "left out: gone (imagenet): no file" in text
+    assert "pictures/s hold their decoding" in backbones_text(replace(PROBES, decoding=True))
+
+
+def test_slow_networks_do_not_have_a_speed_of_zero() -> None:
+    slow = replace(BEST, cost=replace(BEST.cost, pictures_per_second=0.314, weight_bytes=392_640))
+    line = backbones_text(replace(PROBES, found=[slow])).splitlines()[2]
+    assert "  0.39  " in line
+    assert "  0.31  " in line
+
+
+def test_the_memory_of_a_gpu_has_a_column_where_one_was_used() -> None:
+    assert "GPU MB" not in backbone_rows(PROBES)[0]
+    on_gpu = replace(FAR, cost=replace(FAR.cost, device_bytes=2_000_000_000, device="GPU"))
+    rows = backbone_rows(replace(PROBES, found=[BEST, on_gpu]))
+    assert [row["GPU MB"] for row in rows] == [None, 2000]
+    assert [row["measured (UTC)"][-6:] for row in rows] == ["on CPU", "on GPU"]
 
 
 def test_the_figure_names_all_and_grows_with_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Backbones compared: one pass each, honest folds, and those that cannot be tried."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -87,6 +88,18 @@ def test_a_comparison_and_its_second_call(tiny_competition: Competition, tmp_pat
     assert read_features(passes[0].file)[0].shape == (24, 128)
 
 
+def test_a_speed_with_decoding_in_it_is_measured_by_itself(tiny_competition: Competition, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"workspace": Workspace(tmp_path), "size": (32, 32), "run": here}
+    decoded = compare_backbones(tiny_competition, [TINY], machine=Machine(0, cache_gb=0.0), **options)
+    kept = compare_backbones(tiny_competition, [TINY], machine=Machine(0), **options)
+    assert (kept.decoding, decoded.decoding) == (False, True)
+    assert kept.found[0].cost.pictures_per_second != decoded.found[0].cost.pictures_per_second
+    assert kept.found[0].score == decoded.found[0].score
+    moment = datetime.strptime(kept.found[0].cost.measured, "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
+    assert timedelta() <= datetime.now(UTC) - moment < timedelta(minutes=10)
+    assert kept.found[0].cost.device == ("CPU" if kept.found[0].cost.device_bytes is None else "GPU")
+
+
 def test_no_labels_of_a_fold_reach_its_predictions(tiny_competition: Competition) -> None:
     data = load_data(tiny_competition)
     features = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
@@ -123,7 +136,8 @@ def test_how_backbones_are_named() -> None:
             candidates_of(names, weights="imagenet")
 
 
-def test_the_default_size_keeps_the_shape_and_never_enlarges() -> None:
+def test_the_default_size_keeps_the_shape_and_is_rounded() -> None:
     assert default_size((356, 644)) == (160, 288)
     assert default_size((224, 224)) == (224, 224)
     assert default_size((32, 40)) == (32, 32)
+    assert default_size((112, 112)) == (128, 128)

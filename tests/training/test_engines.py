@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DataError, KitError
-from pipeline.training.engines import local_process
+from pipeline.training.engines import fresh_process, local_process, out_of_memory
 from tests.training.conftest import Run, stage
 
 
@@ -47,6 +47,25 @@ def test_a_process_that_is_killed_is_an_error_that_says_so(begin: Callable[..., 
         local_process(task)
     killer.join()
     assert not task.done
+
+
+def take_more_than_there_is(count: int) -> int:
+    import tensorflow as tf
+
+    return int(tf.zeros([count], tf.uint8)[0])
+
+
+def test_a_network_too_large_is_an_error_that_says_what_to_change(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KitError, match="memory ran out") as caught:
+        fresh_process(take_more_than_there_is, 2**60, what="a network that is too large")
+    assert "smaller batch_size or size" in caught.value.next_step
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_which_errors_say_that_memory_ran_out() -> None:
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"))
+    assert not out_of_memory(RuntimeError("no such operation"))
 
 
 def test_an_interrupt_ends_the_process_of_the_fold_too(begin: Callable[..., Run]) -> None:
