@@ -284,8 +284,6 @@ class Recipe(Settings):
         for stage in content["stages"]:
             del stage["name"]
         content["extra"] = sorted(self.extra)
-        if not self.extra:
-            del content["extra"]
         if Path(self.weights).is_file():
             content["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

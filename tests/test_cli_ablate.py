@@ -28,7 +28,7 @@ def with_extra(workspace: Path, tiny_competition: Competition) -> Competition:
 
 
 @pytest.mark.slow
-def test_with_and_without_extra_rows(workspace: Path, with_extra: Competition) -> None:
+def test_with_and_without_extra_rows_beside_a_change_that_fails(workspace: Path, with_extra: Competition) -> None:
     recipes = ablations("colours.yaml", [EXTRA], overrides=["stages.0.epochs=1", "tta.views=[]"])
     for experiment, recipe in recipes.items():  # fold 1 of the second remains
         cross_validate(
@@ -40,11 +40,14 @@ def test_with_and_without_extra_rows(workspace: Path, with_extra: Competition) -
             machine=Machine(workers=0),
             engine=train_fold,
         )
-    done = kit("ablate", "colours.yaml", "tiny", EXTRA, *SHORT)
-    assert done.exit_code == 0, done.output
+    diverges = "wild:stages.0.learning_rate=1e30 stages.0.optimizer=sgd stages.0.augment=none"
+    done = kit("ablate", "colours.yaml", "tiny", diverges, EXTRA, *SHORT)
+    assert done.exit_code == 1, done.output
+    assert "colours-wild is left out: fold 0, stage only: the loss is not a number" in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("  next: lower the stage's learning_rate")
     for part in (
-        "1 of 2: colours on tiny",
-        "2 of 2: colours-more on tiny\n",
+        "1 of 3: colours on tiny",
+        "3 of 3: colours-more on tiny\n",
         "2 experiments on the same 24 rows",
         "Against colours, the baseline",
     ):

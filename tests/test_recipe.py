@@ -181,9 +181,8 @@ def test_the_order_of_stages_matters_and_that_of_keys_does_not():
     assert parse(dict(reversed(SMALL.items()))).fingerprint() == parse(SMALL).fingerprint()
 
 
-def test_extra_rows_are_part_of_the_fingerprint_where_there_are_any():
+def test_extra_rows_are_part_of_the_fingerprint_in_any_order():
     without, one, two = (parse(changed("extra", names)) for names in ([], ["a"], ["a", "b"]))
-    assert without.fingerprint() == parse(SMALL).fingerprint()
     assert len({each.fingerprint() for each in (without, one, two)}) == 3
     assert parse(changed("extra", ["b", "a"])).fingerprint() == two.fingerprint()
 

@@ -7,6 +7,7 @@ import typer
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.output import ROOT, CacheOption, say_left_out
 from pipeline.cli.train import SetOption, WorkersOption, begin_training, machine_of, train_experiment
+from pipeline.errors import KitError
 
 
 def ablate(
@@ -38,8 +39,20 @@ def ablate(
     say_left_out(described)
     for experiment, settings in recipes.items():  # what would fail after hours is refused now
         prepare(settings, described, experiment=experiment, workspace=workspace)
+    finished: list[str] = []
+    failed: list[KitError] = []
     for number, (experiment, settings) in enumerate(recipes.items(), start=1):
         print(f"{number} of {len(recipes)}: {experiment} on {competition}")
-        train_experiment(settings, described, experiment=experiment, workspace=workspace, machine=machine)
+        try:
+            train_experiment(settings, described, experiment=experiment, workspace=workspace, machine=machine)
+            finished.append(experiment)
+        except KitError as error:
+            if not finished:
+                raise
+            typer.echo(f"{experiment} is left out: {error.problem}", err=True)
+            failed.append(error)
         print()
-    oof_compare(list(recipes), competition=competition, baseline=next(iter(recipes)))
+    if len(finished) > 1:
+        oof_compare(finished, competition=competition, baseline=finished[0])
+    if failed:
+        raise failed[0]

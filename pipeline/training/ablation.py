@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import RecipeError
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.settings import NAME
 
 
 def ablations(
@@ -27,10 +28,10 @@ def ablations(
     found = {first: base}
     for change in changes:
         name, colon, text = change.partition(":")
-        if not colon or not name or "=" in name:
+        if not colon or not re.fullmatch(NAME, name):
             raise RecipeError(
                 f"cannot read the change {change!r}",
-                expected="NAME:SETTING, as in mixup:stages.1.mixup=0.2",
+                expected="NAME:SETTING, as in mixup:stages.1.mixup=0.2; the name in small letters, digits, dashes",
                 next_step="write it so; further settings go after blanks, all of it in quotes",
             )
         # A blank begins another setting only where a path and `=` follow: values may have blanks, too.

@@ -46,6 +46,8 @@ def test_each_change_is_made_alone(file: str) -> None:
         (["label_smoothing=0.1"], "cannot read the change"),
         (["seed=1:2"], "cannot read the change"),
         ([":seed=1"], "cannot read the change"),
+        (["Mixup:seed=1"], "cannot read the change"),
+        (["two words:seed=1"], "cannot read the change"),
         (["nothing:"], "cannot read the setting ''"),
         (["nothing:seed=0"], "it would be trained as small is"),
         (["a:seed=1", "b:seed=1"], "it would be trained as small-a is"),

@@ -168,6 +168,30 @@ def test_unfreezing_is_reported(finished: Run) -> None:
     assert first["trainable_parameters"] > second["trainable_parameters"] == head > 0
 
 
+def test_the_settings_that_mix_pictures_reach_the_training_rows_alone(begin: Callable[..., Run]) -> None:
+    run = begin(stage("plain"), stage("mixed", mixup=0.3, cutmix=0.7))
+    sources = [stage_rows(run.task(0), run.data, number).source for number in (0, 1)]
+    assert [(source.mixup, source.cutmix) for source in sources] == [(None, None), (0.3, 0.7)]
+
+
+def test_layer_decay_reaches_the_steps(begin: Callable[..., Run]) -> None:
+    """Plain gradient descent moves each block's weights by the rate × the gradient: with `layer_decay` by that × its
+    share, from the same weights and the same batch."""
+    plain = {"optimizer": {"kind": "sgd", "momentum": 0}, "augment": "none"}
+    moves = []
+    for settings in (plain, plain | {"layer_decay": 0.5}):
+        run = begin(stage("only", **settings))
+        source = stage_rows(run.task(0), run.data, 0).source
+        network, freezing = compiled_network(run.recipe, 0, source, classes=3, start=None)
+        pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+        before = {weight.path: weight.numpy() for weight in network.trainable_weights}
+        network.train_on_batch(pictures, np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]])
+        moves.append({weight.path: weight.numpy() - before[weight.path] for weight in network.trainable_weights})
+    shares = {path: np.linalg.norm(moves[1][path]) / np.linalg.norm(moves[0][path]) for path in moves[0]}
+    kernels = [share for path, share in shares.items() if path.endswith("kernel")]
+    np.testing.assert_allclose(sorted(kernels), [0.5**depth for depth in range(freezing.blocks, -1, -1)], rtol=1e-3)
+
+
 def test_label_smoothing_by_hand(begin: Callable[..., Run]) -> None:
     """Of three classes a tenth of each target goes to all alike: 0.9 + 0.1/3 for the true one, 0.1/3 for the others."""
     run = begin(stage("only"), label_smoothing=0.1)
