@@ -19,10 +19,16 @@ from pipeline.data.pictures import MemoryPictures, Pictures
 from pipeline.errors import DataError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
-from pipeline.predictions.store import Experiment, read_experiment, read_predictions, require_networks
+from pipeline.predictions.store import (
+    Experiment,
+    finished_weights,
+    read_experiment,
+    read_predictions,
+    require_networks,
+)
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.training.fold import FoldTask, Machine, predict_views
-from pipeline.training.stage import load_network, stage_done
+from pipeline.training.fold import Machine, predict_views
+from pipeline.training.stage import load_network
 from pipeline.training.validation import mean_of
 
 
@@ -51,25 +57,19 @@ def read_fold_models(
         folds: All by default.
 
     Raises:
-        DataError: It is not finished, it is a blend, it has no such fold, or the weights of a fold are gone.
+        DataError: It is not finished, it is a blend, it has no such fold, or as of `finished_weights`.
     """
     stored = read_experiment(workspace, slug, experiment)
     require_networks(stored.manifest)
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)
-    tasks = [
-        FoldTask(recipe, competition, fold, workspace, experiment, Machine(), stored.manifest["data_sha256"])
+    stages, fingerprint = len(recipe.stages), stored.manifest["fingerprint"]
+    weights = {
+        fold: finished_weights(workspace, slug, experiment, fold, stages=stages, fingerprint=fingerprint)
         for fold in chosen_folds(stored, folds)
-    ]
-    gone = [task.weights for task in tasks if not task.weights.is_file()]
-    if gone:
-        raise DataError(
-            f"the weights {gone[0]} do not exist",
-            expected="the weights of every fold, in runs/",
-            next_step=f"remove {workspace.run(slug, experiment)} and train again: kit train {recipe.name} {slug}",
-        )
-    height, width = (stage_done(tasks[0].weights.parent) or {})["size"]
-    return FoldModels(stored, recipe, competition, {task.fold: task.weights for task in tasks}, (height, width))
+    }
+    height, width = stored.manifest["stages"][-1]["size"]
+    return FoldModels(stored, recipe, competition, weights, (height, width))
 
 
 def chosen_folds(stored: Experiment, folds: Sequence[int] | None) -> list[int]:
