@@ -120,6 +120,10 @@ def test_annotated_pictures(here: Path) -> None:
 def test_what_is_refused(here: Path) -> None:
     assert "has no fold 7" in refused("predict", "colours", "photos", "--fold", "7")
     assert "is a URL" in refused("predict", "colours", "https://example.org/cat.jpg")
+    assert "name of a picture is empty" in refused("predict", "colours", "")
+    for folder, problem in (("photos/a/one.jpg/out", "Not a directory"), ("~nobody-here/out", "is not known here")):
+        # Before anything is searched for or predicted.
+        assert problem in refused("predict", "colours", "no-such.jpg", "--annotate", folder)
     assert "no picture matches photos/*.gif" in refused("predict", "colours", "photos/*.gif")
     Path("photos/b/broken.jpg").write_bytes(Path("photos/b/two.jpg").read_bytes()[:300])
     assert "photos/b/broken.jpg cannot be read" in refused("predict", "colours", "photos", "--annotate", "made")

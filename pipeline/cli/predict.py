@@ -35,7 +35,7 @@ def predict(
     """
     from tqdm import tqdm
 
-    from pipeline.artifacts import Workspace
+    from pipeline.artifacts import Workspace, home_expanded
     from pipeline.data.named_pictures import named_pictures
     from pipeline.predictions.store import find_experiment
     from pipeline.report.annotated import Annotation, annotated_names, require_new, write_annotated
@@ -45,10 +45,10 @@ def predict(
 
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
-    paths = named_pictures(pictures)
-    folder = None if annotate is None else annotate.expanduser()
+    folder = None if annotate is None else home_expanded(annotate)
     if folder is not None:
         require_new(folder)
+    paths = named_pictures(pictures)
     models = read_fold_models(workspace, slug, name, folds=fold)
     temperature = None if raw else fit_oof_temperature(models, workspace)
     import_tensorflow_quietly()

@@ -36,7 +36,8 @@ class Job:
             where the kernel needs none.
         attached: Whether the package is in the bundle, being too large for the code file.
         packages: Requirements that Kaggle's image does not meet, such as `efficientnet==1.1.1`.
-        model: Of a finished experiment to predict with: classes, size, folds, tta_used, fingerprint; None when training.
+        model: Of a finished experiment to predict with: classes, size, folds, tta_used, fingerprint; None when
+            training.
     """
 
     competition: str

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from tqdm import tqdm
 
-from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json, write_text
+from pipeline.artifacts import Workspace, atomic_folder, read_json, require_writable, write_json, write_text
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
@@ -161,6 +161,7 @@ def _prepare(
     if ModelFormat.onnx in formats:
         _require_onnx()
     models = read_fold_models(workspace, slug, experiment)
+    require_writable(folder)
     _require_own(folder)
     data = load_data(models.competition)
     found = {"data_sha256": data.sha256, "folds_sha256": data.folds.sha256}

@@ -16,7 +16,7 @@ from pipeline.competition import Competition, load_competition
 from pipeline.data.decode import resize
 from pipeline.data.index import train_index
 from pipeline.data.pictures import MemoryPictures, Pictures
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PictureError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
 from pipeline.predictions.store import (
@@ -124,18 +124,22 @@ def predict_pictures(paths: Sequence[Path], *, models: FoldModels, temperature: 
         One row a path, in their order: column `picture`, then one float32 column a class.
 
     Raises:
-        DataError: A picture cannot be read; it is named.
+        PictureError: A picture cannot be read; it is named.
     """
-    with TemporaryDirectory(prefix="kit-predict-") as folder:
-        pictures = Machine().open([str(path) for path in paths], models.size, Path(folder))
-        found = predict_folds(
-            models.recipe,
-            list(models.weights.values()),
-            pictures,
-            classes=len(models.stored.classes),
-            with_views=models.stored.manifest["tta_used"],
-            temperature=temperature,
-        )
+    try:
+        with TemporaryDirectory(prefix="kit-predict-") as folder:
+            found = predict_folds(
+                models.recipe,
+                list(models.weights.values()),
+                Machine().open([str(path) for path in paths], models.size, Path(folder)),
+                classes=len(models.stored.classes),
+                with_views=models.stored.manifest["tta_used"],
+                temperature=temperature,
+            )
+    except PictureError as error:
+        # These pictures are of no competition, whose quarantine could leave them out.
+        next_step = "replace the file, or predict the other pictures without it"
+        raise PictureError(error.problem, expected=error.expected, next_step=next_step) from None
     frame = pd.DataFrame(found, columns=models.stored.classes)
     frame.insert(0, "picture", [str(path) for path in paths])
     return frame

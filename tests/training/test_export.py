@@ -214,6 +214,8 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json"]
     assert folder.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["disk", "models"]
     (folder / "notes.txt").write_text("mine", "utf-8")
+    with pytest.raises(DataError, match="cannot be written: Not a directory"):
+        export_folds(**key(finished), folder=folder / "notes.txt" / "here", formats=[ModelFormat.keras])
     with pytest.raises(DataError, match=r"notes\.txt"):
         export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     assert (folder / "notes.txt").is_file() and (folder / "fold-1.keras").is_file()

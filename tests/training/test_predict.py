@@ -152,8 +152,9 @@ def test_a_picture_that_cannot_be_read_is_named_wherever_it_stands(finished: Run
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(good.read_bytes()[:200])
     for paths in ([broken], [good, broken]):
-        with pytest.raises(DataError, match=r"broken\.jpg"):
+        with pytest.raises(DataError, match=r"broken\.jpg") as refused:
             predicted(finished, *paths)
+        assert refused.value.next_step == "replace the file, or predict the other pictures without it"
     with pytest.raises(DataError, match=r"absent\.jpg does not exist"):
         predicted(finished, tmp_path / "absent.jpg")
 
