@@ -23,7 +23,7 @@ from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
 from pipeline.predictions.calibration import oof_temperature
-from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions
+from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions, write_predictions
 from pipeline.recipe import Recipe
 from pipeline.training import export
 from pipeline.training.averaged import average_network
@@ -102,9 +102,6 @@ def test_the_description_and_the_card_say_what_was_found(exported: Export, finis
     assert [file["name"] for file in described["files"]] == names
     assert sorted(path.name for path in exported.folder.iterdir()) == sorted([*names, "model.json", "README.md"])
     assert (described["classes"], described["size"], described["average"]) == (CLASSES, [32, 32], None)
-    oof = read_predictions(finished.oof / "oof.parquet").set_index("id").loc[finished.data.train["id"]]
-    fitted = oof_temperature(oof[CLASSES].to_numpy(), finished.data.labels, oof["fold"].to_numpy())
-    assert described["temperature"] == (None if fitted is None else fitted.value)
     for file in exported.files:
         assert file.difference < 1e-5
         assert file.oof_difference is not None and file.oof_difference < 1e-5
@@ -257,6 +254,20 @@ def test_one_fold_in_one_format(copied: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no fold 2"):
         export_folds(**key(copied), folder=tmp_path / "none", folds=[2])
     assert not (tmp_path / "none").exists()
+
+
+def test_the_temperature_is_of_the_plain_predictions_of_all_folds(copied: Run, tmp_path: Path) -> None:
+    oof = read_predictions(copied.oof / "oof.parquet")
+    oof.loc[oof["fold"] == 0, CLASSES] = np.float32([0.2, 0.3, 0.5])  # of all classes: some are wrong
+    write_predictions(copied.oof / "oof.parquet", oof)
+    labels = copied.data.train.set_index("id").loc[oof["id"], "label"].map(CLASSES.index).to_numpy()
+    fitted = oof_temperature(oof[CLASSES].to_numpy(), labels, oof["fold"].to_numpy())
+    assert fitted is not None
+    done = export_folds(**key(copied), folder=tmp_path / "one", folds=[1], formats=[ModelFormat.keras])
+    assert read_json(done.folder / "model.json")["temperature"] == pytest.approx(fitted.value)
+    card = (done.folder / "README.md").read_text("utf-8")
+    assert f"the temperature that fits the OOF predictions, {fitted.value:.3f}, is not in the files" in card
+    assert f"goes from {fitted.error_before:.4f} to {fitted.error_after:.4f}" in card
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
