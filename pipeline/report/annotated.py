@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.artifacts import atomic_folder, require_writable
 from pipeline.data.decode import decode, resize
 from pipeline.errors import DataError
+from pipeline.report.tables import printable
 
 _LONGEST, _SHORTEST = 1024, 320  # pixels of the picture's longer side: larger ones shrink, smaller ones grow
 _PANEL = 360  # pixels: the width of the list beside a picture, and its least width below one
@@ -137,8 +138,7 @@ def _shown_size(height: int, width: int) -> tuple[int, int]:
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, its middle left out where there is no room: names often differ at their ends."""
-    # A file name that is not UTF-8 holds surrogates, which no font takes.
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    line = " ".join(printable(text).split())
     shown, kept = line, len(line)
     while kept and font.getlength(shown) > width:
         kept -= 1

@@ -97,7 +97,8 @@ def fit_oof_temperature(models: FoldModels, workspace: Workspace) -> OofTemperat
         None where every OOF row is right, which fits no temperature.
 
     Raises:
-        DataError: The labels are not there, or are not those of the OOF predictions.
+        DataError: The labels are not there, or are of other rows or classes than the OOF predictions. That a row has
+            another of these classes by now is not seen.
     """
     stored = models.stored
     try:
