@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BusyError
+from pipeline.errors import BusyError, DataError
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,41 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.rename(earlier, path)
         for folder in (earlier, temporary):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_writable(folder: Path) -> None:
+    """See that `atomic_folder` can write there, before the work for it is done.
+
+    Raises:
+        DataError: It cannot.
+    """
+    try:
+        path = folder.resolve()
+        there = next((parent for parent in path.parents if parent.exists()), path)
+        # As long a name as `atomic_folder` takes.
+        tempfile.TemporaryDirectory(prefix=f".{path.name}-", suffix="-earlier", dir=there).cleanup()
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"the folder {folder} cannot be written: {getattr(error, 'strerror', None) or error}",
+            expected="a folder that can be made here",
+            next_step="name another one",
+        ) from None
+
+
+def home_expanded(path: Path) -> Path:
+    """A path that a user gave, with `~` and `~name` replaced.
+
+    Raises:
+        DataError: There is no user of that name.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise DataError(
+            f"{path} is in the folder of a user that is not known here",
+            expected="`~` for your own folder, or the name of a user of this machine behind it",
+            next_step=f"check the path; if the name itself begins with ~, write ./{path}",
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

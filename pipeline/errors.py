@@ -47,6 +47,10 @@ class DataError(KitError):
     """Competition data that does not fit together: missing files, unknown ids, unreadable pictures."""
 
 
+class PictureError(DataError):
+    """A file that is missing, damaged or no picture."""
+
+
 class SubmissionError(KitError):
     """A CSV that the competition would not take."""
 

@@ -57,6 +57,12 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         KitError: It cannot.
     """
+    if not host:  # to the system that would be every address
+        raise KitError(
+            "the address to listen on is empty",
+            expected="an address of this machine",
+            next_step="leave --host out; 0.0.0.0 lets others on the network in",
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -71,9 +77,17 @@ def listen(host: str, port: int) -> socket.socket:
 def address(listening: socket.socket) -> str:
     """Where a browser on this machine finds it."""
     host, port = listening.getsockname()[:2]
-    if ipaddress.ip_address(host).is_unspecified:
-        host = "127.0.0.1"
+    if on_every_address(host):
+        host = "::1" if listening.family == socket.AF_INET6 else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def on_every_address(host: str) -> bool:
+    """Whether it stands for all addresses of this machine, and so for none of its names."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def build_app(predict: Predict, *, classes: Sequence[str], title: str, facts: Mapping[str, str], host: str) -> "Flask":
@@ -94,7 +108,8 @@ def build_app(predict: Predict, *, classes: Sequence[str], title: str, facts: Ma
     @app.before_request
     def only_the_page_itself() -> tuple[dict[str, Any], int] | None:
         if not _is_own_name(request.host, host):
-            return _refusal(f"{request.host!r} is not a name of this server", f"open the page as localhost or {host}")
+            own = "by this machine's IP address" if on_every_address(host) else f"as localhost or {host}"
+            return _refusal(f"{request.host!r} is not a name of this server", f"open the page {own}")
         if request.method not in {"GET", "HEAD"} and request.headers.get("Origin") != f"http://{request.host}":
             return _refusal("this request does not come from the page itself", "open the page and use it")
         return None

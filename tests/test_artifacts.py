@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import Workspace, atomic_folder, atomic_path, lock, read_json, write_json, write_text
-from pipeline.errors import BusyError
+from pipeline.artifacts import (
+    Workspace,
+    atomic_folder,
+    atomic_path,
+    home_expanded,
+    lock,
+    read_json,
+    require_writable,
+    write_json,
+    write_text,
+)
+from pipeline.errors import BusyError, DataError
 
 
 def listing(folder):
@@ -100,6 +110,32 @@ def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path, exists):
     assert (tmp_path / "link").is_symlink()
     assert listing(tmp_path / "disk" / "made") == ["a"]
     assert (listing(tmp_path), listing(tmp_path / "disk")) == (["disk", "link"], ["made"])
+
+
+@pytest.mark.parametrize(
+    "name", ["a-file/out", "a-file/deep/out", "n" * 300, "n" * 250, "/proc/out", "n" * 300 + "/out"]
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, name):
+    (tmp_path / "a-file").write_text("no folder")
+    with pytest.raises(DataError, match=r"out cannot be written|n cannot be written"):
+        require_writable(tmp_path / name)
+    with pytest.raises(OSError), atomic_folder(tmp_path / name):  # noqa: PT011
+        pass
+    assert listing(tmp_path) == ["a-file"]
+
+
+@pytest.mark.parametrize("name", ["new", "new/below", "n" * 230, "here", ""])
+def test_a_folder_that_can_be_written_is_not_made_by_the_look_at_it(tmp_path, name):
+    (tmp_path / "here").mkdir()
+    require_writable(tmp_path / name)
+    assert listing(tmp_path) == ["here"]
+
+
+def test_a_users_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert home_expanded(Path("~/a")) == tmp_path / "a"
+    with pytest.raises(DataError, match=r"~no-such-user/a is in the folder of a user that is not known"):
+        home_expanded(Path("~no-such-user/a"))
 
 
 def test_text_and_json_read_back(tmp_path):

@@ -50,4 +50,5 @@ def test_fold_models_and_their_average(workspace: Path, tiny_competition: Compet
 def test_what_is_refused(workspace: Path, experiment: pd.DataFrame) -> None:
     assert "no finished experiment 'mad'" in refused("export", "mad")
     assert "--fold has no effect with --average" in refused("export", "made", "--average", "--fold", "0")
+    assert "is not known here" in refused("export", "made", "--to", "~nobody-here/x")
     assert kit("export", "made", "--format", "tflite").exit_code == 2

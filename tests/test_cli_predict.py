@@ -36,10 +36,11 @@ def train_quickly(root: Path) -> None:
         machine=Machine(workers=0),
         engine=train_fold,
     )
-    file = root / "oof" / "tiny" / "colours" / "oof.parquet"
-    frame = read_predictions(file)
-    frame.loc[0, CLASSES] = [0.3, 0.4, 0.3]  # it is blue: some row is wrong, whatever one epoch comes to
-    write_predictions(file, frame)
+    for name in ("oof.parquet", "oof_tta.parquet"):  # the temperature is of the one that one epoch comes to
+        file = root / "oof" / "tiny" / "colours" / name
+        frame = read_predictions(file)
+        frame.loc[0, CLASSES] = [0.3, 0.4, 0.3]  # it is blue: some row is wrong
+        write_predictions(file, frame)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +71,15 @@ def test_a_folder_and_a_pattern_in_every_format(here: Path) -> None:
         [f"photos/{name}", str(rank)] for name in ("a/one.jpg", "b/one.png", "b/two.jpg") for rank in (1, 2)
     ]
     assert "probabilities calibrated by temperature" in lines[-1]
-    assert "fitted on OOF predictions; their ECE 0." in lines[-1]
+    assert "fitted on OOF predictions; ECE of single fold models there 0." in lines[-1]
+    assert lines[-1].endswith("(select_on: fold); that of the mean of 2, shown here, is not known")
     by_pattern = kit("predict", "colours", "photos/**/*.*g", "--top", "2", "--format", "json")
     assert json.loads(by_pattern.stdout)[0].keys() == {"picture", "rank", "class", "probability"}
     assert "calibrated by temperature" in by_pattern.stderr
     as_csv = kit("predict", "colours", "photos", "--top", "2", "--format", "csv")
+    shares = [row["probability"] for row in json.loads(by_pattern.stdout)]
+    assert [line.split()[3] for line in lines[2:8]] == [f"{share:.4f}" for share in shares]
+    assert any(share != round(share, 6) for share in shares)  # for programs: not rounded
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert [tuple(row.values()) for row in rows] == [
         tuple(map(str, row.values())) for row in json.loads(by_pattern.stdout)
@@ -92,10 +97,10 @@ def test_raw_calibrated_and_one_fold(here: Path) -> None:
     raw, calibrated = probabilities("--raw"), probabilities()
     assert "as predicted, not calibrated" in kit("predict", "colours", "photos/a", "--raw").stdout
     first, second = (probabilities("--raw", "--fold", fold) for fold in "01")
-    np.testing.assert_allclose(raw, (first + second) / 2, atol=2e-4)
+    np.testing.assert_allclose(raw, (first + second) / 2, atol=1e-6)
     assert np.abs(first - second).to_numpy().max() > 1e-3
     assert np.abs(raw - calibrated).to_numpy().max() > 1e-3
-    np.testing.assert_allclose(calibrated.sum(axis=1), 1, atol=2e-4)
+    np.testing.assert_allclose(calibrated.sum(axis=1), 1, atol=1e-6)
 
 
 def test_annotated_pictures(here: Path) -> None:
@@ -120,6 +125,10 @@ def test_annotated_pictures(here: Path) -> None:
 def test_what_is_refused(here: Path) -> None:
     assert "has no fold 7" in refused("predict", "colours", "photos", "--fold", "7")
     assert "is a URL" in refused("predict", "colours", "https://example.org/cat.jpg")
+    assert "name of a picture is empty" in refused("predict", "colours", "")
+    for folder, problem in (("photos/a/one.jpg/out", "Not a directory"), ("~nobody-here/out", "is not known here")):
+        # Before anything is searched for or predicted.
+        assert problem in refused("predict", "colours", "no-such.jpg", "--annotate", folder)
     assert "no picture matches photos/*.gif" in refused("predict", "colours", "photos/*.gif")
     Path("photos/b/broken.jpg").write_bytes(Path("photos/b/two.jpg").read_bytes()[:300])
     assert "photos/b/broken.jpg cannot be read" in refused("predict", "colours", "photos", "--annotate", "made")

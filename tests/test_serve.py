@@ -27,7 +27,7 @@ from selenium.webdriver.common.keys import Keys
 from pipeline import serve
 from pipeline.artifacts import Workspace
 from pipeline.errors import KitError
-from pipeline.serve import LIMIT_MB, build_app, listen
+from pipeline.serve import LIMIT_MB, address, build_app, listen
 from pipeline.training.predict import fit_oof_temperature, predict_pictures, read_fold_models, top_classes
 from tests.browser import Browser, until
 from tests.conftest import make_picture
@@ -168,13 +168,40 @@ def test_a_fault_of_ours_is_not_silent(caplog: pytest.LogCaptureFixture) -> None
 def test_a_port_that_is_taken_and_a_package_that_is_missing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
+        before = signal.getsignal(signal.SIGTERM)
         assert f"cannot listen on 127.0.0.1, port {port}" in refused("serve", "colours", "--port", str(port))
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert "the address to listen on is empty" in refused("serve", "colours", "--host", "")
     with pytest.raises(KitError, match="cannot listen on no such host"):
         listen("no such host", 0)
     monkeypatch.setattr(serve, "_PACKAGES", ("flask", "no_such_package"))
     message = refused("serve", "colours")
     assert "not installed: no_such_package" in message
     assert "kaggle-image-kit[serve]" in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_the_address_that_is_said_answers(host: str) -> None:
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with listen(host, 0) as listening:
+        said = urlsplit(address(listening))
+        assert said.hostname == {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        socket.create_connection((said.hostname, said.port), timeout=5).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "how"),
+    [
+        ("0.0.0.0", "by this machine's IP address"),
+        ("::", "by this machine's IP address"),
+        ("desk", "localhost or desk"),
+    ],
+)
+def test_who_asks_by_another_name_is_told_the_right_one(host: str, how: str) -> None:
+    answer = client_of(Colours(), host=host).get("/", headers={"Host": "table:8000"})
+    assert answer.status_code == 403
+    assert answer.get_json()["next"].endswith(how)
 
 
 # --- The page

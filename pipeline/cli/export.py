@@ -35,7 +35,7 @@ def export(
 
     Example: kit export demo --to ~/models/cards
     """
-    from pipeline.artifacts import Workspace
+    from pipeline.artifacts import Workspace, home_expanded
     from pipeline.errors import KitError
     from pipeline.predictions.store import find_experiment
     from pipeline.training.device import import_tensorflow_quietly
@@ -47,11 +47,11 @@ def export(
             expected="one of the two",
             next_step="leave one out",
         )
+    folder = None if to is None else home_expanded(to)
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
     import_tensorflow_quietly()
     formats = [ModelFormat(kind.value) for kind in format or Kind]
-    folder = None if to is None else to.expanduser()
     if average:
         done = export_average(slug=slug, experiment=name, workspace=workspace, folder=folder, formats=formats)
     else:

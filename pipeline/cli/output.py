@@ -1,8 +1,10 @@
 """What every command shares: the workspace, errors turned into exit codes, lists printed."""
 
 import os
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -44,13 +46,23 @@ def reports_errors(command: Command) -> Command:
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             typer.secho(
-                "\ninterrupted: what is finished is kept; the same command goes on from there",
+                "\ninterrupted: nothing is left half-written; a training goes on from there by the same command",
                 fg="red",
                 err=True,
             )
             raise typer.Exit(130) from None
 
     return run  # type: ignore[return-value]
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show(rows: Sequence[dict[str, Any]], format: Format) -> None:

@@ -1,11 +1,14 @@
 """The command predict: any picture, by the fold models of an experiment."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+
+if TYPE_CHECKING:
+    from pipeline.training.predict import FoldModels
 
 FoldOption = Annotated[
     list[int] | None, typer.Option(help="Take this fold's model alone; may be repeated. All by default.")
@@ -35,33 +38,29 @@ def predict(
     """
     from tqdm import tqdm
 
-    from pipeline.artifacts import Workspace
+    from pipeline.artifacts import home_expanded
     from pipeline.data.named_pictures import named_pictures
-    from pipeline.predictions.store import find_experiment
     from pipeline.report.annotated import Annotation, annotated_names, require_new, write_annotated
-    from pipeline.report.tables import calibration_text
+    from pipeline.report.tables import printable
     from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import fit_oof_temperature, predict_pictures, read_fold_models, top_classes
+    from pipeline.training.predict import predict_pictures, top_classes
 
-    workspace = Workspace(ROOT)
-    slug, name = find_experiment(workspace, experiment, slug=competition)
-    paths = named_pictures(pictures)
-    folder = None if annotate is None else annotate.expanduser()
+    folder = None if annotate is None else home_expanded(annotate)
     if folder is not None:
         require_new(folder)
-    models = read_fold_models(workspace, slug, name, folds=fold)
-    temperature = None if raw else fit_oof_temperature(models, workspace)
+    models, temperature, said = read_models(experiment, competition=competition, folds=fold, raw=raw)
+    paths = named_pictures(pictures)
     import_tensorflow_quietly()
-    found = predict_pictures(paths, models=models, temperature=None if temperature is None else temperature.value)
+    found = predict_pictures(paths, models=models, temperature=temperature)
     best = [top_classes(row, models.stored.classes, count=top) for row in found[models.stored.classes].to_numpy()]
     names = annotated_names(paths)
     rows = [
         {
-            "picture": _printable(path),
+            "picture": printable(str(path)),
             "rank": rank,
             "class": label,
-            "probability": round(value, 4),
-            **({} if folder is None else {"annotated": _printable(folder / file)}),
+            "probability": value,
+            **({} if folder is None else {"annotated": printable(str(folder / file))}),
         }
         for path, file, classes in zip(paths, names, best, strict=True)
         for rank, (label, value) in enumerate(classes, start=1)
@@ -71,16 +70,28 @@ def predict(
         write_annotated(
             folder,
             tqdm(zip(names, made, strict=True), desc="drawing", total=len(paths), leave=False, disable=None),
-            note="as predicted" if temperature is None else f"calibrated: temperature {temperature.value:.2f}",
+            note="as predicted" if temperature is None else f"calibrated: temperature {temperature:.2f}",
         )
     show(rows, format)
     # JSON and CSV are read by programs: what is said beside them goes to stderr.
     aside = format is not Format.table
-    typer.echo(("" if aside else "\n") + calibration_text(temperature, raw=raw), err=aside)
+    typer.echo(("" if aside else "\n") + f"probabilities {said}", err=aside)
     if folder is not None:
         typer.echo(f"wrote {len(paths)} annotated picture{'s' if len(paths) > 1 else ''} to {folder}", err=aside)
 
 
-def _printable(path: Path) -> str:
-    """A path as text that can be written: a name that is not UTF-8 has question marks in it."""
-    return str(path).encode("utf-8", "replace").decode("utf-8")
+def read_models(
+    experiment: str, *, competition: str | None, folds: list[int] | None, raw: bool
+) -> "tuple[FoldModels, float | None, str]":
+    """The fold models asked for, the temperature for their probabilities, and what is to be said of these."""
+    from pipeline.artifacts import Workspace
+    from pipeline.predictions.store import find_experiment
+    from pipeline.report.tables import calibration_text
+    from pipeline.training.predict import fit_oof_temperature, read_fold_models
+
+    workspace = Workspace(ROOT)
+    slug, name = find_experiment(workspace, experiment, slug=competition)
+    models = read_fold_models(workspace, slug, name, folds=folds)
+    fitted = None if raw else fit_oof_temperature(models, workspace)
+    said = calibration_text(fitted, select_on=models.stored.manifest["select_on"], models=len(models.weights), raw=raw)
+    return models, None if fitted is None else fitted.value, said

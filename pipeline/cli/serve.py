@@ -1,12 +1,11 @@
 """The command serve: a page on this machine to drop pictures on."""
 
-import signal
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption
-from pipeline.cli.predict import FoldOption, RawOption
+from pipeline.cli.output import CompetitionOption, sigterm_interrupts
+from pipeline.cli.predict import FoldOption, RawOption, read_models
 
 
 def serve(
@@ -21,41 +20,33 @@ def serve(
 ) -> None:
     """Serve a local page that predicts the pictures dropped on it, with the fold models of an experiment.
 
-    It runs until Ctrl-C, on this machine alone, and keeps no picture.
+    It runs until Ctrl-C, for this machine alone where --host does not say otherwise, and keeps no picture.
 
     Example: kit serve demo --port 8080
     """
-    from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import find_experiment
-    from pipeline.report.tables import calibration_text
-    from pipeline.serve import address, build_app, listen, require_packages, run
+    from pipeline.serve import address, build_app, listen, on_every_address, require_packages, run
     from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import LoadedModels, fit_oof_temperature, read_fold_models
+    from pipeline.training.predict import LoadedModels
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     require_packages()
-    workspace = Workspace(ROOT)
-    slug, name = find_experiment(workspace, experiment, slug=competition)
-    models = read_fold_models(workspace, slug, name, folds=fold)
-    temperature = None if raw else fit_oof_temperature(models, workspace)
-    said = calibration_text(temperature, raw=raw)
-    with listen(host, port) as listening:
-        folds = ", ".join(map(str, models.weights))
-        print(f"loading {name} on {slug}, fold models {folds} …", flush=True)
+    models, temperature, said = read_models(experiment, competition=competition, folds=fold, raw=raw)
+    with sigterm_interrupts(), listen(host, port) as listening:
+        folds, title = ", ".join(map(str, models.weights)), f"{models.stored.name} on {models.stored.slug}"
+        print(f"loading {title}, fold models {folds} …", flush=True)
         import_tensorflow_quietly()
-        loaded = LoadedModels(models, temperature=None if temperature is None else temperature.value)
+        loaded = LoadedModels(models, temperature=temperature)
         manifest = models.stored.manifest
         facts = {
             "Fold models": f"{folds}; the mean of their probabilities" if len(models.weights) > 1 else folds,
             "Classes": f"{len(models.stored.classes):,}",
             "OOF": f"{manifest['metric']} {manifest['oof_score']:.4f} ± {manifest['oof_score_se']:.4f}",
-            "Probabilities": said.removeprefix("probabilities "),
+            "Probabilities": said,
         }
-        app = build_app(
-            loaded.predict, classes=models.stored.classes, title=f"{name} on {slug}", facts=facts, host=host
-        )
-        print(said)
-        if host not in {"127.0.0.1", "::1", "localhost"}:
+        app = build_app(loaded.predict, classes=models.stored.classes, title=title, facts=facts, host=host)
+        print(f"probabilities {said}")
+        if on_every_address(host):
+            print("whoever reaches this machine may use it, by its IP address, not by its name: there is no password")
+        elif host not in {"127.0.0.1", "::1", "localhost"}:
             print(f"whoever reaches {host} may use it: there is no password")
         print(f"ready: {address(listening)}    Ctrl-C ends it", flush=True)
         run(app, listening)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PictureError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _EXPECTED = "a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")"
@@ -126,7 +126,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(upright.convert("RGB"), dtype=np.uint8)
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
+def unreadable(path: Path, error: Exception) -> PictureError:
     """The error that names a picture file and says what is wrong with it."""
     if not path.exists():
         problem = f"{path} does not exist"
@@ -134,7 +134,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
         problem = f"{path} is empty (0 bytes)"
     else:
         problem = f"{path} cannot be read as a picture: {error}"
-    return DataError(
+    return PictureError(
         problem,
         expected=_EXPECTED,
         next_step="replace the file, or leave it out by a row `id,reason` in the competition's quarantine.csv",

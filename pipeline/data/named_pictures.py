@@ -5,10 +5,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
+from pipeline.artifacts import home_expanded
 from pipeline.data.decode import PICTURE_SUFFIXES
 from pipeline.data.index import find_pictures
 from pipeline.errors import DataError
 
+_EXPECTED = "picture files, folders of pictures or patterns such as 'photos/*.jpg'"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -21,19 +25,32 @@ def named_pictures(names: Sequence[str]) -> list[Path]:
             match it.
 
     Raises:
-        DataError: A name is a URL, there is no such file, or a folder or pattern holds no picture.
+        DataError: A name is empty or a URL, there is no such file, or a folder or pattern holds no picture.
     """
     return list(dict.fromkeys(path for name in names for path in _pictures_of(name)))
 
 
 def _pictures_of(name: str) -> list[Path]:
+    try:
+        return _found(name)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}", expected=_EXPECTED, next_step="check it") from None
+
+
+def _found(name: str) -> list[Path]:
+    if not name:  # to the system that would be the current folder
+        raise DataError(
+            "the name of a picture is empty",
+            expected=_EXPECTED,
+            next_step="is a variable not set? the current folder is named by a dot",
+        )
     if _URL.match(name):
         raise DataError(
             f"{name} is a URL",
             expected="files, folders or patterns on this machine",
             next_step="download the picture, then name the file",
         )
-    path = Path(name).expanduser()
+    path = home_expanded(Path(name))
     if path.is_file():  # before anything else: a file's name may look like a pattern
         return [path]
     if path.is_dir():
@@ -41,11 +58,14 @@ def _pictures_of(name: str) -> list[Path]:
     if not glob.has_magic(name):
         raise DataError(
             f"{path} does not exist",
-            expected="picture files, folders of pictures or patterns such as 'photos/*.jpg'",
+            expected=_EXPECTED,
             next_step="check the path",
         )
     found = []
-    for match in map(Path, sorted(glob.glob(str(path), recursive=True))):
+    matches = tqdm(
+        glob.iglob(str(path), recursive=True), desc=f"searching {name}", unit=" matches", leave=False, disable=None
+    )
+    for match in map(Path, sorted(matches)):
         if match.is_dir():
             found += find_pictures(match)
         elif match.suffix.lower() in PICTURE_SUFFIXES:

@@ -183,6 +183,35 @@ def require_networks(manifest: Mapping[str, Any]) -> None:
         )
 
 
+def finished_weights(
+    workspace: Workspace, slug: str, experiment: str, fold: int, *, stages: int, fingerprint: str
+) -> Path:
+    """The file of a finished fold's weights.
+
+    Args:
+        stages: How many the recipe has.
+        fingerprint: Of the recipe that the experiment's result was made by.
+
+    Raises:
+        DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone.
+    """
+    folder = workspace.fold(slug, experiment, fold)
+    done, weights = folder / "fold.json", folder / f"stage-{stages - 1}" / "best.weights.h5"
+    next_step = f"give the `kit train` command that made {experiment} again, or fetch its kernel's output again"
+    # Weights are written from the first epoch on: `fold.json` says that there is none to come.
+    if not done.is_file():
+        problem = f"fold {fold} of {experiment} is not trained to its end ({done} does not exist)"
+    elif read_json(done).get("fingerprint") != fingerprint:
+        problem = f"{folder} was trained by another recipe than the result of {experiment}"
+        next_step = f"remove {workspace.run(slug, experiment)}, then {next_step}"
+    elif not weights.is_file():
+        problem = f"the weights {weights} do not exist"
+        next_step = f"remove {folder}, then {next_step}"
+    else:
+        return weights
+    raise DataError(problem, expected="the weights of every fold that the result was made by", next_step=next_step)
+
+
 def list_experiments(workspace: Workspace, slug: str | None = None) -> list[tuple[str, str]]:
     """(slug, experiment) of every finished experiment, sorted."""
     pattern = f"{slug or '*'}/*/{MANIFEST}"

@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.artifacts import atomic_folder
+from pipeline.artifacts import atomic_folder, require_writable
 from pipeline.data.decode import decode, resize
 from pipeline.errors import DataError
+from pipeline.report.tables import printable
 
 _LONGEST, _SHORTEST = 1024, 320  # pixels of the picture's longer side: larger ones shrink, smaller ones grow
 _PANEL = 360  # pixels: the width of the list beside a picture, and its least width below one
 _WIDEST = 640
 _MARGIN, _ROW, _BAR = 18, 42, 9
 _GROUND, _INK, _FAINT, _TRACK, _FIRST, _OTHERS = "#ffffff", "#1d2430", "#5b6573", "#e6e9ee", "#1f5f8b", "#8fb3cd"
+_MOST_ROWS = 1500  # of the list: a JPEG holds 65,500 pixels a side
 _MOST_LETTERS = 60  # of a file's name: 255 bytes are the limit, and a letter may take four
 
 
@@ -51,8 +53,9 @@ def require_new(folder: Path) -> None:
     """Refuse a folder that holds anything: a picture of the same name would be lost.
 
     Raises:
-        DataError: It does, or it is a file.
+        DataError: It does, it is a file, or it cannot be written.
     """
+    require_writable(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataError(
             f"{folder} is there already" + (" and not empty" if folder.is_dir() else ""),
@@ -84,12 +87,14 @@ def annotate(picture: NDArray[np.uint8], classes: Sequence[tuple[str, float]], *
 
     Args:
         picture: uint8 of shape (height, width, 3), RGB.
-        classes: As of `Annotation`.
+        classes: As of `Annotation`; of very many the first are drawn, and it is said that there are more.
     """
     shown = Image.fromarray(resize(picture, _shown_size(picture.shape[0], picture.shape[1])))
     beside = shown.height > shown.width
     width = _PANEL if beside else min(max(shown.width, _PANEL), _WIDEST)
-    panel = _panel(classes, width=width, title=title, note=note)
+    if len(classes) > _MOST_ROWS:
+        note = f"the first {_MOST_ROWS:,} of {len(classes):,} classes; {note}"
+    panel = _panel(classes[:_MOST_ROWS], width=width, title=title, note=note)
     if beside:
         size, place = (shown.width + panel.width, max(shown.height, panel.height)), (shown.width, 0)
     else:
@@ -133,8 +138,7 @@ def _shown_size(height: int, width: int) -> tuple[int, int]:
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text on one line, its middle left out where there is no room: names often differ at their ends."""
-    # A file name that is not UTF-8 holds surrogates, which no font takes.
-    line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    line = " ".join(printable(text).split())
     shown, kept = line, len(line)
     while kept and font.getlength(shown) > width:
         kept -= 1

@@ -29,6 +29,7 @@ from PIL import Image
 
 from pipeline.data.decode import shrink
 from pipeline.report.plots import plain_text
+from pipeline.report.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,8 +90,7 @@ def render_page(template: str, *, title: str, **context: Any) -> str:
     )
     environment.filters |= {"cell": _cell, "kinds": _kinds}
     page = environment.get_template(template).render(title=title, **context)
-    # A file name that is not UTF-8 holds surrogates, which no file takes.
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return printable(page)
 
 
 def data_uri(picture: NDArray[np.uint8], *, side: int = 160) -> str:

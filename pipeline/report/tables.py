@@ -69,17 +69,33 @@ def result_text(manifest: Row) -> str:
     return "\n".join(lines)
 
 
-def calibration_text(temperature: OofTemperature | None, *, raw: bool) -> str:
-    """What was done to probabilities, in one line: nothing (`raw`, or no temperature fits), or a temperature."""
+def calibration_text(temperature: OofTemperature | None, *, select_on: str, models: int, raw: bool) -> str:
+    """What was done to probabilities, in one line: nothing (`raw`, or no temperature fits), or a temperature.
+
+    Args:
+        select_on: Of the experiment's manifest.
+        models: How many fold models the probabilities are the mean of.
+    """
     if raw:
-        return "probabilities as predicted, not calibrated"
+        return "as predicted, not calibrated"
     if temperature is None:
-        return "probabilities as predicted: every OOF row is right, which no temperature can be fitted to"
-    own = " (on the rows it was fitted on: there is one fold)" if temperature.folds == 1 else ""
-    return (
-        f"probabilities calibrated by temperature {temperature.value:.3f}, fitted on OOF predictions; "
-        f"their ECE {temperature.error_before:.4f} → {temperature.error_after:.4f}{own}"
-    )
+        return "as predicted: every OOF row is right, which no temperature can be fitted to"
+    parts = [
+        f"calibrated by temperature {temperature.value:.3f}, fitted on OOF predictions",
+        f"ECE of single fold models there {temperature.error_before:.4f} → {temperature.error_after:.4f}",
+    ]
+    if temperature.folds == 1:
+        parts.append("on the rows it was fitted on, as there is one fold")
+    if select_on == "fold":
+        parts.append("on rows that chose the epochs, too (select_on: fold)")
+    if models > 1:
+        parts.append(f"that of the mean of {models}, shown here, is not known")
+    return "; ".join(parts)
+
+
+def printable(text: str) -> str:
+    """A text that can be written: a file's name that is not UTF-8 holds surrogates, which become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:

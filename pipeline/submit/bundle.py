@@ -17,6 +17,7 @@ from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import BACKBONES
 from pipeline.model.weights import obtain
+from pipeline.predictions.store import finished_weights
 from pipeline.recipe import Recipe
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
@@ -53,7 +54,7 @@ def gather(job: Job, recipe: Recipe, target: Path, *, workspace: Workspace, pack
         The SHA-256 of names and contents, which stands in `<slug>.json`, too.
 
     Raises:
-        DataError: The weights of a fold are gone.
+        DataError: As of `finished_weights`, or the recipe's own weights are gone.
         RecipeError: The published weights are not here and cannot be fetched.
         KitError: A package is not pure Python, or holds what must not leave this machine.
     """
@@ -65,9 +66,9 @@ def gather(job: Job, recipe: Recipe, target: Path, *, workspace: Workspace, pack
         for requirement in job.packages:
             repack_wheel(requirement.partition("==")[0], files, workspace=workspace)
         if job.model:
-            last = len(recipe.stages) - 1
+            known = {"stages": len(recipe.stages), "fingerprint": job.model["fingerprint"]}
             for fold in job.model["folds"]:
-                weights = workspace.fold(job.competition, job.experiment, fold) / f"stage-{last}" / "best.weights.h5"
+                weights = finished_weights(workspace, job.competition, job.experiment, fold, **known)
                 _link(weights, files, f"fold-{fold}.weights.h5")
         elif recipe.weights in BACKBONES[recipe.backbone].files:
             _link(obtain(BACKBONES[recipe.backbone].files[recipe.weights]), files)
@@ -176,8 +177,8 @@ def _link(source: Path, folder: Path, name: str | None = None) -> None:
     if not source.is_file():
         raise DataError(
             f"the weights {source} do not exist",
-            expected="the weights of every fold, in runs/",
-            next_step="train the experiment again, or fetch its kernel's output",
+            expected="the file that the recipe begins with",
+            next_step="put it back, or give another: --set weights=FILE",
         )
     # A link, since weights are large; the client reads through it.
     (folder / (name or source.name)).symlink_to(source.resolve())

@@ -9,9 +9,11 @@ The folder is written whole or not at all. Every file is loaded again and held a
 
 import importlib.util
 import json
+import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,20 +24,23 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from tqdm import tqdm
 
-from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json, write_text
+from pipeline.artifacts import Workspace, atomic_folder, read_json, require_writable, write_json, write_text
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
+from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
 from pipeline.training.model_card import model_card
-from pipeline.training.predict import FoldModels, chosen_folds, read_fold_models
+from pipeline.training.predict import FoldModels, read_fold_models
 from pipeline.training.stage import load_network
 
 DESCRIPTION = "model.json"
 CARD = "README.md"
 TOLERANCE = 1e-4  # of a probability
+# By the precision that the stored predictions were made in. GPUs round float32 in convolutions, too.
+OOF_TOLERANCE = {"float32": 2e-2, "mixed_float16": 0.1, "mixed_bfloat16": 0.1}
 _CHECKED = 16  # pictures: one batch, in a second or two even for large networks
 _ONNX_PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
@@ -113,18 +118,19 @@ def export_folds(
         KitError: A package for ONNX is missing, or a file does not give what the network gives.
     """
     folder = folder or workspace.run(slug, experiment) / "export"
-    models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats)
-    wanted = chosen_folds(models.stored, folds)
+    models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats, folds=folds)
     oof = read_predictions(workspace.oof(slug, experiment) / "oof.parquet")
 
     def networks() -> Iterator[_Checked]:
-        for fold in tqdm(wanted, desc="fold models", leave=False, disable=None):
-            network = load_network(models.recipe, classes=len(models.stored.classes), weights=models.weights[fold])
+        for fold, weights in tqdm(models.weights.items(), desc="fold models", leave=False, disable=None):
+            network = load_network(models.recipe, classes=len(models.stored.classes), weights=weights)
             rows = data.rows_of(fold)[:_CHECKED]
             stored = probabilities_of(oof, list(data.train["id"].iloc[rows]), models.stored.classes)
             yield _Checked(f"fold-{fold}", fold, network, _pictures(data, models, rows), stored)
 
-    return _write(folder, models, data, networks(), formats=formats, average=None)
+    before = probabilities_of(oof, list(data.train["id"]), models.stored.classes)
+    temperature = oof_temperature(before, data.labels, data.folds.frame["fold"].to_numpy())
+    return _write(folder, models, networks(), formats=formats, temperature=temperature)
 
 
 def export_average(
@@ -151,16 +157,23 @@ def export_average(
     require_average_holds(check, metric=models.stored.manifest["metric"])
     rows = np.flatnonzero(data.folds.frame["fold"].isin(list(models.weights)).to_numpy())[:_CHECKED]
     made = _Checked("average", None, network, _pictures(data, models, rows), None)
-    return _write(folder, models, data, iter([made]), formats=formats, average=check)
+    return _write(folder, models, iter([made]), formats=formats, average=check)
 
 
 def _prepare(
-    workspace: Workspace, slug: str, experiment: str, *, folder: Path, formats: Sequence[ModelFormat]
+    workspace: Workspace,
+    slug: str,
+    experiment: str,
+    *,
+    folder: Path,
+    formats: Sequence[ModelFormat],
+    folds: Sequence[int] | None = None,
 ) -> tuple[FoldModels, CompetitionData]:
     """Refuse what cannot be exported before the first network is loaded."""
     if ModelFormat.onnx in formats:
         _require_onnx()
-    models = read_fold_models(workspace, slug, experiment)
+    models = read_fold_models(workspace, slug, experiment, folds=folds)
+    require_writable(folder)
     _require_own(folder)
     data = load_data(models.competition)
     found = {"data_sha256": data.sha256, "folds_sha256": data.folds.sha256}
@@ -225,11 +238,11 @@ def _pictures(data: CompetitionData, models: FoldModels, rows: NDArray[np.int64]
 def _write(
     folder: Path,
     models: FoldModels,
-    data: CompetitionData,
     networks: Iterator[_Checked],
     *,
     formats: Sequence[ModelFormat],
-    average: AverageCheck | None,
+    average: AverageCheck | None = None,
+    temperature: OofTemperature | None = None,
 ) -> Export:
     import keras
 
@@ -240,21 +253,17 @@ def _write(
             for format in dict.fromkeys(formats):
                 files.append(_export(temporary, portable, checked, format, models))
             keras.backend.clear_session()
-        write_json(temporary / DESCRIPTION, _description(models, files, average))
-        exported = {file.fold for file in files}
-        folds = [fold for fold in models.weights if average or fold in exported]
-        card = model_card(models, files=[file.name for file in files], folds=folds, average=average)
-        write_text(temporary / CARD, card)
+        description = {
+            **_labels(models),
+            "files": [asdict(file) for file in files],
+            "temperature": None if temperature is None else temperature.value,  # the files do not apply it
+            "average": None if average is None else asdict(average),
+        }
+        write_json(temporary / DESCRIPTION, description)
+        names = [file.name for file in files]
+        write_text(temporary / CARD, model_card(models, files=names, average=average, temperature=temperature))
         _require_own(folder)  # it may have been filled meanwhile
     return Export(folder, files, average)
-
-
-def _description(models: FoldModels, files: Sequence[ExportedFile], average: AverageCheck | None) -> dict[str, Any]:
-    return {
-        **_labels(models),
-        "files": [asdict(file) for file in files],
-        "average": None if average is None else asdict(average),
-    }
 
 
 def _labels(models: FoldModels) -> dict[str, Any]:
@@ -288,13 +297,22 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
             next_step="nothing was written; please report this with the versions of keras, tensorflow, tf2onnx and "
             "onnxruntime, or leave the format out: --format",
         )
+    oof_difference = None if checked.oof is None else float(np.abs(found - checked.oof).max())
+    precision = models.stored.manifest["recipe"]["precision"]
+    if oof_difference is not None and not oof_difference <= OOF_TOLERANCE[precision]:
+        raise KitError(
+            f"the weights of {checked.name} do not give the stored OOF predictions: {oof_difference:.2g} apart",
+            expected=f"the weights that were scored: at most {OOF_TOLERANCE[precision]} for {precision}",
+            next_step=f"nothing was written; remove {models.weights[checked.fold or 0].parents[1]}, then give the "
+            f"`kit train` command that made {models.stored.name} again",
+        )
     return ExportedFile(
         name=file.name,
         fold=checked.fold,
         size_bytes=file.stat().st_size,
         pictures=len(checked.pictures),
         difference=difference,
-        oof_difference=None if checked.oof is None else float(np.abs(found - checked.oof).max()),
+        oof_difference=oof_difference,
         seconds=round(time.perf_counter() - started, 2),
     )
 
@@ -318,7 +336,7 @@ def _write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     import onnx
 
     signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")):
         warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of
         portable.export(file, format="onnx", verbose=False, input_signature=signature)
     model = onnx.load(file)
@@ -333,6 +351,17 @@ def _write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in labels.items()})
     onnx.checker.check_model(model)
     onnx.save(model, file)
+
+
+@contextmanager
+def _quiet(log: logging.Logger) -> Iterator[None]:
+    """Errors alone: tf2onnx warns with tracebacks of what it could not shorten, and goes on without; it is checked."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _run_onnx(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

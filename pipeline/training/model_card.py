@@ -7,20 +7,29 @@ from collections.abc import Sequence
 
 import yaml
 
+from pipeline.predictions.calibration import OofTemperature
 from pipeline.training.averaged import AverageCheck
 from pipeline.training.predict import FoldModels
 
 _ONNX = """\
 import json, sys
-import numpy as np, onnxruntime
+import cv2, numpy as np, onnxruntime
 from PIL import Image, ImageOps
 
+def read(path):
+    image = Image.open(path)
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":  # 16 bits a pixel
+        image = Image.fromarray(np.clip(np.rint(np.asarray(image) / 257), 0, 255).astype(np.uint8))
+    image = image.convert("RGBA")  # what is transparent is seen on white
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+
 model = json.load(open("model.json", encoding="utf-8"))
-height, width = model["size"]
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
-shrinks = height * width <= image.height * image.width
-image = image.resize((width, height), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
-pictures = np.asarray(image, dtype=np.uint8)[None]
+(height, width), picture = model["size"], read(sys.argv[1])
+shrinks = height * width <= picture.shape[0] * picture.shape[1]
+how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+pictures = cv2.resize(picture, (width, height), interpolation=how)[None]
 files = [file["name"] for file in model["files"] if file["name"].endswith(".onnx")]
 found = [onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})[0][0] for file in files]
 probabilities = np.mean(found, axis=0)
@@ -28,7 +37,7 @@ for number in probabilities.argsort()[::-1][:3]:
     print(f"{probabilities[number]:.4f}  {model['classes'][number]}")
 """
 _KERAS = (
-    _ONNX.replace("numpy as np, onnxruntime", "keras, numpy as np")
+    _ONNX.replace("cv2, numpy as np, onnxruntime", "cv2, keras, numpy as np")
     .replace(".onnx", ".keras")
     .replace(
         'onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})[0][0]',
@@ -37,22 +46,26 @@ _KERAS = (
 )
 
 
-def model_card(models: FoldModels, *, files: Sequence[str], folds: Sequence[int], average: AverageCheck | None) -> str:
+def model_card(
+    models: FoldModels, *, files: Sequence[str], average: AverageCheck | None, temperature: OofTemperature | None
+) -> str:
     """The card as Markdown.
 
     Args:
+        models: Those that the files are, or are the average of.
         files: Names of the model files.
-        folds: The folds whose models they are, or are the average of.
         average: What is known of the averaged model, where it is one.
+        temperature: Fitted on the plain OOF predictions; None where it cannot be, or for an average.
     """
     manifest, (height, width) = models.stored.manifest, models.size
+    kinds = sorted({name.rpartition(".")[2] for name in files})
     header = {
-        "library_name": "keras",
+        "library_name": kinds[0],
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", models.recipe.backbone, "keras", "onnx"],
+        "tags": ["image-classification", models.recipe.backbone, *kinds],
         "metrics": [manifest["metric"]],
     }
-    is_onnx = any(name.endswith(".onnx") for name in files)
+    folds, is_onnx = list(models.weights), "onnx" in kinds
     packages = "onnxruntime" if is_onnx else "keras tensorflow"
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
@@ -60,14 +73,17 @@ def model_card(models: FoldModels, *, files: Sequence[str], folds: Sequence[int]
         _what(models, folds, average),
         "## Use",
         f"```python\n{_ONNX if is_onnx else _KERAS}```",
-        f"Save it as `predict.py` in this folder, then: `pip install {packages} pillow numpy` and "
-        "`python predict.py PICTURE`. `.keras` files hold Keras' own layers alone and load with "
-        "`keras.saving.load_model(file, safe_mode=True)`.",
-        "- Input `pictures`: RGB, uint8 0..255, shape (batch, height, width, 3). Turn a picture as its EXIF says and "
-        f"stretch it to {height}×{width} (height × width), the size the network was trained on last; another size "
+        f"Save it as `predict.py` in this folder, then: `pip install {packages} numpy "
+        "opencv-python-headless pillow` and `python predict.py PICTURE`. `.keras` files hold Keras' own layers alone "
+        "and load with `keras.saving.load_model(file, safe_mode=True)`.",
+        "- Input `pictures`: RGB, uint8 0..255, shape (batch, height, width, 3), turned as the EXIF says and "
+        f"stretched to {height}×{width} (height × width), the size the network was trained on last; another size "
         "runs, too, but has not been scored. The preprocessing is inside.\n"
+        "- `read` and the resizing give the pixels that the network was trained and scored on. What they cannot: a "
+        "picture whose EXIF block is damaged is an error, and one of 32 bits a pixel that holds values below 256 "
+        "becomes nearly black.\n"
         f"- Output `probabilities`: float32, shape (batch, {len(models.stored.classes)}), each row sums to one, in the "
-        "order of the classes below.",
+        f"order of the classes below. {_calibrated(average, temperature)}",
         "## Score",
         _score(models, folds),
         *([] if average is None else [_averaged(manifest["metric"], average)]),
@@ -87,8 +103,26 @@ def model_card(models: FoldModels, *, files: Sequence[str], folds: Sequence[int]
     return "\n\n".join(sections) + "\n"
 
 
+def _calibrated(average: AverageCheck | None, temperature: OofTemperature | None) -> str:
+    if average is not None:
+        return "They are not calibrated: for a temperature there is no picture that is new to this model."
+    if temperature is None:
+        return "They are not calibrated: every OOF row is right, which no temperature can be fitted to."
+    return (
+        f"They are not calibrated: the temperature that fits the OOF predictions, {temperature.value:.3f}, is not in "
+        "the files. `p ** (1 / temperature)`, each row divided by its sum, applies it to the probabilities of a fold's "
+        f"file, before any mean; the ECE of such a file goes from {temperature.error_before:.4f} to "
+        f"{temperature.error_after:.4f}."
+    )
+
+
+def _known_folds(models: FoldModels) -> int:
+    """How many the experiment has, exported or not."""
+    return len(models.stored.manifest["fold_scores"])
+
+
 def _count(models: FoldModels) -> str:
-    number = len(models.weights)
+    number = _known_folds(models)
     return "1 fold" if number == 1 else f"{number} folds"
 
 
@@ -104,10 +138,10 @@ def _what(models: FoldModels, folds: Sequence[int], average: AverageCheck | None
         f"{'random' if models.recipe.weights == 'none' else 'pretrained'} weights."
     )
     if average is not None:
-        return f"{classifier} This one model has the mean of the weights of the {len(models.weights)} fold models."
+        return f"{classifier} This one model has the mean of the weights of the {len(folds)} fold models."
     if len(folds) == 1:
         return f"{classifier} This is the model of fold {folds[0]}, trained without the pictures of that fold."
-    which = f", here of {len(folds)} of the {len(models.weights)} folds" if _is_part(models, folds) else ""
+    which = f", here of {len(folds)} of the {_known_folds(models)} folds" if _is_part(models, folds) else ""
     return (
         f"{classifier} A file a fold{which}: each model was trained without the pictures of its fold. "
         "Average the probabilities of all of them, as below."
@@ -115,7 +149,7 @@ def _what(models: FoldModels, folds: Sequence[int], average: AverageCheck | None
 
 
 def _is_part(models: FoldModels, folds: Sequence[int]) -> bool:
-    return set(folds) != set(models.weights)
+    return len(folds) != _known_folds(models)
 
 
 def _score(models: FoldModels, folds: Sequence[int]) -> str:
@@ -137,7 +171,7 @@ def _score(models: FoldModels, folds: Sequence[int]) -> str:
     if _is_part(models, folds):
         text = (
             f"Scored on the pictures of {'its' if len(folds) == 1 else 'each'} fold, which the model never saw. The "
-            f"{len(models.weights)} fold models of the experiment together have an OOF {manifest['metric']} of "
+            f"{_known_folds(models)} fold models of the experiment together have an OOF {manifest['metric']} of "
             f"{manifest['score']:.4f} ± {manifest['score_se']:.4f}."
         )
     if len(folds) > 1:

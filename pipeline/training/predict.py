@@ -16,13 +16,19 @@ from pipeline.competition import Competition, load_competition
 from pipeline.data.decode import resize
 from pipeline.data.index import train_index
 from pipeline.data.pictures import MemoryPictures, Pictures
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PictureError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
-from pipeline.predictions.store import Experiment, read_experiment, read_predictions, require_networks
+from pipeline.predictions.store import (
+    Experiment,
+    finished_weights,
+    read_experiment,
+    read_predictions,
+    require_networks,
+)
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.training.fold import FoldTask, Machine, predict_views
-from pipeline.training.stage import load_network, stage_done
+from pipeline.training.fold import Machine, predict_views
+from pipeline.training.stage import load_network
 from pipeline.training.validation import mean_of
 
 
@@ -51,25 +57,19 @@ def read_fold_models(
         folds: All by default.
 
     Raises:
-        DataError: It is not finished, it is a blend, it has no such fold, or the weights of a fold are gone.
+        DataError: It is not finished, it is a blend, it has no such fold, or as of `finished_weights`.
     """
     stored = read_experiment(workspace, slug, experiment)
     require_networks(stored.manifest)
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)
-    tasks = [
-        FoldTask(recipe, competition, fold, workspace, experiment, Machine(), stored.manifest["data_sha256"])
+    stages, fingerprint = len(recipe.stages), stored.manifest["fingerprint"]
+    weights = {
+        fold: finished_weights(workspace, slug, experiment, fold, stages=stages, fingerprint=fingerprint)
         for fold in chosen_folds(stored, folds)
-    ]
-    gone = [task.weights for task in tasks if not task.weights.is_file()]
-    if gone:
-        raise DataError(
-            f"the weights {gone[0]} do not exist",
-            expected="the weights of every fold, in runs/",
-            next_step=f"remove {workspace.run(slug, experiment)} and train again: kit train {recipe.name} {slug}",
-        )
-    height, width = (stage_done(tasks[0].weights.parent) or {})["size"]
-    return FoldModels(stored, recipe, competition, {task.fold: task.weights for task in tasks}, (height, width))
+    }
+    height, width = stored.manifest["stages"][-1]["size"]
+    return FoldModels(stored, recipe, competition, weights, (height, width))
 
 
 def chosen_folds(stored: Experiment, folds: Sequence[int] | None) -> list[int]:
@@ -97,7 +97,8 @@ def fit_oof_temperature(models: FoldModels, workspace: Workspace) -> OofTemperat
         None where every OOF row is right, which fits no temperature.
 
     Raises:
-        DataError: The labels are not there, or are not those of the OOF predictions.
+        DataError: The labels are not there, or are of other rows or classes than the OOF predictions. That a row has
+            another of these classes by now is not seen.
     """
     stored = models.stored
     try:
@@ -124,18 +125,22 @@ def predict_pictures(paths: Sequence[Path], *, models: FoldModels, temperature: 
         One row a path, in their order: column `picture`, then one float32 column a class.
 
     Raises:
-        DataError: A picture cannot be read; it is named.
+        PictureError: A picture cannot be read; it is named.
     """
-    with TemporaryDirectory(prefix="kit-predict-") as folder:
-        pictures = Machine().open([str(path) for path in paths], models.size, Path(folder))
-        found = predict_folds(
-            models.recipe,
-            list(models.weights.values()),
-            pictures,
-            classes=len(models.stored.classes),
-            with_views=models.stored.manifest["tta_used"],
-            temperature=temperature,
-        )
+    try:
+        with TemporaryDirectory(prefix="kit-predict-") as folder:
+            found = predict_folds(
+                models.recipe,
+                list(models.weights.values()),
+                Machine().open([str(path) for path in paths], models.size, Path(folder)),
+                classes=len(models.stored.classes),
+                with_views=models.stored.manifest["tta_used"],
+                temperature=temperature,
+            )
+    except PictureError as error:
+        # These pictures are of no competition, whose quarantine could leave them out.
+        next_step = "replace the file, or predict the other pictures without it"
+        raise PictureError(error.problem, expected=error.expected, next_step=next_step) from None
     frame = pd.DataFrame(found, columns=models.stored.classes)
     frame.insert(0, "picture", [str(path) for path in paths])
     return frame

@@ -61,6 +61,9 @@ def test_the_users_folder_is_meant_by_a_tilde(photos: Path, monkeypatch: pytest.
         ("empty", "the folder empty holds no picture"),
         ("photos/*.gif", "no picture matches photos/*.gif"),
         ("photos/*.txt", "no picture matches photos/*.txt"),
+        ("", "the name of a picture is empty"),
+        ("~no-such-user/b.jpg", "of a user that is not known here"),
+        ("n" * 300 + ".jpg", "n.jpg cannot be read: File name too long"),
     ],
 )
 def test_what_is_refused(photos: Path, name: str, message: str) -> None:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.predictions.calibration import apply_temperature, calibration, fit_temperature, oof_temperature
+from pipeline.predictions.calibration import (
+    OofTemperature,
+    apply_temperature,
+    calibration,
+    fit_temperature,
+    oof_temperature,
+)
 from pipeline.report.tables import calibration_text
 
 
@@ -46,7 +52,27 @@ def test_with_one_fold_it_says_that_there_is_no_other() -> None:
     found = oof_temperature(given, labels, np.zeros(60, dtype=np.int64))
     assert found is not None
     assert found.error_after == pytest.approx(calibration(labels, apply_temperature(given, found.value)).error)
-    assert "there is one fold" in calibration_text(found, raw=False)
+    assert "as there is one fold" in calibration_text(found, select_on="last", models=1, raw=False)
+
+
+def test_it_is_said_what_the_calibration_error_is_of() -> None:
+    found = OofTemperature(value=1.5, error_before=0.04, error_after=0.01, folds=5)
+    first = (
+        "calibrated by temperature 1.500, fitted on OOF predictions; ECE of single fold models there 0.0400 → 0.0100"
+    )
+    own, mean = (
+        "on rows that chose the epochs, too (select_on: fold)",
+        "that of the mean of 5, shown here, is not known",
+    )
+    for select_on, models, more in (
+        ("last", 1, []),
+        ("inner", 5, [mean]),
+        ("fold", 1, [own]),
+        ("fold", 5, [own, mean]),
+    ):
+        text = calibration_text(found, select_on=select_on, models=models, raw=False)
+        assert text == "; ".join([first, *more])
+    assert calibration_text(found, select_on="fold", models=5, raw=True) == "as predicted, not calibrated"
 
 
 def test_where_every_row_is_right_there_is_no_temperature() -> None:
@@ -54,7 +80,7 @@ def test_where_every_row_is_right_there_is_no_temperature() -> None:
     given = np.full((6, 3), 0.2, dtype=np.float32) + 0.4 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
     labels, folds = np.array([0, 1, 2, 0, 1, 2]), np.arange(6) % 2
     assert oof_temperature(given, labels, folds) is None
-    assert "every OOF row is right" in calibration_text(None, raw=False)
+    assert "every OOF row is right" in calibration_text(None, select_on="fold", models=2, raw=False)
     assert oof_temperature(given, np.roll(labels, 1), folds) is not None
 
 

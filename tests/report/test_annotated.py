@@ -71,6 +71,15 @@ def test_long_names_end_as_they_end() -> None:
     assert (one != other).any()
 
 
+def test_of_very_many_classes_the_first_are_drawn(tmp_path: Path) -> None:
+    """A JPEG holds 65,500 pixels a side."""
+    classes = [(f"class {number}", 0.5) for number in range(1600)]
+    made = drawn(1024, 1023, classes=classes)
+    assert made.height == 1500 * 42 + 2 * 18 + 28 + 20
+    drawn(1023, 1024, classes=classes).save(tmp_path / "tall.jpg")
+    assert drawn(1024, 1023, classes=classes[:1500]).height == made.height
+
+
 def test_no_two_pictures_get_the_same_file() -> None:
     paths = [
         Path(name)

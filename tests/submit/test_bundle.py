@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Workspace
+from pipeline.artifacts import Workspace, write_json
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import BACKBONES
 from pipeline.model.weights import PublishedFile
@@ -26,7 +26,7 @@ from pipeline.submit.kaggle_errors import UploadFailed
 from pipeline.submit.leaks import refuse_leaks
 from tests.submit.test_kernel_run import JOB, Site, contents, write_files
 
-MODEL = {"classes": ["a", "b"], "folds": [0, 3], "size": [32, 32], "tta_used": False}
+MODEL = {"classes": ["a", "b"], "folds": [0, 3], "size": [32, 32], "tta_used": False, "fingerprint": "f"}
 REF = f"rehearsal-user/{JOB.bundle}"
 
 
@@ -52,6 +52,7 @@ def write_weights(workspace: Workspace, **weights: str) -> Job:
     for name, text in texts.items():
         run = workspace.run("tiny", "demo") / name.replace("_", "-")
         write_files(run, {"stage-0/best.weights.h5": "of the first stage", "stage-1/best.weights.h5": text})
+        write_json(run / "fold.json", {"fold": 0, "fingerprint": "f"})
     return replace(JOB, model=MODEL)
 
 
@@ -93,6 +94,19 @@ def test_a_fold_without_weights_is_refused(workspace: Workspace, recipe: Recipe,
     with pytest.raises(DataError, match=r"runs/tiny/demo/fold-3/stage-1/best\.weights\.h5 do not exist"):
         gather(job, recipe, target, workspace=workspace, packed="")
     assert not list(target.parent.iterdir())
+
+
+def test_a_fold_that_is_not_finished_is_refused(workspace: Workspace, recipe: Recipe, target: Path) -> None:
+    job = write_weights(workspace)
+    done = workspace.fold("tiny", "demo", 3) / "fold.json"
+    for break_it, said in (
+        (lambda: write_json(done, {"fold": 3, "fingerprint": "other"}), "another recipe than the result of demo"),
+        (done.unlink, "fold 3 of demo is not trained to its end"),
+    ):
+        break_it()
+        with pytest.raises(DataError, match=said):
+            gather(job, recipe, target, workspace=workspace, packed="")
+        assert not list(target.parent.iterdir())
 
 
 def test_weights_of_ones_own_and_an_attached_package(workspace: Workspace, recipe: Recipe, target: Path) -> None:

@@ -6,27 +6,30 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 from scipy.special import softmax
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
-from pipeline.predictions.store import MANIFEST, read_experiment
+from pipeline.predictions.calibration import oof_temperature
+from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions, write_predictions
+from pipeline.recipe import Recipe
 from pipeline.training import export
 from pipeline.training.averaged import average_network
-from pipeline.training.export import Export, ModelFormat, export_average, export_folds
+from pipeline.training.export import OOF_TOLERANCE, Export, ModelFormat, export_average, export_folds
 from pipeline.training.predict import predict_pictures, read_fold_models
 from pipeline.training.stage import load_network
-from tests.conftest import make_picture
 from tests.training.conftest import EXPERIMENT, RECIPE, Run
 
 CLASSES = ["blue", "green", "red"]
@@ -113,31 +116,47 @@ def test_the_description_and_the_card_say_what_was_found(exported: Export, finis
         "32×32 (height × width)",
         f"keras {keras.__version__}",
         manifest["fingerprint"],
+        "They are not calibrated: ",
+        "\n- keras\n- onnx\nmetrics:",
     ):
         assert part in card
     assert str(finished.workspace.root) not in card
 
 
-@pytest.mark.parametrize("format", list(ModelFormat))
+def odd_pictures(folder: Path) -> list[Path]:
+    """A telephone's JPEG, one that is half transparent, one of 16 bits, and one that is smaller than the network's."""
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 120, (90, 61, 4), dtype=np.uint8)
+    pixels[:30] = (250, 20, 20, 90)  # the top: no two sides are alike
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths = [folder / name for name in ("phone.jpg", "clear.png", "deep.png", "small.png")]
+    Image.fromarray(pixels[:, :, :3]).save(paths[0], exif=exif)
+    Image.fromarray(pixels).save(paths[1])
+    Image.fromarray(random.integers(0, 65536, (90, 61), dtype=np.uint16)).save(paths[2])
+    Image.fromarray(pixels[20:35, 10:31, :3]).save(paths[3])
+    return paths
+
+
+@pytest.mark.parametrize(("format", "count"), [(ModelFormat.onnx, 4), (ModelFormat.keras, 1)])
 def test_the_snippet_of_the_card_runs_and_agrees_with_kit_predict(
-    exported: Export, finished: Run, format: ModelFormat, tmp_path: Path
+    exported: Export, finished: Run, format: ModelFormat, count: int, tmp_path: Path
 ) -> None:
     folder = exported.folder
     if format is ModelFormat.keras:  # its card has another snippet
         folder = export_folds(**key(finished), folder=tmp_path / "keras", formats=[format]).folder
         assert not list(folder.glob("*.onnx"))
     [snippet] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), flags=re.S)
-    for colour in (0, 2) if format is ModelFormat.onnx else (1,):
-        picture = make_picture(tmp_path / f"{colour}.png", colour=colour, seed=7, size=(90, 60))
+    models = read_fold_models(finished.workspace, "tiny", EXPERIMENT)
+    without_views = replace(models.stored, manifest={**models.stored.manifest, "tta_used": False})
+    for picture in odd_pictures(tmp_path)[:count]:
         done = subprocess.run(
             [sys.executable, "-c", snippet, str(picture)], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        by_kit = predict_pictures([picture], models=read_fold_models(finished.workspace, "tiny", EXPERIMENT))
-        values = by_kit.iloc[0][CLASSES].astype(float).sort_values(ascending=False)
-        lines = [line.split() for line in done.stdout.splitlines()]
-        assert lines[0][1] == values.index[0]
-        assert float(lines[0][0]) == pytest.approx(values.iloc[0], abs=0.1)  # Pillow resizes nearly as the kit does
+        by_kit = predict_pictures([picture], models=replace(models, stored=without_views)).iloc[0][CLASSES]
+        found = {name: float(value) for value, name in map(str.split, done.stdout.splitlines())}
+        assert found == pytest.approx(by_kit.astype(float).to_dict(), abs=1e-4), picture.name
 
 
 def test_the_average_has_the_mean_of_the_weights(finished: Run) -> None:
@@ -168,6 +187,8 @@ def test_an_average_of_equal_models_is_that_model(copied: Run, tmp_path: Path) -
     assert "The score of this averaged model is not known" in card
     assert f"{done.average.bound:.4f} ± {done.average.bound_se:.4f}, which is too good" in card
     assert [file.oof_difference for file in done.files] == [None, None]
+    assert read_json(done.folder / "model.json")["temperature"] is None
+    assert "for a temperature there is no picture that is new to this model" in card
 
 
 def test_an_average_that_destroys_the_network_is_refused(copied: Run) -> None:
@@ -191,18 +212,62 @@ def test_what_a_file_does_not_reproduce_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_fold_in_one_format(finished: Run, tmp_path: Path) -> None:
-    done = export_folds(**key(finished), folder=tmp_path / "one", folds=[1, 1], formats=[ModelFormat.keras])
+def test_weights_that_were_not_scored_are_not_exported(copied: Run, tmp_path: Path) -> None:
+    """Of a network like it, and nearly as good: no file could be told by what is in it."""
+    rewrite(copied, 0, lambda array: array * 1.1)
+    with pytest.raises(KitError, match=r"the weights of fold-0 do not give the stored OOF predictions") as refused:
+        export_folds(**key(copied), folder=tmp_path / "other", formats=[ModelFormat.keras])
+    assert f"remove {copied.task(0).folder}, then give" in refused.value.next_step
+    assert not (tmp_path / "other").exists()
+
+
+def test_mixed_precision_may_be_further_from_what_is_stored() -> None:
+    assert set(OOF_TOLERANCE) == set(get_args(Recipe.model_fields["precision"].annotation))
+    assert min(OOF_TOLERANCE.values()) == OOF_TOLERANCE["float32"]
+
+
+def test_a_converters_warnings_are_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The squeezing and exciting of MobileNetV3, whose added number tf2onnx does not know how to shorten."""
+    layers, pictures = keras.layers, keras.Input((None, None, 3), dtype="uint8", name="pictures")
+    features = layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(pictures))
+    squeezed = layers.Conv2D(4, 1)(layers.GlobalAveragePooling2D(keepdims=True)(features))
+    excited = layers.Multiply()([features, layers.ReLU(6.0)(squeezed + 3.0)])
+    found = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(excited))
+    network, file = keras.Model(pictures, found), tmp_path / "squeezed.onnx"
+    export._write_onnx(network, file, {"classes": CLASSES})
+    assert caplog.records == []
+    batch = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    np.testing.assert_allclose(onnx_probabilities(file, batch), network(batch), atol=1e-6)
+
+
+def test_one_fold_in_one_format(copied: Run, tmp_path: Path) -> None:
+    shutil.rmtree(copied.task(0).folder)  # which it does not take
+    done = export_folds(**key(copied), folder=tmp_path / "one", folds=[1, 1], formats=[ModelFormat.keras])
     assert [file.name for file in done.files] == ["fold-1.keras"]
-    card, manifest = (done.folder / "README.md").read_text("utf-8"), read_json(finished.oof / MANIFEST)
+    card, manifest = (done.folder / "README.md").read_text("utf-8"), read_json(copied.oof / MANIFEST)
+    assert "onnx" not in card
     assert "This is the model of fold 1, trained without the pictures of that fold." in card
     assert "Average the probabilities" not in card and "fold 0" not in card
     assert f"| accuracy | fold 1 |\n|---|---|\n| plain | {manifest['fold_scores']['1']:.4f} |\n" in card
     assert f"| with TTA | {manifest['tta_fold_scores']['1']:.4f} |\n" in card
     assert f"The 2 fold models of the experiment together have an OOF accuracy of {manifest['score']:.4f} ±" in card
     with pytest.raises(DataError, match="has no fold 2"):
-        export_folds(**key(finished), folder=tmp_path / "none", folds=[2])
+        export_folds(**key(copied), folder=tmp_path / "none", folds=[2])
     assert not (tmp_path / "none").exists()
+
+
+def test_the_temperature_is_of_the_plain_predictions_of_all_folds(copied: Run, tmp_path: Path) -> None:
+    oof = read_predictions(copied.oof / "oof.parquet")
+    oof.loc[oof["fold"] == 0, CLASSES] = np.float32([0.2, 0.3, 0.5])  # of all classes: some are wrong
+    write_predictions(copied.oof / "oof.parquet", oof)
+    labels = copied.data.train.set_index("id").loc[oof["id"], "label"].map(CLASSES.index).to_numpy()
+    fitted = oof_temperature(oof[CLASSES].to_numpy(), labels, oof["fold"].to_numpy())
+    assert fitted is not None
+    done = export_folds(**key(copied), folder=tmp_path / "one", folds=[1], formats=[ModelFormat.keras])
+    assert read_json(done.folder / "model.json")["temperature"] == pytest.approx(fitted.value)
+    card = (done.folder / "README.md").read_text("utf-8")
+    assert f"the temperature that fits the OOF predictions, {fitted.value:.3f}, is not in the files" in card
+    assert f"goes from {fitted.error_before:.4f} to {fitted.error_after:.4f}" in card
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
@@ -214,6 +279,8 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json"]
     assert folder.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["disk", "models"]
     (folder / "notes.txt").write_text("mine", "utf-8")
+    with pytest.raises(DataError, match="cannot be written: Not a directory"):
+        export_folds(**key(finished), folder=folder / "notes.txt" / "here", formats=[ModelFormat.keras])
     with pytest.raises(DataError, match=r"notes\.txt"):
         export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     assert (folder / "notes.txt").is_file() and (folder / "fold-1.keras").is_file()

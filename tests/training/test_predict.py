@@ -152,8 +152,9 @@ def test_a_picture_that_cannot_be_read_is_named_wherever_it_stands(finished: Run
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(good.read_bytes()[:200])
     for paths in ([broken], [good, broken]):
-        with pytest.raises(DataError, match=r"broken\.jpg"):
+        with pytest.raises(DataError, match=r"broken\.jpg") as refused:
             predicted(finished, *paths)
+        assert refused.value.next_step == "replace the file, or predict the other pictures without it"
     with pytest.raises(DataError, match=r"absent\.jpg does not exist"):
         predicted(finished, tmp_path / "absent.jpg")
 
@@ -162,6 +163,25 @@ def test_without_the_weights_the_error_says_how_to_get_them(copied: Run) -> None
     shutil.rmtree(copied.task(1).folder)
     with pytest.raises(DataError, match=r"fold-1[\s\S]*kit train"):
         predicted(copied, Path(copied.data.test["path"].iloc[0]))
+
+
+def test_weights_that_are_not_those_of_the_result_are_refused(copied: Run) -> None:
+    """A training that was begun anew has weights from its first epoch on."""
+    done = copied.task(1).folder / "fold.json"
+    assert read_fold_models(copied.workspace, "tiny", EXPERIMENT).weights[1].is_file()
+    write_json(done, {**read_json(done), "fingerprint": "other"})
+    with pytest.raises(DataError, match=rf"another recipe than the result of {EXPERIMENT}\n.*\n  next: remove "):
+        read_fold_models(copied.workspace, "tiny", EXPERIMENT)
+    done.unlink()
+    with pytest.raises(DataError, match=f"fold 1 of {EXPERIMENT} is not trained to its end") as refused:
+        read_fold_models(copied.workspace, "tiny", EXPERIMENT)
+    assert refused.value.next_step.startswith(f"give the `kit train` command that made {EXPERIMENT} again")
+    assert list(read_fold_models(copied.workspace, "tiny", EXPERIMENT, folds=[0]).weights) == [0]
+
+
+def test_the_size_is_that_of_the_result(copied: Run) -> None:
+    (copied.task(0).weights.parent / "stage.json").unlink()
+    assert read_fold_models(copied.workspace, "tiny", EXPERIMENT).size == (32, 32)
 
 
 def test_an_experiment_that_is_not_there_is_an_error(finished: Run) -> None:
