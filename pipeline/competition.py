@@ -9,7 +9,8 @@
     competitions/<slug>/explore/           `kit explore`: page, plots  (ignored)
     competitions/<slug>/data/              the data, or a link to it   (ignored)
 
-Every path inside competition.yaml is relative to data/, so that the file holds on any machine.
+Every path inside competition.yaml is relative to data/, so that the file holds on any machine. An absolute one
+is taken, too, such as that of extra pictures where data/ is a link to a folder that is not to be touched.
 Reading the data itself belongs to `data/index.py`.
 """
 
@@ -114,6 +115,11 @@ class Competition(Settings):
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def file(self) -> Path:
+        """What it was read from."""
+        return self.folder / "competition.yaml"
 
     @property
     def folds_file(self) -> Path:

@@ -36,7 +36,8 @@ def test_fold_models_and_their_average(workspace: Path, tiny_competition: Compet
         assert name in done.stdout
     one = kit("export", "colours", "--to", "my models/one", "--fold", "1", "--format", "onnx")
     assert one.exit_code == 0, one.output
-    assert sorted(path.name for path in Path("my models/one").iterdir()) == ["README.md", "fold-1.onnx", "model.json"]
+    there = sorted(path.name for path in Path("my models/one").iterdir())
+    assert there == ["README.md", "fold-1.onnx", "model.json", "predict.py"]
     first, second = (Path(f"runs/tiny/colours/fold-{fold}/stage-0/best.weights.h5") for fold in (0, 1))
     shutil.copy(first, second)  # the mean of equal models holds
     average = kit("export", "colours", "--average", "--format", "keras")

@@ -75,7 +75,9 @@ def predict(
     show(rows, format)
     # JSON and CSV are read by programs: what is said beside them goes to stderr.
     aside = format is not Format.table
-    typer.echo(("" if aside else "\n") + f"probabilities {said}", err=aside)
+    views = models.recipe.tta.views if models.stored.manifest["tta_used"] else ()
+    each = f"each picture seen in {1 + len(views)} views: plain, {', '.join(views)}\n" if views else ""
+    typer.echo(("" if aside else "\n") + f"{each}probabilities {said}", err=aside)
     if folder is not None:
         typer.echo(f"wrote {len(paths)} annotated picture{'s' if len(paths) > 1 else ''} to {folder}", err=aside)
 

@@ -66,10 +66,11 @@ def train(
     beside = {"--plan": smoke and plan, "--submission": submission, "--suffix": smoke and suffix is not None}
     in_vain = [name for name, given in beside.items() if given]
     if alone and in_vain:
+        script = "; scripts/train_folds.sh always gives --submission: call `kit train` itself"
         raise KitError(
-            f"{in_vain[0]} has no effect with {alone}, which keeps no predictions",
+            f"{in_vain[0]} has no effect with {alone}",
             expected="one of the two",
-            next_step="leave one out; scripts/train_folds.sh always gives --submission: call `kit train` itself",
+            next_step="leave one out" + script * ("--submission" in in_vain),
         )
     begin_training()
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)

@@ -129,7 +129,7 @@ def _is_declared(competition: Competition, name: str) -> bool:
         close = difflib.get_close_matches(name, known, n=1)
         raise RecipeError(
             f"{competition.slug} has no extra rows {name!r}",
-            expected="one of " + ", ".join(known) if known else "names under `extra` in competition.yaml",
+            expected="one of " + ", ".join(known) if known else f"names under `extra` in {competition.file}",
             next_step=f"did you mean {close[0]!r}?" if close else "declare them there, or make some: kit pseudo-label",
         )
     return declared

@@ -251,7 +251,7 @@ def _scan_table(competition: Competition, name: str) -> Scan:
     faults = dict.fromkeys(rows["id"][rows["path"] == ""], "no such file")
     faults |= dict.fromkeys(rows["id"][rows["label"] == ""], "no label")
     listed = set(table[train.id_column])
-    without_row = [path.relative_to(competition.data).as_posix() for key, path in files.items() if key not in listed]
+    without_row = [_place(path, folder, competition) for key, path in files.items() if key not in listed]
     return Scan(_sorted(rows), faults, sorted(without_row))
 
 
@@ -282,7 +282,7 @@ def _scan_folders(competition: Competition) -> Scan:
         frames.append(
             pd.DataFrame(
                 {
-                    "id": [path.relative_to(competition.data).as_posix() for path in files],
+                    "id": [_place(path, folder, competition) for path in files],
                     "path": [str(path) for path in files],
                     "label": [path.relative_to(folder).parts[0] for path in files],
                     "group": "",
@@ -291,6 +291,11 @@ def _scan_folders(competition: Competition) -> Scan:
             )
         )
     return Scan(_sorted(pd.concat(frames)))
+
+
+def _place(path: Path, folder: Path, competition: Competition) -> str:
+    """Where a picture lies in data/; in its own folder, where competition.yaml names that by an absolute path."""
+    return path.relative_to(competition.data if path.is_relative_to(competition.data) else folder).as_posix()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -80,6 +80,14 @@ class Report:
     summary: str
 
 
+def _beats_chance(experiment: Experiment) -> bool:
+    """Whether it scores better than every floor by more than two standard errors: another says nothing about labels."""
+    manifest = experiment.manifest
+    sign = 1 if manifest["greater_is_better"] else -1
+    better = [sign * (manifest["oof_score"] - floor["score"]) for floor in manifest["floors"].values()]
+    return bool(min(better) > 2 * manifest["oof_score_se"])
+
+
 @dataclass(frozen=True)
 class _Group:
     """Experiments on the same rows; `apart` is what they have that those of the first group have not."""
@@ -111,7 +119,7 @@ def build_report(sources: Sources) -> Report:
         describe(group.experiments[name], group.standing(name), group.aligned, sources.curves.get(name))
         for name, group in owners
     ]
-    issues = find_issues([(name, group.aligned) for name, group in owners])
+    issues = find_issues([(name, group.aligned) for name, group in owners if _beats_chance(group.experiments[name])])
     best, metric = first.comparison.standings[0], first.aligned.metric.name
     duplicates = _duplicates(sources, best.name, first)
     images = _images(

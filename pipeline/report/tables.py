@@ -62,6 +62,8 @@ def result_text(manifest: Row) -> str:
         lines.append(f"TTA changes the score on the same rows by {gain} (plus is better): {used} for the test pictures")
         if len(manifest["oof_fold_scores"]) == 1:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
+    if manifest["stages"]:  # a blend has none
+        lines.append("seconds: of the epochs, all folds; a stage also takes time to be built, compiled and predicted")
     if manifest["select_on"]:
         lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
     if manifest.get("extra_rows"):  # a blend has none of its own

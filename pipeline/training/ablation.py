@@ -36,7 +36,12 @@ def ablations(
             )
         # A blank begins another setting only where a path and `=` follow: values may have blanks, too.
         settings = re.split(r"\s+(?=[\w.*-]+=)", text.strip())
-        recipe, experiment = load_recipe(source, overrides=[*overrides, *settings]), f"{first}-{name}"
+        try:
+            recipe, experiment = load_recipe(source, overrides=[*overrides, *settings]), f"{first}-{name}"
+        except RecipeError as error:
+            raise RecipeError(
+                f"the change {change!r}: {error.problem}", expected=error.expected, next_step="mend the change"
+            ) from None
         same = [other for other, known in found.items() if known.fingerprint() == recipe.fingerprint()]
         if same or experiment in found:
             raise RecipeError(

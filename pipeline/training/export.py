@@ -1,6 +1,7 @@
 """Fold models, or their average, as files that others can run: `.keras` and ONNX, checked on real pictures.
 
 <folder>/README.md              the model card
+<folder>/predict.py             predicts a picture without the kit
 <folder>/model.json             classes, size, files and what the check found, for programs
 <folder>/fold-<n>.keras|.onnx   a model a fold; or average.keras and average.onnx
 
@@ -32,7 +33,7 @@ from pipeline.model.portable import portable_classifier
 from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
-from pipeline.training.model_card import model_card
+from pipeline.training.model_card import SCRIPT, model_card, script
 from pipeline.training.predict import FoldModels, read_fold_models
 from pipeline.training.stage import load_network
 
@@ -225,7 +226,7 @@ def _earlier(folder: Path) -> set[str]:
     try:
         match read_json(folder / DESCRIPTION):
             case {"fingerprint": str(), "classes": [*_], "files": [*files]}:
-                return {DESCRIPTION, CARD, *(file["name"] for file in files)}
+                return {DESCRIPTION, CARD, SCRIPT, *(file["name"] for file in files)}
     except (OSError, ValueError, TypeError, KeyError):
         pass
     return set()
@@ -261,6 +262,7 @@ def _write(
         }
         write_json(temporary / DESCRIPTION, description)
         names = [file.name for file in files]
+        write_text(temporary / SCRIPT, script(names))
         write_text(temporary / CARD, model_card(models, files=names, average=average, temperature=temperature))
         _require_own(folder)  # it may have been filled meanwhile
     return Export(folder, files, average)

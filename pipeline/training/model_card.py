@@ -11,6 +11,7 @@ from pipeline.predictions.calibration import OofTemperature
 from pipeline.training.averaged import AverageCheck
 from pipeline.training.predict import FoldModels
 
+SCRIPT = "predict.py"
 _ONNX = """\
 import json, sys
 import cv2, numpy as np, onnxruntime
@@ -46,6 +47,11 @@ _KERAS = (
 )
 
 
+def script(files: Sequence[str]) -> str:
+    """A program that predicts a picture by these model files: by ONNX Runtime where there are ONNX files."""
+    return _ONNX if any(name.endswith(".onnx") for name in files) else _KERAS
+
+
 def model_card(
     models: FoldModels, *, files: Sequence[str], average: AverageCheck | None, temperature: OofTemperature | None
 ) -> str:
@@ -72,10 +78,10 @@ def model_card(
         f"# {manifest['experiment']} on {manifest['competition']}",
         _what(models, folds, average),
         "## Use",
-        f"```python\n{_ONNX if is_onnx else _KERAS}```",
-        f"Save it as `predict.py` in this folder, then: `pip install {packages} numpy "
-        "opencv-python-headless pillow` and `python predict.py PICTURE`. `.keras` files hold Keras' own layers alone "
-        "and load with `keras.saving.load_model(file, safe_mode=True)`.",
+        f"`pip install {packages} numpy opencv-python-headless pillow`, then `python {SCRIPT} PICTURE` in this folder. "
+        f"This is all of `{SCRIPT}`:",
+        f"```python\n{script(files)}```",
+        "`.keras` files hold Keras' own layers alone and load with `keras.saving.load_model(file, safe_mode=True)`.",
         "- Input `pictures`: RGB, uint8 0..255, shape (batch, height, width, 3), turned as the EXIF says and "
         f"stretched to {height}×{width} (height × width), the size the network was trained on last; another size "
         "runs, too, but has not been scored. The preprocessing is inside.\n"

@@ -58,6 +58,18 @@ def test_class_folders(folders: Competition) -> None:
     assert found.counts([0, 1]) == {"more": {"0": 5, "1": 5}}
 
 
+@pytest.mark.parametrize(
+    "table", [{}, {"table": "more.csv", "id_column": "id", "label_column": "label", "match": "path"}]
+)
+def test_an_absolute_path(tiny_competition: Competition, tmp_path: Path, table: dict[str, str]) -> None:
+    make_pictures(tmp_path / "away", {"red": 1, "blue": 1}, suffix=".png")
+    write_table(tiny_competition.data / "more.csv", "id,label", "red/000.png,red", "blue/000.png,blue")
+    frame = extra(declare(tiny_competition, more={"pictures": str(tmp_path / "away"), **table}), "more").frame
+    assert list(frame["id"]) == ["extra:more/blue/000.png", "extra:more/red/000.png"]
+    assert list(frame["label"]) == ["blue", "red"]
+    assert all(Path(path).is_file() for path in frame["path"])
+
+
 def test_a_table(tiny_competition: Competition) -> None:
     for number in range(3):
         make_picture(tiny_competition.data / "pool" / f"{number}.png", colour=number, seed=50 + number)

@@ -243,6 +243,12 @@ def test_who_has_no_prediction_of_a_row_is_not_asked() -> None:
     assert "of 3" in issues
 
 
+def test_who_hardly_beats_chance_is_not_asked_about_labels() -> None:
+    made = build_report(sources(good(), poor(oof_score=0.26)))
+    assert "said by" in build_report(sources(good(), poor())).html
+    assert "said by" not in made.html  # one experiment alone is asked
+
+
 def test_rows_without_a_label_are_left_out_and_it_is_said() -> None:
     some = sources(good(), poor())
     fewer = replace(

@@ -53,6 +53,7 @@ def test_each_change_is_made_alone(file: str) -> None:
         (["a:seed=1", "b:seed=1"], "it would be trained as small-a is"),
         (["a:seed=1", "a:seed=2"], "two changes are called 'a'"),
         (["a:sede=1"], "did you mean 'seed'?"),
+        (["a:seed=1", "b:seed=-1"], "the change 'b:seed=-1': "),
     ],
 )
 def test_changes_that_are_none_are_refused(file: str, changes: list[str], message: str) -> None:

@@ -100,7 +100,9 @@ def test_the_description_and_the_card_say_what_was_found(exported: Export, finis
     described = read_json(exported.folder / "model.json")
     names = ["fold-0.keras", "fold-0.onnx", "fold-1.keras", "fold-1.onnx"]
     assert [file["name"] for file in described["files"]] == names
-    assert sorted(path.name for path in exported.folder.iterdir()) == sorted([*names, "model.json", "README.md"])
+    assert sorted(path.name for path in exported.folder.iterdir()) == sorted(
+        [*names, "model.json", "predict.py", "README.md"]
+    )
     assert (described["classes"], described["size"], described["average"]) == (CLASSES, [32, 32], None)
     for file in exported.files:
         assert file.difference < 1e-5
@@ -147,11 +149,12 @@ def test_the_snippet_of_the_card_runs_and_agrees_with_kit_predict(
         folder = export_folds(**key(finished), folder=tmp_path / "keras", formats=[format]).folder
         assert not list(folder.glob("*.onnx"))
     [snippet] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), flags=re.S)
+    assert (folder / "predict.py").read_text("utf-8") == snippet
     models = read_fold_models(finished.workspace, "tiny", EXPERIMENT)
     without_views = replace(models.stored, manifest={**models.stored.manifest, "tta_used": False})
     for picture in odd_pictures(tmp_path)[:count]:
         done = subprocess.run(
-            [sys.executable, "-c", snippet, str(picture)], cwd=folder, capture_output=True, text=True, check=False
+            [sys.executable, "predict.py", str(picture)], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         by_kit = predict_pictures([picture], models=replace(models, stored=without_views)).iloc[0][CLASSES]
@@ -276,7 +279,7 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished:
     folder.symlink_to(real)
     export_folds(**key(finished), folder=folder, folds=[0], formats=[ModelFormat.keras])
     export_folds(**key(finished), folder=folder, folds=[1], formats=[ModelFormat.keras])
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "fold-1.keras", "model.json", "predict.py"]
     assert folder.is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["disk", "models"]
     (folder / "notes.txt").write_text("mine", "utf-8")
     with pytest.raises(DataError, match="cannot be written: Not a directory"):
