@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.competition import Competition
 from pipeline.data.extra import ExtraRows, load_extra
-from pipeline.data.folds import Folds, load_folds
+from pipeline.data.folds import NEVER_HELD_OUT, Folds, load_folds
 from pipeline.data.index import class_names, mean_size, name_some, read_table, test_index, train_index
 from pipeline.errors import DataError
 
@@ -53,6 +53,11 @@ class CompetitionData:
             return None
         lines = "".join(f"{row.id},{row.group}\n" for row in self.train.itertuples())
         return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def scored_rows(self) -> NDArray[np.int64]:
+        """The rows that are held out in some fold: with a predefined split not all of them."""
+        return np.flatnonzero((self.folds.frame["fold"] != NEVER_HELD_OUT).to_numpy())
 
     def rows_of(self, fold: int) -> NDArray[np.int64]:
         """The rows held out in `fold`."""

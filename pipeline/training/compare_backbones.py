@@ -149,7 +149,7 @@ def compare_backbones(
             expected="one at least",
             next_step="put the weights where the messages say, raise --size, or name others: --backbone NAME[=WEIGHTS]",
         )
-    scored = _scored_rows(data)
+    scored = data.scored_rows
     metric, labels = METRICS[competition.metric], data.labels[scored]
     floor = [metric.score(labels, found) for found in floors(labels, len(data.classes)).values()]
     return Probes(
@@ -236,11 +236,7 @@ def head_predictions(features: NDArray[np.float32], data: CompetitionData) -> ND
         found[held_out] = probe_fold(
             features, data.labels, trained=trained, inner=inner, held_out=held_out, classes=len(data.classes)
         )
-    return found[_scored_rows(data)]
-
-
-def _scored_rows(data: CompetitionData) -> NDArray[np.int64]:
-    return np.sort(np.concatenate([data.rows_of(fold) for fold in data.folds.numbers]))
+    return found[data.scored_rows]
 
 
 def _key(one: Candidate, data: CompetitionData, size: tuple[int, int], *, decoding: bool) -> str:

@@ -129,8 +129,9 @@ def export_folds(
             stored = probabilities_of(oof, list(data.train["id"].iloc[rows]), models.stored.classes)
             yield _Checked(f"fold-{fold}", fold, network, _pictures(data, models, rows), stored)
 
-    before = probabilities_of(oof, list(data.train["id"]), models.stored.classes)
-    temperature = oof_temperature(before, data.labels, data.folds.frame["fold"].to_numpy())
+    scored = data.scored_rows
+    before = probabilities_of(oof, list(data.train["id"].iloc[scored]), models.stored.classes)
+    temperature = oof_temperature(before, data.labels[scored], data.folds.frame["fold"].to_numpy()[scored])
     return _write(folder, models, networks(), formats=formats, temperature=temperature)
 
 

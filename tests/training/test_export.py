@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
@@ -30,7 +30,8 @@ from pipeline.training.averaged import average_network
 from pipeline.training.export import OOF_TOLERANCE, Export, ModelFormat, export_average, export_folds
 from pipeline.training.predict import predict_pictures, read_fold_models
 from pipeline.training.stage import load_network
-from tests.training.conftest import EXPERIMENT, RECIPE, Run
+from tests.conftest import make_pictures, write_competition
+from tests.training.conftest import EXPERIMENT, RECIPE, Run, recipe_of, stage
 
 CLASSES = ["blue", "green", "red"]
 
@@ -138,6 +139,18 @@ def odd_pictures(folder: Path) -> list[Path]:
     Image.fromarray(random.integers(0, 65536, (90, 61), dtype=np.uint16)).save(paths[2])
     Image.fromarray(pixels[20:35, 10:31, :3]).save(paths[3])
     return paths
+
+
+def test_rows_that_no_fold_holds_out_are_not_asked_for(tmp_path: Path) -> None:
+    """With a predefined split the temperature is fitted on the held-out rows alone."""
+    competition = write_competition(tmp_path, "split", train={"pictures": "train", "held_out_pictures": "valid"})
+    make_pictures(competition.data / "train", {"blue": 6, "red": 6})
+    make_pictures(competition.data / "valid", {"blue": 3, "red": 3})
+    run = Run(competition, Workspace(tmp_path), recipe_of(stage("only")))
+    run.train()
+    done = export_folds(slug="split", experiment=EXPERIMENT, workspace=run.workspace, formats=[ModelFormat.keras])
+    assert [file.name for file in done.files] == ["fold-0.keras"]
+    assert len(read_experiment(run.workspace, "split", EXPERIMENT).oof) == 6
 
 
 @pytest.mark.parametrize(("format", "count"), [(ModelFormat.onnx, 4), (ModelFormat.keras, 1)])
