@@ -52,7 +52,7 @@ def test_test_rows_become_extra_rows_of_a_second_experiment(trained: Path, monke
         assert found["confidence"].to_dict() == pytest.approx(sure[CLASSES].max(axis=1).to_dict(), abs=1e-6)
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines[4:8]] == [*CLASSES, "all"]
-    assert f"wrote competitions/tiny/pseudo/pseudo-0.4.csv: {len(rows)} rows" in lines
+    assert f"wrote competitions/tiny/pseudo/pseudo-0.4.csv: {len(rows)} rows, of all folds together" in lines
     assert "next: kit train RECIPE tiny --set 'extra=[pseudo-0.4]' --suffix pseudo-0.4" in lines
 
     again = kit("pseudo-label", "colours", "--min-confidence", "0.4", "--format", "json")

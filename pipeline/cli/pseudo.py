@@ -68,7 +68,7 @@ def pseudo_label(
     print("\ntest rows          of a fold, in the mean: each fold's own model chooses and labels them")
     print("expected accuracy  that of the OOF rows with such a probability, which one fold's model predicted, too;")
     print("                   ± is not 0 where all of them are right: a few rows prove little")
-    print(f"\nwrote {described.pseudo_file(chosen)}: {len(found.rows)} rows")
+    print(f"\nwrote {described.pseudo_file(chosen)}: {len(found.rows)} rows, of all folds together")
     recipe = _recipe_of(stored)
     setting = f"'extra={_extra(described, stored, chosen)}'"  # brackets mean something to a shell
     print(f"next: kit train {recipe} {stored.slug} --set {setting} --suffix {chosen}")
