@@ -69,8 +69,10 @@ def _multiply_adds(network: Any, shape: tuple[int, ...]) -> int:
         for layer in network.layers:
             symbol = call(layer, symbol)
     else:
-        # The very layers: copies of a large network would take seconds and its memory again.
-        keras.models.clone_model(network, input_tensors=symbol, clone_function=lambda layer: layer, call_function=call)
+        # The very layers: copies of a large network would take seconds and its memory again. Not `network` itself, with
+        # which its optimizer would be cloned, too.
+        bare = keras.Model(network.input, network.output)
+        keras.models.clone_model(bare, input_tensors=symbol, clone_function=lambda layer: layer, call_function=call)
     return total
 
 

@@ -192,6 +192,18 @@ def test_layer_decay_reaches_the_steps(begin: Callable[..., Run]) -> None:
     np.testing.assert_allclose(sorted(kernels), [0.5**depth for depth in range(freezing.blocks, -1, -1)], rtol=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_a_stage_with_every_setting_trains(begin: Callable[..., Run], optimizer: str) -> None:
+    settings = {"mixup": 0.2, "cutmix": 1.0, "ema": 0.5, "layer_decay": 0.9, "clip_norm": 1.0}
+    run = begin(
+        stage("every", optimizer=optimizer, schedule={"kind": "cosine"}, **settings),
+        head={"pooling": "gem", "batch_norm": True, "dense": [8], "dropout": 0.1},
+        label_smoothing=0.1,
+    )
+    run.train(folds=[0])
+    assert run.task(0).done
+
+
 def test_label_smoothing_by_hand(begin: Callable[..., Run]) -> None:
     """Of three classes a tenth of each target goes to all alike: 0.9 + 0.1/3 for the true one, 0.1/3 for the others."""
     run = begin(stage("only"), label_smoothing=0.1)
