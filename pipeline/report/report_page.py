@@ -84,8 +84,8 @@ def _beats_chance(experiment: Experiment) -> bool:
     """Whether it scores better than every floor by more than two standard errors: another says nothing about labels."""
     manifest = experiment.manifest
     sign = 1 if manifest["greater_is_better"] else -1
-    better = [sign * (manifest["oof_score"] - floor["score"]) for floor in manifest["floors"].values()]
-    return bool(min(better) > 2 * manifest["oof_score_se"])
+    gains = [sign * (manifest["oof_score"] - floor["score"]) for floor in manifest["floors"].values()]
+    return all(gain > 2 * manifest["oof_score_se"] for gain in gains)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, PictureError
 from pipeline.training.engines import fresh_process, local_process, out_of_memory
 from tests.training.conftest import Run, stage
 
@@ -22,7 +22,7 @@ def test_an_error_in_the_process_arrives_as_it_was_raised(begin: Callable[..., R
     picture.write_bytes(b"no picture")
     with pytest.raises(DataError) as caught:
         local_process(run.task(0))
-    assert type(caught.value) is DataError
+    assert type(caught.value) is PictureError
     assert str(picture) in caught.value.problem
     assert "picture file" in caught.value.expected
     assert "quarantine.csv" in caught.value.next_step
