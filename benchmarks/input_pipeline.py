@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pipeline.data.augment import Augmenter
 from pipeline.data.index import find_pictures
 from pipeline.data.inputs import TrainingInput, training_dataset
+from pipeline.data.kept import Room
 from pipeline.data.pictures import open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.training.device import import_tensorflow_quietly
@@ -64,7 +65,7 @@ def naive_epochs(paths: list[str], size: tuple[int, int]) -> Iterator[float]:
 def kit_epochs(paths: list[str], size: tuple[int, int], folder: Path, workers: int, *, epochs: int) -> Iterator[float]:
     """Pictures a second of each epoch; the first includes decoding and starting the workers."""
     started = time.perf_counter()
-    pictures = open_pictures(paths, size=size, folder=folder, limit_bytes=10**11)
+    pictures = open_pictures(paths, size=size, room=Room(folder, 10**11))
     source = TrainingInput(
         pictures=pictures,
         ids=paths,

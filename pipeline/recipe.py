@@ -157,6 +157,9 @@ class Stage(Settings):
             head at the rate itself (Howard & Ruder, 2018).
         ema: Momentum of a moving average of the weights over the batches, which is what is validated and kept.
         augment: A preset's name, or albumentations transforms: `[{HorizontalFlip: {p: 0.5}}, …]`.
+        feature_views: While nothing is unfrozen, the backbone sees each picture once plain and this often augmented,
+            for all epochs and folds together, and the head is trained on what it made of them. `every`: a new view in
+            every epoch, as where the backbone is trained or pictures are mixed.
         mixup: Alpha of the Beta distribution that shares of mixed pictures are drawn from (see `data/mix.py`).
         cutmix: Likewise; with both, a coin decides for each picture.
         batch_norm: Whether the unfrozen blocks' BatchNorm is trained with them, or stays `frozen`, that
@@ -177,6 +180,7 @@ class Stage(Settings):
     layer_decay: float | None = Field(default=None, gt=0, lt=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
     augment: Augment = "light"
+    feature_views: Annotated[int, Field(ge=0, le=100)] | Literal["every"] = 4
     mixup: float | None = Field(default=None, gt=0)
     cutmix: float | None = Field(default=None, gt=0)
     batch_norm: Literal["frozen", "trained"] = "frozen"
@@ -187,6 +191,10 @@ class Stage(Settings):
             raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
         if self.unfreeze == 0 and self.layer_decay is not None:
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
+        if (self.unfreeze or self.mixup or self.cutmix) and "feature_views" in self.model_fields_set:
+            raise ValueError(
+                "feature_views has no effect where the backbone is trained or pictures are mixed; leave it out"
+            )
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
         try:
@@ -230,7 +238,8 @@ class Recipe(Settings):
         backbone: A name from `model/backbones.py`.
         weights: `none`, `imagenet`, `noisy-student`, or a `.h5` file of the backbone's weights.
         extra: Names of extra rows to train on, too: declared in competition.yaml, or made by `kit pseudo-label`.
-        precision: What the network computes in; its logits are float32 always.
+        precision: What the network computes in; its logits are float32 always. `auto`: mixed where the device gains by
+            it (`training/device.py`), float32 elsewhere.
         select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: `fold`, `inner`
             (`{kind: inner, one_in: 10}`) or `last`.
     """
@@ -242,7 +251,7 @@ class Recipe(Settings):
     head: Head = Head()
     extra: tuple[Annotated[str, Field(pattern=f"^{NAME}$")], ...] = ()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
     select_on: Annotated[SelectOn, BeforeValidator(_kind)] = OnFold()
     stages: tuple[Stage, ...] = Field(min_length=1)

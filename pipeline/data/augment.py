@@ -115,6 +115,11 @@ class Augmenter:
         if transforms:
             self._compose = _library().Compose([_build(name, options) for name, options in transforms])
 
+    @property
+    def changes(self) -> bool:
+        """Whether there is any transform."""
+        return self._compose is not None
+
     def __call__(self, pictures: NDArray[np.uint8], seeds: Sequence[int] | NDArray[np.uint32]) -> None:
         """Augment `pictures`, uint8 of shape (n, height, width, 3), in place.
 

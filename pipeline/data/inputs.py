@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.augment import picture_seeds
 from pipeline.data.mix import Mix, mix_targets, plan_mix
-from pipeline.data.pictures import JoinedPictures, Pictures
+from pipeline.data.pictures import JoinedPictures, Pictures, Rows
 from pipeline.data.workers import Task, WorkerPool
 from pipeline.errors import KitError
 from pipeline.recipe import Augment
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _PREFETCH = 2  # batches
 
-Batch = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
+Batch = tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class TrainingInput:
         rows: The rows to train on, int64.
         mixup: Alpha of the Beta distribution of shares; None for no mixup.
         cutmix: Likewise.
+        features: Of all pictures, what a frozen backbone makes of each view of them, float of shape (pictures, …) each;
+            where they are given, batches are of them, in float32, instead of pictures.
     """
 
     pictures: Pictures
@@ -60,6 +62,7 @@ class TrainingInput:
     stage: int
     mixup: float | None = None
     cutmix: float | None = None
+    features: tuple[NDArray[Any], ...] = ()
 
     def followed_by(self, extra: ExtraInput | None) -> Self:
         """The same with extra pictures behind the others, all of them to train on."""
@@ -88,6 +91,9 @@ class TrainingInput:
         Every row comes once an epoch with weight 1. The last batch is filled up with rows of weight 0, so
         that every batch has one shape and the network is compiled once.
         """
+        if self.features:
+            yield from self._feature_batches(epochs)
+            return
         ahead, plan = tee(part for epoch in epochs for part in self._epoch(epoch))
         tasks = (task for task, _ in ahead)
         made = pool.batches(self.pictures, self.augment, tasks, batch_size=self.batch_size)
@@ -95,6 +101,19 @@ class TrainingInput:
         for pictures, (task, weights) in zip(made, plan, strict=True):
             targets = one_hot[self.labels[task.rows]]
             yield pictures, mix_targets(targets, task.mix) if task.mix else targets, weights
+
+    def _feature_batches(self, epochs: range) -> Iterator[Batch]:
+        """Each row comes in all of its views, in an order of its own, before one comes again."""
+        one_hot, count = np.eye(self.classes, dtype=np.float32), len(self.features)
+        for epoch in epochs:
+            rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch // count])
+            order = rng.permuted(np.tile(np.arange(count, dtype=np.uint8), (len(self.ids), 1)), axis=1)
+            for task, weights in self._epoch(epoch):
+                drawn = order[task.rows, epoch % count]
+                batch = np.empty((len(task.rows), *self.features[0].shape[1:]), dtype=np.float32)
+                for number, features in enumerate(self.features):
+                    batch[drawn == number] = features[task.rows[drawn == number]]
+                yield batch, one_hot[self.labels[task.rows]], weights
 
     def _epoch(self, epoch: int) -> Iterator[tuple[Task, NDArray[np.float32]]]:
         rows = self.epoch_rows(epoch)
@@ -152,10 +171,12 @@ def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, 
     import tensorflow as tf
 
     relay = relay or ErrorRelay()
-    height, width = source.pictures.size
     size = source.batch_size
+    inputs = tf.TensorSpec((size, *source.pictures.size, 3), tf.uint8)
+    if source.features:
+        inputs = tf.TensorSpec((size, *source.features[0].shape[1:]), tf.float32)
     signature = (
-        tf.TensorSpec((size, height, width, 3), tf.uint8),
+        inputs,
         tf.TensorSpec((size, source.classes), tf.float32),
         tf.TensorSpec((size,), tf.float32),
     )
@@ -166,14 +187,14 @@ def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, 
 
 
 def prediction_dataset(
-    pictures: Pictures,
+    pictures: Rows,
     rows: NDArray[np.int64],
     *,
     batch_size: int,
-    view: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    view: Callable[[NDArray[Any]], NDArray[Any]],
     relay: ErrorRelay | None = None,
 ) -> Any:
-    """`tf.data.Dataset` of uint8 pictures, `view` applied, in the order of `rows`.
+    """`tf.data.Dataset` of pictures or features, `view` applied, in the order of `rows`.
 
     The last batch is filled up with repeats; whoever predicts cuts the surplus off.
     """
@@ -181,12 +202,13 @@ def prediction_dataset(
 
     relay = relay or ErrorRelay()
 
-    def batches() -> Iterator[NDArray[np.uint8]]:
+    def batches() -> Iterator[NDArray[Any]]:
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             yield view(pictures.take(np.resize(part, batch_size)))
 
-    signature = tf.TensorSpec((batch_size, *pictures.size, 3), tf.uint8)
+    first = view(pictures.take(rows[:1]))
+    signature = tf.TensorSpec((batch_size, *first.shape[1:]), first.dtype)
     return tf.data.Dataset.from_generator(lambda: relay.watch(batches()), output_signature=signature).prefetch(
         _PREFETCH
     )

@@ -1,49 +1,43 @@
-"""Decoded pictures of one size: kept in a memory-mapped file, so that no epoch decodes twice.
+"""Decoded pictures of one size: kept in a file, so that no epoch decodes twice."""
 
-A file holds all pictures of an index at one size. It is named by what it was made from, so a changed picture or
-decoding policy makes a new one; it appears whole or not at all; the least recently used go when room is short.
-"""
-
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
-import sys
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artifacts import atomic_path, lock
 from pipeline.data.decode import POLICY, decode, resize, unreadable
+from pipeline.data.kept import KeptArray, Room, keep
 
 log = logging.getLogger(__name__)
-_SPARE_DISK = 2**30  # bytes left free on the disk
 _CHUNK = 256  # pictures decoded between two looks at whether to go on: some seconds' work
 _SAMPLE = 64  # pictures decoded to tell how long all of them take
 
 
-class Pictures(Protocol):
-    """Pictures of one size, by row. Can be pickled: workers open their own."""
+class Rows(Protocol):
+    """Pictures, or what a network made of them, by row."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Copies of these rows: shape (len(rows), …)."""
+        ...
+
+
+class Pictures(Rows, Protocol):
+    """Pictures of one size: uint8 of shape (len(rows), height, width, 3). Can be pickled: workers open their own."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copies of the pictures in these rows: uint8 of shape (len(rows), height, width, 3)."""
         ...
 
 
@@ -62,21 +56,26 @@ class FilePictures:
 
 
 @dataclass(frozen=True)
-class MemoryPictures:
-    """Pictures that are decoded already: uint8 of shape (count, height, width, 3)."""
+class MemoryRows:
+    """Rows of an array."""
 
-    array: NDArray[np.uint8]
+    array: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return np.asarray(self.array[rows])
+
+
+@dataclass(frozen=True)
+class MemoryPictures(MemoryRows):
+    """Pictures that are decoded already: uint8 of shape (count, height, width, 3)."""
 
     @property
     def size(self) -> tuple[int, int]:
         height, width = self.array.shape[1:3]
         return height, width
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.asarray(self.array[rows])
 
 
 @dataclass(frozen=True)
@@ -112,91 +111,75 @@ class JoinedPictures:
         return len(self.first) + len(self.second)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        taken = np.empty((len(rows), *self.size, 3), dtype=np.uint8)
         behind = rows >= len(self.first)
-        for part, mine, offset in ((self.first, ~behind, 0), (self.second, behind, len(self.first))):
-            if mine.any():
-                taken[mine] = part.take(rows[mine] - offset)
+        parts = ((self.first, ~behind, 0), (self.second, behind, len(self.first)))
+        found = [(mine, part.take(rows[mine] - offset)) for part, mine, offset in parts if mine.any()]
+        if not found:
+            return self.first.take(rows)
+        taken = np.empty((len(rows), *found[0][1].shape[1:]), dtype=found[0][1].dtype)
+        for mine, part in found:
+            taken[mine] = part
         return taken
 
 
 @dataclass(frozen=True)
-class KeptPictures:
-    """Reads from a file of raw uint8, `count` pictures one after the other.
+class KeptPictures(KeptArray):
+    """Pictures that were decoded into a file: uint8 of shape (count, height, width, 3)."""
 
-    While it lives it holds a shared lock on the file, which keeps the file from being removed to make room; so
-    workers, which open the file by its name, find it.
-    """
-
-    file: Path
-    count: int
-    size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return self.count
-
-    @cached_property
-    def _array(self) -> NDArray[np.uint8]:
-        descriptor = os.open(self.file, os.O_RDONLY)
-        weakref.finalize(self, os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return np.memmap(self.file, dtype=np.uint8, mode="r", shape=(self.count, *self.size, 3))
-
-    def hold(self) -> Self:
-        """Open the file now, before anybody else can remove it."""
-        _ = self._array
-        return self
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return np.asarray(self._array[rows])
-
-    def __getstate__(self) -> dict[str, object]:
-        # The open map stays behind: pickling it would send every picture.
-        return {"file": self.file, "count": self.count, "size": self.size}
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.array.shape[1:3]
+        return height, width
 
 
-def open_pictures(
-    paths: Sequence[str],
-    *,
-    size: tuple[int, int],
-    folder: Path,
-    limit_bytes: int,
-    check: Callable[[], None] | None = None,
-) -> KeptPictures | FilePictures:
-    """Pictures of `paths` at `size`, decoded once and kept in `folder` if they fit into `limit_bytes`.
-
-    Args:
-        check: Called every few seconds while pictures are decoded; what it raises ends that, and no file is left
-            behind.
+def open_pictures(paths: Sequence[str], *, size: tuple[int, int], room: Room) -> KeptPictures | FilePictures:
+    """Pictures of `paths` at `size`, decoded once and kept if there is room.
 
     Raises:
         DataError: A picture cannot be read; it is named, and no file is left behind.
     """
-    height, width = size
-    need = len(paths) * height * width * 3
-    file = kept_file(paths, size=size, folder=folder)
-    # One lock for the folder: a second run waits for the first to finish, then finds the file.
-    with lock(folder / "lock", what=str(folder), wait=True):
-        if not file.is_file():
-            if not _make_room(folder, need, limit_bytes):
-                log.warning(
-                    "%d pictures of %d×%d need %.1f GB decoded, more than there is room for: "
-                    "they are decoded anew in every epoch, which is slower",
-                    *(len(paths), height, width, need / 1e9),
-                )
-                return FilePictures(tuple(paths), size)
-            _decode_all(paths, size, file, check)
-        os.utime(file)
-        return KeptPictures(file, len(paths), size).hold()
+    shape = (len(paths), *size, 3)
+    kept = keep(
+        kept_name(paths, size=size),
+        room,
+        shape=shape,
+        dtype=np.uint8,
+        fill=lambda array: _decode_all(paths, size, array, room.check),
+    )
+    if kept:
+        return KeptPictures(kept.file).held()
+    log.warning(
+        "%d pictures of %d×%d need %.1f GB decoded, more than there is room for: "
+        "they are decoded anew in every epoch, which is slower",
+        *(len(paths), *size, np.prod(shape) / 1e9),
+    )
+    return FilePictures(tuple(paths), size)
 
 
-def kept_file(paths: Sequence[str], *, size: tuple[int, int], folder: Path) -> Path:
-    """Where `open_pictures` keeps these pictures, be they there or not.
+def kept_name(paths: Sequence[str], *, size: tuple[int, int]) -> str:
+    """What these pictures are kept as: of their paths, sizes, times of change, and how they are decoded.
 
     Raises:
         DataError: A picture is not there; it is named.
     """
-    return folder / f"{size[0]}x{size[1]}-{_key(paths, size)}.u8"
+    digest = hashlib.sha256(f"{POLICY} {size}".encode())
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise unreadable(Path(path), error) from None
+        digest.update(f"\n{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}".encode())
+    return f"{size[0]}x{size[1]}-{digest.hexdigest()[:16]}"
+
+
+def content_name(pictures: KeptPictures | FilePictures) -> str:
+    """As of `kept_name`."""
+    return pictures.file.stem if isinstance(pictures, KeptPictures) else kept_name(pictures.paths, size=pictures.size)
+
+
+def are_kept(paths: Sequence[str], *, size: tuple[int, int], folder: Path) -> bool:
+    """Whether `open_pictures` finds them decoded."""
+    return (folder / f"{kept_name(paths, size=size)}.npy").is_file()
 
 
 def decoding_seconds(paths: Sequence[str], *, size: tuple[int, int], folder: Path) -> float:
@@ -205,7 +188,7 @@ def decoding_seconds(paths: Sequence[str], *, size: tuple[int, int], folder: Pat
     Raises:
         DataError: A picture cannot be read; it is named.
     """
-    if not paths or kept_file(paths, size=size, folder=folder).is_file():
+    if not paths or are_kept(paths, size=size, folder=folder):
         return 0.0
     some = paths[:: -(-len(paths) // _SAMPLE)]
     started = time.perf_counter()
@@ -215,58 +198,19 @@ def decoding_seconds(paths: Sequence[str], *, size: tuple[int, int], folder: Pat
     return (time.perf_counter() - started) * len(paths) / len(some)
 
 
-def _decode_all(paths: Sequence[str], size: tuple[int, int], file: Path, check: Callable[[], None] | None) -> None:
-    with atomic_path(file) as temporary:
-        shape = (len(paths), *size, 3)
-        array = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
+def _decode_all(
+    paths: Sequence[str], size: tuple[int, int], array: NDArray[np.uint8], check: Callable[[], None]
+) -> None:
+    def fill(row: int) -> None:
+        array[row] = resize(decode(Path(paths[row])), size)
 
-        def fill(row: int) -> None:
-            array[row] = resize(decode(Path(paths[row])), size)
-
-        label = f"decoding at {size[0]}×{size[1]}"
-        with (
-            ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-            tqdm(total=len(paths), desc=label, unit="picture", leave=False, disable=None) as bar,
-        ):
-            for start in range(0, len(paths), _CHUNK):
-                if check:
-                    check()
-                # The first bad picture ends the work: what `map` has not begun by then it cancels.
-                for _ in pool.map(fill, range(start, min(start + _CHUNK, len(paths)))):
-                    bar.update()
-        array.flush()
-
-
-def _make_room(folder: Path, need: int, limit: int) -> bool:
-    free = shutil.disk_usage(folder).free - _SPARE_DISK
-    kept = sorted(folder.glob("*.u8"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in kept)
-    for oldest in kept:
-        if total + need <= limit and need <= free:
-            return True
-        size = oldest.stat().st_size
-        if _remove_unused(oldest):
-            total -= size
-            free += size
-    return total + need <= limit and need <= free
-
-
-def _remove_unused(file: Path) -> bool:
-    with file.open("rb") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False  # somebody reads it
-        file.unlink()
-        return True
-
-
-def _key(paths: Sequence[str], size: tuple[int, int]) -> str:
-    digest = hashlib.sha256(f"{POLICY} {size} {sys.byteorder}".encode())
-    for path in paths:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise unreadable(Path(path), error) from None
-        digest.update(f"\n{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:16]
+    label = f"decoding at {size[0]}×{size[1]}"
+    with (
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        tqdm(total=len(paths), desc=label, unit="picture", leave=False, disable=None) as bar,
+    ):
+        for start in range(0, len(paths), _CHUNK):
+            check()
+            # The first bad picture ends the work: what `map` has not begun by then it cancels.
+            for _ in pool.map(fill, range(start, min(start + _CHUNK, len(paths)))):
+                bar.update()

@@ -59,6 +59,28 @@ def build_classifier(
         keras.config.set_dtype_policy(before)
 
 
+def split_classifier(classifier: "keras.Model") -> tuple["keras.Model", "keras.Model"]:
+    """A classifier in two, which share its layers: what is not trained while the backbone is frozen, and the rest.
+
+    Args:
+        classifier: Built by `build_classifier`.
+
+    Returns:
+        A model from pictures to features, pooled unless the pooling itself is trained (GeM), and one from features,
+        in float32, to logits.
+    """
+    import keras
+
+    layers = classifier.layers
+    pooling = classifier.get_layer("pooling")
+    pooled = not pooling.weights
+    fixed = keras.Model(classifier.input, pooling.output if pooled else pooling.input, name="fixed")
+    features = logits = keras.Input(fixed.output_shape[1:], name="features")
+    for layer in layers[layers.index(pooling) + pooled :]:
+        logits = layer(logits)
+    return fixed, keras.Model(features, logits, name="head")
+
+
 def _pooling(kind: Literal["avg", "max", "gem"]) -> Any:
     import keras
 

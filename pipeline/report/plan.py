@@ -47,7 +47,10 @@ def plan_text(plan: Row) -> str:
 
 
 def _decoding(plan: Row) -> str:
-    once = f"decoding, once for all folds: {_time(plan['decode_seconds'])}"
+    features = sum(stage["feature_seconds"] for stage in plan["stages"])
+    once = f"decoding, once for all folds: {_time(plan['decode_seconds'] - features)}"
+    if features:
+        once = f"features of the frozen backbone, once for all folds: {_time(features)}\n{once}"
     without = [stage["name"] for stage in plan["stages"] if not stage["kept"]]
     if not without:
         return f"{once} (training pictures now lie decoded in runs/)"

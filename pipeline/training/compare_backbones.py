@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -27,8 +26,8 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.decode import POLICY
 from pipeline.data.folds import inner_rows
-from pipeline.data.inputs import ErrorRelay, prediction_dataset
-from pipeline.data.pictures import FilePictures, Pictures
+from pipeline.data.pictures import FilePictures
+from pipeline.data.workers import WorkerPool
 from pipeline.errors import BusyError, DataError, KitError, RecipeError
 from pipeline.model.backbones import BACKBONES, check_backbone
 from pipeline.model.cost import network_cost
@@ -36,11 +35,11 @@ from pipeline.model.features import feature_network
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floors
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
-from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Size, resolve_size
 from pipeline.training.device import device, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
+from pipeline.training.frozen import FrozenBackbone, View
 from pipeline.training.memory import peak_memory
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,6 @@ SHORT_LIST = (
 
 _AREA_SIDE = 224  # what most published weights were trained on
 _INNER = 5  # one training row in so many chooses a head's strength
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -174,12 +172,19 @@ def compare_backbones(
 
 
 def extract(task: PassTask) -> None:
-    """Make the features of all pictures in one pass, and write them with what they cost."""
+    """Find or make the features of all pictures, and write them with what they cost."""
     with redirect_stdout(sys.stderr):  # Keras says there what it downloads, and the table may be read by a program
         network = feature_network(task.candidate.backbone, weights=task.candidate.weights)
     cost = network_cost(network, task.size)
     pictures = task.machine.open(task.paths, task.size, task.cache)
-    features, rate = pass_over(network, pictures, label=task.candidate.name)
+    with WorkerPool(0) as pool:
+        name, room = task.candidate.backbone, task.machine.room(task.cache)
+        backbone = FrozenBackbone(network, backbone=name, room=room, pool=pool)
+        features = backbone.features(pictures, View())
+        if features is None:
+            features = np.empty(backbone.shape(pictures), dtype=np.float32)
+            backbone.fill(features, pictures, View())
+        rate = backbone.rate(pictures, View(), seconds=2.0)
     made = Pass(
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
@@ -191,31 +196,7 @@ def extract(task: PassTask) -> None:
         measured=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
     with atomic_path(task.file) as temporary:
-        np.savez(temporary, features=features, cost=json.dumps(asdict(made)))
-
-
-def pass_over(network: Any, pictures: Pictures, *, label: str = "") -> tuple[NDArray[np.float32], float]:
-    """What a network makes of every picture, in one pass: float32 of shape (pictures, …); and pictures a second.
-
-    The first batch, in which the network is compiled, is left out of the speed where there are others.
-    """
-    import keras
-
-    rows = np.arange(len(pictures))
-    steps = -(-len(rows) // _BATCH)
-    ends = [time.perf_counter()]
-
-    class Clock(keras.callbacks.Callback):
-        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-            ends.append(time.perf_counter())
-            bar.update()
-
-    with ErrorRelay() as relay, tqdm(total=steps, desc=label, unit="batch", leave=False, disable=None) as bar:
-        batches = prediction_dataset(pictures, rows, batch_size=_BATCH, view=view(PLAIN), relay=relay)
-        found = network.predict(batches, steps=steps, verbose=0, callbacks=[Clock()])
-    first = 1 if steps > 1 else 0
-    rate = _BATCH * (steps - first) / (ends[-1] - ends[first])
-    return np.asarray(found[: len(rows)], dtype=np.float32), rate
+        np.savez(temporary, features=features.astype(np.float32), cost=json.dumps(asdict(made)))
 
 
 def read_features(file: Path) -> tuple[NDArray[np.float32], Pass]:

@@ -309,6 +309,9 @@ def _stage_summaries(
                 "blocks": results[0]["blocks"],
                 **{key: results[0][key] for key in ("trainable_parameters", "parameters", "flops")},
                 "devices": max(result["devices"] for result in results),
+                "views_kept": results[0]["views_kept"],
+                # Folds may have been trained on different machines.
+                **{key: sorted({result[key] for result in results}) for key in ("precision", "onednn")},
                 **scored(frame),
                 "gain": gain,
                 "gain_se": error,

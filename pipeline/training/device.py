@@ -5,18 +5,23 @@ stay what the recipe says, and so does the result but for rounding, and for Batc
 """
 
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 
 def import_tensorflow_quietly() -> None:
-    """Import TensorFlow without its start-up notices, and leave GPU memory to those who need it.
+    """Import TensorFlow set up for this machine, without its start-up notices; GPU memory is left to those who need it.
 
     The notices come from its C++ code, some before any setting reaches it, so the stream itself is turned off
     meanwhile. An import that fails still raises.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        # On x86 CPUs without VNNI TensorFlow leaves oneDNN off: its own convolutions are slower there, and take and
+        # give back large blocks of memory at every step.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -52,6 +57,61 @@ def device() -> str:
     import keras
 
     return str(keras.distribution.list_devices()[0]).partition(":")[0].upper()
+
+
+def resolved_precision(precision: str) -> str:
+    """A recipe's `precision`; of `auto`, what this machine's devices compute fastest in.
+
+    NVIDIA's tensor cores take float16 from compute capability 7.0 on, bfloat16 from 8.0 (NVIDIA, “Train with mixed
+    precision”), TPUs take bfloat16. bfloat16 has float32's range: no loss has to be scaled. CPUs mostly emulate both.
+    """
+    if precision != "auto":
+        return precision
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        devices = jax.devices()
+        if devices[0].platform == "tpu":
+            return "mixed_bfloat16"
+        found = [str(getattr(one, "compute_capability", "0.0")).split(".") for one in devices]
+        capability = min((int(major), int(minor)) for major, minor in found)
+    else:
+        import tensorflow as tf
+
+        details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+        capability = min((one.get("compute_capability", (0, 0)) for one in details), default=(0, 0))
+    return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+
+
+def slow_here(network: Any, precision: str) -> list[str]:
+    """What this machine's devices are known to be slow at, of what the network asks for: a sentence each."""
+    import keras
+
+    if device() != "CPU":
+        return []
+    found = []
+    if precision != "float32":
+        found.append(f"precision: {precision} is several times slower than float32 on a CPU; `precision: auto` knows")
+    if keras.backend.backend() == "jax" and any(map(_is_depthwise, network._flatten_layers())):
+        found.append(
+            "depthwise convolutions are about ten times slower on JAX than on TensorFlow on a CPU: "
+            "leave KERAS_BACKEND out, or take a backbone without them"
+        )
+    return found
+
+
+def _is_depthwise(layer: Any) -> bool:
+    import keras
+
+    grouped = isinstance(layer, keras.layers.Conv2D) and layer.groups > 1
+    return grouped or isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.SeparableConv2D)
+
+
+def onednn() -> bool:
+    """Whether TensorFlow was told to use oneDNN, which changes results in the last digits."""
+    return os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
 
 
 def distribution() -> AbstractContextManager[Any]:

@@ -17,6 +17,7 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
+from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
@@ -46,11 +47,13 @@ class Machine:
     cache_gb: float = 20.0
     stop_at: float | None = None
 
-    def open(
-        self, paths: list[str], size: tuple[int, int], folder: Path, *, check: Callable[[], None] | None = None
-    ) -> Pictures:
-        """Pictures at (height, width) `size`, kept in `folder`; `check` as of `open_pictures`."""
-        return open_pictures(paths, size=size, folder=folder, limit_bytes=int(self.cache_gb * 1e9), check=check)
+    def room(self, folder: Path, check: Callable[[], None] = lambda: None) -> Room:
+        """The room in `folder` for what is kept on disk; `check` as of `Room`."""
+        return Room(folder, int(self.cache_gb * 1e9), check)
+
+    def open(self, paths: list[str], size: tuple[int, int], folder: Path) -> Pictures:
+        """Pictures at (height, width) `size`, kept in `folder`."""
+        return open_pictures(paths, size=size, room=self.room(folder))
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class FoldTask:
 
     def stage_folder(self, number: int) -> Path:
         return self.folder / f"stage-{number}"
+
+    def room(self, doing: str) -> Room:
+        """The competition's room for decoded pictures and features; whether time is over is looked at while `doing`."""
+        cache = self.workspace.cache(self.competition.slug)
+        return self.machine.room(cache, partial(self.limit.check, f"the end of {doing}"))
 
     @property
     def weights(self) -> Path:
@@ -145,6 +153,8 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
             folder=folder,
             ids=list(data.train["id"].iloc[rows.held_out.rows]),
             limit=limit,
+            room=task.room(f"the features of fold {task.fold}"),
+            advise=number == 0 and not any(folder.parent.parent.glob(f"fold-*/{DONE}")),
         ),
         pool,
     )
@@ -205,9 +215,11 @@ def _held_out(
 
 def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
     height, width = result["size"]
+    # A frozen backbone sees each view of a picture once, and the head is trained on what it made of them.
+    trained = counted(result["views_kept"], "view", "views") + " kept" if result["views_kept"] else "unfrozen"
     log.info(
-        "fold %d  %-16s %4d×%-4d  %d/%d blocks unfrozen  %9s  %s %.4f  loss %.4f  %4.0f s",
-        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"]),
+        "fold %d  %-16s %4d×%-4d  %d/%d blocks %-12s  %9s  %s %.4f  loss %.4f  %4.0f s",
+        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"], trained),
         counted(result["epochs"], "epoch", "epochs"),
         *(task.competition.metric, result["score"], result["loss"], seconds),
     )
@@ -215,9 +227,7 @@ def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
 
 def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures:
     size = task.recipe.stages[number].resolve_size(data.mean_size)
-    check = partial(task.limit.check, f"the end of decoding the train pictures at {size[0]}×{size[1]}")
-    cache = task.workspace.cache(task.competition.slug)
-    return task.machine.open(list(data.train["path"]), size, cache, check=check)
+    return open_pictures(list(data.train["path"]), size=size, room=task.room("decoding the train pictures"))
 
 
 def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInput | None:
@@ -226,10 +236,9 @@ def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInp
     if rows.empty:
         return None
     size = task.recipe.stages[number].resolve_size(data.mean_size)
-    check = partial(task.limit.check, f"the end of decoding the extra pictures at {size[0]}×{size[1]}")
     # Of all folds, so that they share what is decoded.
     paths = sorted(set(data.extra.frame["path"]))
-    pictures = task.machine.open(paths, size, task.workspace.cache(task.competition.slug), check=check)
+    pictures = open_pictures(paths, size=size, room=task.room("decoding the extra pictures"))
     return ExtraInput(
         pictures=ChosenPictures(pictures, np.searchsorted(paths, list(rows["path"]))),
         ids=list(rows["id"]),
@@ -247,9 +256,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
         size = stage.resolve_size(data.mean_size)
-        check = partial(task.limit.check, f"the end of decoding the test pictures at {size[0]}×{size[1]}")
-        cache = task.workspace.cache(task.competition.slug)
-        test = task.machine.open(list(data.test["path"]), size, cache, check=check)
+        test = open_pictures(list(data.test["path"]), size=size, room=task.room("decoding the test pictures"))
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
         plain, averaged = predict_views(

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
-from pipeline.data.pictures import decoding_seconds, kept_file
+from pipeline.data.pictures import MemoryRows, are_kept, decoding_seconds
 from pipeline.data.workers import WorkerPool
+from pipeline.model.classifier import split_classifier
 from pipeline.model.cost import network_cost
 from pipeline.recipe import Recipe, Stage
 from pipeline.session import SESSION_MARGIN
@@ -25,9 +27,10 @@ from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import FoldTask, Machine, stage_rows
+from pipeline.training.frozen import FrozenBackbone, kept_views
 from pipeline.training.memory import peak_memory, reset_peak_memory
 from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
-from pipeline.training.stage import compiled_network
+from pipeline.training.stage import compile_for, stage_network
 
 _STEPS = ("decode", "input", "train", "predict")
 
@@ -42,6 +45,8 @@ class StageProbe:
         trained, watched, held_out: Rows to train on, predicted after every epoch, and predicted at the stage's end
             where they are others.
         decode_seconds: Near zero where the pictures were there already.
+        feature_seconds: What a frozen backbone takes to see all pictures in all views, once for all folds; the rates
+            are of its features then.
         input_rate: Of the input alone.
         train_rate: Of training, input included.
         predict_rate: Of prediction, input included, and what each prediction takes to begin: lower where rows are few.
@@ -64,6 +69,7 @@ class StageProbe:
     watched: int
     held_out: int
     decode_seconds: float
+    feature_seconds: float
     input_rate: float
     train_rate: float
     predict_rate: float
@@ -169,9 +175,9 @@ def reckon(
     Returns:
         `stages` (the fields of `StageProbe` and `bottleneck`, `epochs`, `epoch_seconds`, `seconds`), `folds`,
         `start_seconds` and `final_seconds` (predictions at the end) of a fold, `fold_seconds`, `decode_seconds` (once
-        for all folds: of the sizes that are kept, and of the test pictures), `total_seconds`, `session_hours`,
-        `session_share` (how much of it is for training), `folds_a_session`, `stages_a_session` (of one fold), and
-        `early_stopping`, whether a stage may end sooner.
+        for all folds: of the sizes that are kept, of the test pictures, and the features of frozen backbones),
+        `total_seconds`, `session_hours`, `session_share` (how much of it is for training), `folds_a_session`,
+        `stages_a_session` (of one fold), and `early_stopping`, whether a stage may end sooner.
     """
     stages = [
         {
@@ -185,6 +191,7 @@ def reckon(
     ]
     last = probes[-1]
     decode = sum(found.decode_seconds for found in probes if found.kept) + test_decode_seconds
+    decode += sum(found.feature_seconds for found in probes)
     predicted = (held_out + test) * (1 + len(recipe.tta.views))
     final = last.predict_setup_seconds + predicted / last.predict_rate
     fold = start_seconds + sum(found["seconds"] for found in stages) + final
@@ -231,7 +238,7 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
 
             found.append(_probe_stage(task, data, number, pool, step=step))
     train, cache = list(data.train["path"]), task.workspace.cache(task.competition.slug)
-    found = [replace(one, kept=kept_file(train, size=one.size, folder=cache).is_file()) for one in found]
+    found = [replace(one, kept=are_kept(train, size=one.size, folder=cache)) for one in found]
     # Where there is no room for decoded pictures, decoding is in the speed of prediction.
     last, test = found[-1], list(data.test["path"])
     return start, found, decoding_seconds(test, size=last.size, folder=cache) if last.kept else 0.0
@@ -246,17 +253,29 @@ def _probe_stage(
     step()
     started = time.perf_counter()
     rows = stage_rows(task, data, number)
-    source, decoded = rows.source, time.perf_counter() - started
+    source, watched, workers = rows.source, rows.watched, task.machine.workers
+    decoded = time.perf_counter() - started
+    started = time.perf_counter()
+    network, freezing = stage_network(recipe, number, source, classes=source.classes, start=None)
+    cost, fitted, feature_seconds = network_cost(network, source.pictures.size), network, 0.0
+    built = time.perf_counter() - started
+    views = kept_views(recipe.stages[number])
+    if views:
+        fixed, fitted = split_classifier(network)
+        backbone = FrozenBackbone(fixed, backbone=recipe.backbone, room=task.room("the plan"), pool=pool)
+        feature_seconds = len(views) * len(source.pictures) / backbone.rate(source.pictures, views[-1])
+        unknown = np.zeros(backbone.shape(source.pictures), dtype=np.float16)
+        source, workers = replace(source, features=(unknown,) * len(views)), 0
+        watched = replace(watched, pictures=MemoryRows(unknown))
     step()
-    fed = input_rate(source, pool, workers=task.machine.workers)
+    fed = input_rate(source, pool, workers=workers)
     step()
     started = time.perf_counter()
-    network, freezing = compiled_network(recipe, number, source, classes=source.classes, start=None)
-    built = time.perf_counter() - started
-    cost = network_cost(network, source.pictures.size)
-    first, train_rate = training_rate(network, source, pool, workers=task.machine.workers)
+    compile_for(fitted, recipe, number, source, classes=source.classes)
+    built += time.perf_counter() - started
+    first, train_rate = training_rate(fitted, source, pool, workers=workers)
     step()
-    predict_setup, predict_rate = prediction_rate(network, rows.watched)
+    predict_setup, predict_rate = prediction_rate(fitted, watched)
     return StageProbe(
         name=recipe.stages[number].name,
         size=source.pictures.size,
@@ -269,6 +288,7 @@ def _probe_stage(
         watched=len(rows.watched.rows),
         held_out=0 if rows.watched is rows.held_out else len(rows.held_out.rows),
         decode_seconds=decoded,
+        feature_seconds=feature_seconds,
         input_rate=fed,
         train_rate=train_rate,
         predict_rate=predict_rate,

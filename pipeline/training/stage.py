@@ -7,24 +7,28 @@ restart is the same as one that follows its predecessor.
 import hashlib
 import logging
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import atomic_path, read_json, write_json
 from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
+from pipeline.data.kept import Room
+from pipeline.data.pictures import MemoryRows
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
-from pipeline.model.classifier import build_classifier
+from pipeline.model.classifier import build_classifier, split_classifier
 from pipeline.model.cost import network_cost
 from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnLast, Recipe
-from pipeline.training.device import distribution, for_training, replicas
+from pipeline.training.device import distribution, for_training, onednn, replicas, resolved_precision, slow_here
+from pipeline.training.frozen import FrozenBackbone, kept_views
 from pipeline.training.schedule import ema_callback, make_optimizer, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
@@ -49,6 +53,8 @@ class StageTask:
         folder: Where weights, logs and the held-out predictions go.
         ids: Ids of the held-out rows.
         limit: When to stop.
+        room: Where features of a frozen backbone are kept.
+        advise: Whether to say what this machine is slow at.
     """
 
     number: int
@@ -60,6 +66,8 @@ class StageTask:
     folder: Path
     ids: list[str]
     limit: TimeLimit
+    room: Room
+    advise: bool
 
 
 def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
@@ -71,15 +79,22 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     """
     import keras
 
-    stage, source = recipe.stages[task.number], task.source
-    network, freezing = compiled_network(recipe, task.number, source, classes=len(task.classes), start=task.start)
-    cost = network_cost(network, source.pictures.size)
+    stage = recipe.stages[task.number]
+    network, freezing = stage_network(recipe, task.number, task.source, classes=len(task.classes), start=task.start)
+    for note in slow_here(network, network.get_layer("backbone").dtype_policy.name) if task.advise else ():
+        log.warning("%s", note)
+    cost = network_cost(network, task.source.pictures.size)
+    started = time.perf_counter()
+    frozen = on_features(recipe, task, network, pool)
+    feature_seconds = time.perf_counter() - started if frozen else 0.0
+    fitted, source, held_out, watched = frozen or (network, task.source, task.held_out, task.watched)
+    compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
     best = Best()
-    callbacks = _callbacks(recipe, task, best)
+    callbacks = _callbacks(recipe, task, watched, best)
     with ErrorRelay() as relay:
         batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
         try:
-            network.fit(
+            fitted.fit(
                 for_training(batches, batch_size=source.batch_size),
                 epochs=stage.epochs,
                 steps_per_epoch=source.steps_per_epoch,
@@ -105,10 +120,14 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             *(source.fold, stage.name, len(log_frame)),
         )
     found = best.probabilities
-    if task.watched is not task.held_out:
-        keras.Model(network.inputs, network.outputs).load_weights(task.folder / WEIGHTS)
+    if frozen or watched is not held_out:
+        keras.Model(fitted.inputs, fitted.outputs).load_weights(task.folder / WEIGHTS)
+    if watched is not held_out:
         in_time = time_callback(task.limit, f"fold {source.fold}, stage {stage.name}", epochs=0)
-        found = task.held_out.predict(network, callbacks=[in_time])
+        found = held_out.predict(fitted, callbacks=[in_time])
+    if frozen:  # the file held the head alone
+        with atomic_path(task.folder / WEIGHTS) as temporary:
+            network.save_weights(temporary)
     oof = prediction_frame(task.ids, found, task.classes, fold=source.fold)
     write_predictions(task.folder / OOF, oof)
     write_json(
@@ -116,6 +135,9 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
         {
             "name": stage.name,
             "size": list(source.pictures.size),
+            "precision": network.get_layer("backbone").dtype_policy.name,
+            "onednn": onednn(),
+            "views_kept": len(source.features),
             "blocks": freezing.blocks,
             "unfrozen": freezing.unfrozen,
             "trainable_parameters": cost.trainable,
@@ -126,7 +148,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "best_epoch": best.epoch,
             "score": task.held_out.metric.score(task.held_out.labels, found),
             "loss": METRICS["log_loss"].score(task.held_out.labels, found),
-            "training_seconds": float(log_frame["seconds"].sum()),
+            "training_seconds": float(log_frame["seconds"].sum()) + feature_seconds,
             "pictures_trained": len(source.rows) * len(log_frame),
             "devices": replicas(),
         },
@@ -142,10 +164,33 @@ def _make_variables(network: Any, *, classes: int) -> None:
     network.reset_metrics()
 
 
-def compiled_network(
+def on_features(
+    recipe: Recipe, task: StageTask, network: Any, pool: WorkerPool
+) -> tuple[Any, TrainingInput, HeldOut, HeldOut] | None:
+    """The head alone, and a stage's rows as features of the frozen backbone: what is trained, what is held out, what is
+    watched. None where the stage goes through the whole network (`kept_views`), or where there is no room for them."""
+    stage = recipe.stages[task.number]
+    views = kept_views(stage)
+    if views is None:
+        return None
+    fixed, head = split_classifier(network)
+    backbone = FrozenBackbone(fixed, backbone=recipe.backbone, room=task.room, pool=pool)
+    features = []
+    for view in views:
+        found = backbone.features(task.source.pictures, view)
+        if found is None:
+            return None
+        features.append(found)
+    plain = MemoryRows(features[0])
+    held_out = replace(task.held_out, pictures=plain)
+    watched = held_out if task.watched is task.held_out else replace(task.watched, pictures=plain)
+    return head, replace(task.source, features=tuple(features)), held_out, watched
+
+
+def stage_network(
     recipe: Recipe, number: int, source: TrainingInput, *, classes: int, start: Path | None
 ) -> tuple[Any, UnfreezeSummary]:
-    """The network of stage `number`, ready to be fitted, every random number seeded anew.
+    """The network of stage `number`, unfrozen as far as the stage says, every random number seeded anew.
 
     Args:
         start: Weights to begin with; None for the recipe's.
@@ -155,20 +200,31 @@ def compiled_network(
     stage = recipe.stages[number]
     keras.backend.clear_session()
     keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, number))
+    network = load_network(recipe, classes=classes, weights=start)
+    freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
+    return network, freezing
+
+
+def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput, *, classes: int) -> None:
+    """Get the network of stage `number`, or its head alone, ready to be fitted."""
+    import keras
+
+    stage, scales = recipe.stages[number], {}
+    if stage.layer_decay:
+        scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay)
     with distribution():
-        network = load_network(recipe, classes=classes, weights=start)
-        freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
-        scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay or 1.0)
         network.compile(
             optimizer=make_optimizer(
-                stage, steps_per_epoch=source.steps_per_epoch, precision=recipe.precision, scales=scales
+                stage,
+                steps_per_epoch=source.steps_per_epoch,
+                precision=resolved_precision(recipe.precision),
+                scales=scales,
             ),
             # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
             loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
             weighted_metrics=["accuracy"],
         )
         _make_variables(network, classes=classes)
-    return network, freezing
 
 
 def stage_done(folder: Path) -> dict[str, Any] | None:
@@ -190,7 +246,7 @@ def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
             weights="none" if weights else recipe.weights,
             head=recipe.head,
             classes=classes,
-            precision=recipe.precision,
+            precision=resolved_precision(recipe.precision),
         )
     if weights:
         try:
@@ -210,10 +266,10 @@ def stage_seed(seed: int, fold: int, stage: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
+def _callbacks(recipe: Recipe, task: StageTask, watched: HeldOut, best: Best) -> list[Any]:
     import keras
 
-    stage, metric = recipe.stages[task.number], task.watched.metric
+    stage, metric = recipe.stages[task.number], watched.metric
     monitor = f"val_{stage.monitor}"
     mode = "max" if stage.monitor == "score" and metric.greater_is_better else "min"
     height, width = task.source.pictures.size
@@ -227,7 +283,7 @@ def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     return [
         *ema_callback(stage),  # before the validation, which is of the moving average then
         # The callbacks after it read what it puts into the logs.
-        validation_callback(task.watched, best, monitor=chosen_by, weights=weights, callbacks=[in_time]),
+        validation_callback(watched, best, monitor=chosen_by, weights=weights, callbacks=[in_time]),
         progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,

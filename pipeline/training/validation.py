@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path
 from pipeline.data.inputs import ErrorRelay, prediction_dataset
-from pipeline.data.pictures import Pictures
+from pipeline.data.pictures import Rows
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.training.device import divisible
@@ -29,7 +29,7 @@ def mean_of(predictions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 def predict(
     network: Any,
-    pictures: Pictures,
+    pictures: Rows,
     rows: NDArray[np.int64],
     *,
     batch_size: int,
@@ -58,7 +58,7 @@ class HeldOut:
         labels: int64 of shape (len(rows),).
     """
 
-    pictures: Pictures
+    pictures: Rows
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     batch_size: int

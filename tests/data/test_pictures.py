@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.data import pictures as module
 from pipeline.data.decode import decode, resize
+from pipeline.data.kept import Room
 from pipeline.data.pictures import (
     ChosenPictures,
     FilePictures,
@@ -23,6 +24,7 @@ from tests.conftest import make_picture
 
 SIZE = (16, 24)
 BYTES = 16 * 24 * 3
+HEADER = 128  # of a NumPy file
 PLENTY = 10**9
 
 
@@ -37,7 +39,7 @@ def cache(tmp_path):
 
 
 def kept(cache):
-    return sorted(path.name for path in cache.glob("*.u8"))
+    return sorted(path.name for path in cache.glob("*.npy"))
 
 
 def everything(pictures):
@@ -45,7 +47,7 @@ def everything(pictures):
 
 
 def open_kept(paths, cache, *, size=SIZE, limit=PLENTY):
-    return open_pictures(paths, size=size, folder=cache, limit_bytes=limit)
+    return open_pictures(paths, size=size, room=Room(cache, limit))
 
 
 def test_kept_pixels_are_the_decoded_and_resized_ones(paths, cache):
@@ -110,7 +112,7 @@ def test_what_does_not_fit_is_decoded_from_the_files(paths, cache, caplog):
 
 
 def test_the_least_recently_used_goes_first(paths, cache):
-    limit = 2 * 6 * BYTES
+    limit = 2 * (6 * BYTES + HEADER)
     first, second = (open_kept(order, cache, limit=limit).file for order in (paths, paths[::-1]))
     gc.collect()  # nobody has them open any more
     os.utime(first, (1, 1))
@@ -122,7 +124,7 @@ def test_the_least_recently_used_goes_first(paths, cache):
 
 def test_a_file_that_is_in_use_does_not_go(paths, cache):
     first = open_kept(paths, cache, limit=6 * BYTES)
-    second = open_pictures(paths[::-1], size=SIZE, folder=cache, limit_bytes=6 * BYTES)
+    second = open_kept(paths[::-1], cache, limit=6 * BYTES)
     assert isinstance(second, FilePictures)
     assert kept(cache) == [first.file.name]
     assert np.array_equal(everything(pickle.loads(pickle.dumps(first))), everything(second)[::-1])
@@ -154,7 +156,7 @@ def test_decoding_that_is_to_end_leaves_nothing_and_begins_anew(paths, cache, mo
             if len(looks) == look:
                 raise TimeoutError
 
-        return open_pictures(paths, size=SIZE, folder=cache, limit_bytes=PLENTY, check=check)
+        return open_pictures(paths, size=SIZE, room=Room(cache, PLENTY, check))
 
     with pytest.raises(TimeoutError):
         open_until(3)
@@ -181,6 +183,20 @@ def test_decoding_is_timed_by_some_pictures_where_it_is_to_be_done(paths, cache,
     assert decoding_seconds([], size=SIZE, folder=cache) == 0
 
 
+@pytest.mark.parametrize("fault", ["cut off", "of another shape", "no array", "empty"])
+def test_a_damaged_file_is_made_anew(paths, cache, caplog, fault):
+    pictures = open_kept(paths, cache)
+    before, file = everything(pictures), pictures.file
+    content = {"cut off": file.read_bytes()[:-1], "no array": b"\0" * file.stat().st_size, "empty": b""}
+    if fault == "of another shape":
+        np.save(file, before[:5])
+    else:
+        file.write_bytes(content[fault])
+    again = open_kept(paths, cache)
+    assert np.array_equal(everything(again), before)
+    assert f"{file} is damaged and made anew" in caplog.text
+
+
 def test_pickling_carries_no_pixels(paths, cache):
     pictures = open_kept(paths, cache)
     before = everything(pictures)  # the map is open
@@ -192,7 +208,7 @@ def test_pickling_carries_no_pixels(paths, cache):
 def _open_and_sum(paths, cache, together, queue):
     together.wait(60)
     try:
-        pictures = open_pictures(paths, size=SIZE, folder=cache, limit_bytes=PLENTY)
+        pictures = open_pictures(paths, size=SIZE, room=Room(cache, PLENTY))
         queue.put((pictures.file.stat().st_ino, int(pictures.take(np.arange(len(pictures))).sum())))
     except Exception as error:
         queue.put((0, repr(error)))

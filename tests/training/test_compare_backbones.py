@@ -3,18 +3,15 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.data.competition_data import load_data
-from pipeline.data.pictures import FilePictures
 from pipeline.errors import KitError, RecipeError
-from pipeline.model.features import feature_network
 from pipeline.predictions.probe import Candidate
 from pipeline.training import compare_backbones as module
 from pipeline.training.compare_backbones import (
@@ -23,7 +20,6 @@ from pipeline.training.compare_backbones import (
     compare_backbones,
     default_size,
     head_predictions,
-    pass_over,
     read_features,
 )
 from pipeline.training.fold import Machine
@@ -34,27 +30,6 @@ TINY = Candidate("tiny", "none")
 def here(work: Callable[[Any], Any], argument: Any, *, what: str) -> Any:
     """In this process, which has TensorFlow already."""
     return work(argument)
-
-
-class Counted(FilePictures):
-    taken: ClassVar[list[int]] = []
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        self.taken.extend(rows)
-        return super().take(rows)
-
-
-def test_every_picture_is_passed_over_once(tiny_competition: Competition) -> None:
-    paths = tuple(load_data(tiny_competition).train["path"])
-    pictures = Counted(paths, (32, 32))
-    Counted.taken.clear()
-    network = feature_network("tiny", weights="none")
-    features, rate = pass_over(network, pictures)
-    assert set(Counted.taken) == set(range(24))
-    assert len(Counted.taken) == 32  # one batch, filled up
-    assert rate > 0
-    expected = network.predict(FilePictures(paths, (32, 32)).take(np.arange(24)), verbose=0)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_comparison_and_its_second_call(tiny_competition: Competition, tmp_path: Path) -> None:

@@ -425,8 +425,8 @@ def test_decoded_pictures_of_train_and_test_need_not_fit_together_and_stay_where
     room = (24 + 3) * 32 * 32 * 3 / 1e9  # of 24 training and 6 test pictures
     run.train(folds=[0], machine=Machine(workers=0, cache_gb=room))
     assert run.task(0).done
-    assert list(scratch.rglob("*.u8"))
-    assert not list((tmp_path / "runs").rglob("*.u8"))
+    assert list(scratch.rglob("*.npy"))
+    assert not list((tmp_path / "runs").rglob("*.npy"))
 
 
 @pytest.mark.parametrize(("precision", "stages"), [("mixed_float16", 2), ("mixed_bfloat16", 1)])

@@ -35,6 +35,7 @@ def probe_of(**changes: Any) -> StageProbe:
         "watched": 20,
         "held_out": 0,
         "decode_seconds": 12.0,
+        "feature_seconds": 0.0,
         "input_rate": 100.0,
         "train_rate": 10.0,
         "predict_rate": 40.0,

@@ -18,10 +18,11 @@ from pipeline.training.stage import (
     LOG,
     OOF,
     WEIGHTS,
-    compiled_network,
+    compile_for,
     images_per_second,
     load_network,
     stage_done,
+    stage_network,
     stage_seed,
 )
 from pipeline.training.validation import predict
@@ -182,7 +183,8 @@ def test_layer_decay_reaches_the_steps(begin: Callable[..., Run]) -> None:
     for settings in (plain, plain | {"layer_decay": 0.5}):
         run = begin(stage("only", **settings))
         source = stage_rows(run.task(0), run.data, 0).source
-        network, freezing = compiled_network(run.recipe, 0, source, classes=3, start=None)
+        network, freezing = stage_network(run.recipe, 0, source, classes=3, start=None)
+        compile_for(network, run.recipe, 0, source, classes=3)
         pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
         before = {weight.path: weight.numpy() for weight in network.trainable_weights}
         network.train_on_batch(pictures, np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]])
@@ -208,7 +210,8 @@ def test_label_smoothing_by_hand(begin: Callable[..., Run]) -> None:
     """Of three classes a tenth of each target goes to all alike: 0.9 + 0.1/3 for the true one, 0.1/3 for the others."""
     run = begin(stage("only"), label_smoothing=0.1)
     source = stage_rows(run.task(0), run.data, 0).source
-    network, _ = compiled_network(run.recipe, 0, source, classes=3, start=None)
+    network, _ = stage_network(run.recipe, 0, source, classes=3, start=None)
+    compile_for(network, run.recipe, 0, source, classes=3)
     logits = np.log([[0.5, 0.25, 0.25]]).astype(np.float32)
     true, other = 0.9 + 0.1 / 3, 0.1 / 3
     expected = -(true * math.log(0.5) + 2 * other * math.log(0.25))

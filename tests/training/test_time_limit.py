@@ -148,7 +148,7 @@ def test_the_time_can_be_over_while_pictures_are_decoded(
     looks()
     with pytest.raises(OutOfTime, match="decoding the train pictures at 32×32"):
         run.train(folds=[0], machine=Machine(workers=0, stop_at=2.0))  # the stage begins, and a part is decoded
-    assert list(run.workspace.cache("tiny").glob("*.u8")) == []
+    assert list(run.workspace.cache("tiny").glob("*.npy")) == []
     run.train(folds=[0])
     for name in ("oof.parquet", "oof_tta.parquet", "test.parquet", "test_tta.parquet"):
         one, other = (read_predictions(each.task(0).folder / name) for each in (finished, run))
