@@ -46,13 +46,13 @@ def test_the_stored_weights_give_the_stored_predictions(finished: Run, fold: int
         list(data.train["path"]), (32, 32), finished.workspace.cache(finished.competition.slug)
     )
     found = predict(network, pictures, data.rows_of(fold), batch_size=5)
-    np.testing.assert_allclose(found, stored(finished, fold, 1), atol=1e-6)
+    np.testing.assert_allclose(found, stored(finished, fold, 1), atol=1e-4)  # of features in float16
 
 
 @pytest.mark.parametrize("fold", FOLDS)
 def test_a_stage_begins_on_the_best_weights_of_the_one_before(finished: Run, fold: int) -> None:
     """The second stage's rate is too small to change anything: it predicts what the first did at its best."""
-    np.testing.assert_allclose(stored(finished, fold, 1), stored(finished, fold, 0), atol=1e-6)
+    np.testing.assert_allclose(stored(finished, fold, 1), stored(finished, fold, 0), atol=1e-4)
 
 
 def test_the_best_epoch_is_not_the_last_in_this_experiment(finished: Run) -> None:
