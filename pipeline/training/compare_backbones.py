@@ -27,7 +27,6 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.decode import POLICY
 from pipeline.data.folds import inner_rows
-from pipeline.data.inputs import ErrorRelay, prediction_dataset
 from pipeline.data.pictures import FilePictures, Pictures
 from pipeline.errors import BusyError, DataError, KitError, RecipeError
 from pipeline.model.backbones import BACKBONES, check_backbone
@@ -36,12 +35,12 @@ from pipeline.model.features import feature_network
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floors
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
-from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Size, resolve_size
 from pipeline.training.device import device, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
 from pipeline.training.memory import peak_memory
+from pipeline.training.validation import outputs
 
 log = logging.getLogger(__name__)
 
@@ -199,23 +198,20 @@ def pass_over(network: Any, pictures: Pictures, *, label: str = "") -> tuple[NDA
 
     The first batch, in which the network is compiled, is left out of the speed where there are others.
     """
-    import keras
-
     rows = np.arange(len(pictures))
     steps = -(-len(rows) // _BATCH)
-    ends = [time.perf_counter()]
+    times: list[float] = []
+    with tqdm(total=steps, desc=label, unit="batch", leave=False, disable=None) as bar:
 
-    class Clock(keras.callbacks.Callback):
-        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-            ends.append(time.perf_counter())
+        def check() -> None:
+            times.append(time.perf_counter())
             bar.update()
 
-    with ErrorRelay() as relay, tqdm(total=steps, desc=label, unit="batch", leave=False, disable=None) as bar:
-        batches = prediction_dataset(pictures, rows, batch_size=_BATCH, view=view(PLAIN), relay=relay)
-        found = network.predict(batches, steps=steps, verbose=0, callbacks=[Clock()])
+        found = outputs(network, pictures, rows, batch_size=_BATCH, check=check)
+    times.append(time.perf_counter())
     first = 1 if steps > 1 else 0
-    rate = _BATCH * (steps - first) / (ends[-1] - ends[first])
-    return np.asarray(found[: len(rows)], dtype=np.float32), rate
+    rate = _BATCH * (steps - first) / (times[-1] - times[first])
+    return found[0, 0], rate
 
 
 def read_features(file: Path) -> tuple[NDArray[np.float32], Pass]:

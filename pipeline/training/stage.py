@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     found = best.probabilities
     if task.watched is not task.held_out:
         keras.Model(network.inputs, network.outputs).load_weights(task.folder / WEIGHTS)
-        in_time = time_callback(task.limit, f"fold {source.fold}, stage {stage.name}", epochs=0)
-        found = task.held_out.predict(network, callbacks=[in_time])
+        what = f"the end of the predictions of fold {source.fold}, stage {stage.name}"
+        found = task.held_out.predict(network, check=partial(task.limit.check, what))
     oof = prediction_frame(task.ids, found, task.classes, fold=source.fold)
     write_predictions(task.folder / OOF, oof)
     write_json(
@@ -193,15 +194,24 @@ def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
             precision=recipe.precision,
         )
     if weights:
-        try:
-            network.load_weights(weights)
-        except (OSError, ValueError, KeyError) as error:
-            raise KitError(
-                f"{weights} cannot be loaded: {error}",
-                expected="weights written by this recipe",
-                next_step="remove the fold's folder and train it again",
-            ) from None
+        load_weights(network, weights)
     return network
+
+
+def load_weights(network: Any, weights: Path) -> None:
+    """Give the recipe's network the weights of a stage.
+
+    Raises:
+        KitError: The file does not fit the network.
+    """
+    try:
+        network.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise KitError(
+            f"{weights} cannot be loaded: {error}",
+            expected="weights written by this recipe",
+            next_step="remove the fold's folder and train it again",
+        ) from None
 
 
 def stage_seed(seed: int, fold: int, stage: int) -> int:
@@ -222,12 +232,13 @@ def _callbacks(recipe: Recipe, task: StageTask, best: Best) -> list[Any]:
     if stage.early_stopping:
         stopping = [keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)]
     in_time = time_callback(task.limit, label, epochs=stage.epochs)
+    check = partial(task.limit.check, f"the end of the predictions of {label}")
     chosen_by = None if isinstance(recipe.select_on, OnLast) else stage.monitor
     weights = task.folder / WEIGHTS
     return [
         *ema_callback(stage),  # before the validation, which is of the moving average then
         # The callbacks after it read what it puts into the logs.
-        validation_callback(task.watched, best, monitor=chosen_by, weights=weights, callbacks=[in_time]),
+        validation_callback(task.watched, best, monitor=chosen_by, weights=weights, check=check),
         progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,
