@@ -24,10 +24,9 @@ from tqdm import tqdm
 from pipeline.data.augment import Augmenter
 from pipeline.data.index import find_pictures
 from pipeline.data.inputs import TrainingInput, training_dataset
-from pipeline.data.kept import Room
-from pipeline.data.pictures import open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.training.device import import_tensorflow_quietly
+from pipeline.training.fold import Machine
 
 BATCH = 32
 PRESET = "light"
@@ -65,7 +64,7 @@ def naive_epochs(paths: list[str], size: tuple[int, int]) -> Iterator[float]:
 def kit_epochs(paths: list[str], size: tuple[int, int], folder: Path, workers: int, *, epochs: int) -> Iterator[float]:
     """Pictures a second of each epoch; the first includes decoding and starting the workers."""
     started = time.perf_counter()
-    pictures = open_pictures(paths, size=size, room=Room(folder, 10**11))
+    pictures = Machine(cache_gb=100).open(paths, size, folder)
     source = TrainingInput(
         pictures=pictures,
         ids=paths,

@@ -18,10 +18,9 @@ import numpy as np
 
 from pipeline.data.index import find_pictures
 from pipeline.data.inputs import TrainingInput, training_dataset
-from pipeline.data.kept import Room
-from pipeline.data.pictures import open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.training.device import import_tensorflow_quietly
+from pipeline.training.fold import Machine
 
 BATCH, EPOCHS = 32, 2
 
@@ -31,7 +30,7 @@ def peak_megabytes(paths: list[str], size: tuple[int, int]) -> float:
     import_tensorflow_quietly()
     with tempfile.TemporaryDirectory() as folder, WorkerPool(os.cpu_count() or 1) as pool:
         source = TrainingInput(
-            pictures=open_pictures(paths, size=size, room=Room(Path(folder), 10**11)),
+            pictures=Machine(cache_gb=100).open(paths, size, Path(folder)),
             ids=[str(row) for row in range(len(paths))],
             labels=np.zeros(len(paths), dtype=np.int64),
             classes=2,

@@ -207,6 +207,12 @@ class Stage(Settings):
         """Height and width in pixels, given the mean height and width of the training pictures."""
         return resolve_size(self.size, mean)
 
+    @property
+    def prediction_batch(self) -> int:
+        """How many pictures are predicted together: 32, if that is not four times what the training holds, or more."""
+        # Predicting keeps no activations for gradients, and small batches are slow.
+        return max(self.batch_size, min(32, 4 * self.batch_size))
+
 
 class TTA(Settings):
     """Test-time augmentation: the views whose predictions are averaged with the plain picture's.

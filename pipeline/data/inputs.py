@@ -1,9 +1,10 @@
-"""tf.data inputs: training batches with augmentation, and batches to predict.
+"""What goes into a network: training batches with augmentation, by tf.data, and batches to predict.
 
-The only file that imports TensorFlow. Pictures leave here as uint8; the network converts them on its device.
+Pictures leave here as uint8; the network converts them on its device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import tee
 from types import TracebackType
@@ -186,29 +187,42 @@ def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, 
     return dataset.prefetch(_PREFETCH)
 
 
-def prediction_dataset(
+def prediction_blocks(
     pictures: Rows,
     rows: NDArray[np.int64],
     *,
     batch_size: int,
-    view: Callable[[NDArray[Any]], NDArray[Any]],
-    relay: ErrorRelay | None = None,
-) -> Any:
-    """`tf.data.Dataset` of pictures or features, `view` applied, in the order of `rows`.
+    views: Sequence[Callable[[NDArray[Any]], NDArray[Any]]],
+    block_bytes: int = 0,
+) -> Iterator[list[tuple[NDArray[Any], NDArray[np.int64]]]]:
+    """The pictures of `rows`, or features, each in every view, in batches of one shape: the network is compiled once.
 
-    The last batch is filled up with repeats; whoever predicts cuts the surplus off.
+    Each block holds whole batches of about `block_bytes`, or the least that there can be. A block is made in a thread
+    while the one before is used.
+
+    Returns:
+        Blocks of (pictures of shape (batch_size, …), places). Place `v * len(rows) + i` is view v of row i.
+        The last batch has fewer places: it is filled up with repeats.
     """
-    import tensorflow as tf
+    parts = 1
+    if block_bytes:
+        parts = max(1, block_bytes // (batch_size * len(views) * pictures.take(rows[:1]).nbytes))
 
-    relay = relay or ErrorRelay()
+    def blocks() -> Iterator[list[tuple[NDArray[Any], NDArray[np.int64]]]]:
+        for start in range(0, len(rows), batch_size * parts):
+            part = rows[start : start + batch_size * parts]
+            taken = pictures.take(part)
+            seen = np.concatenate([view(taken) for view in views])
+            places = np.add.outer(np.arange(len(views)) * len(rows), start + np.arange(len(part))).ravel()
+            cuts = range(0, len(seen), batch_size)
+            yield [(filled(seen[cut : cut + batch_size]), places[cut : cut + batch_size]) for cut in cuts]
 
-    def batches() -> Iterator[NDArray[Any]]:
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            yield view(pictures.take(np.resize(part, batch_size)))
+    def filled(batch: NDArray[Any]) -> NDArray[Any]:
+        return batch if len(batch) == batch_size else batch[np.resize(np.arange(len(batch)), batch_size)]
 
-    first = view(pictures.take(rows[:1]))
-    signature = tf.TensorSpec((batch_size, *first.shape[1:]), first.dtype)
-    return tf.data.Dataset.from_generator(lambda: relay.watch(batches()), output_signature=signature).prefetch(
-        _PREFETCH
-    )
+    with ThreadPoolExecutor(1) as thread:
+        made = blocks()
+        following = thread.submit(next, made, None)
+        while (block := following.result()) is not None:
+            following = thread.submit(next, made, None)
+            yield block

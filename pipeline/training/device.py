@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def import_tensorflow_quietly() -> None:
     """Import TensorFlow set up for this machine, without its start-up notices; GPU memory is left to those who need it.
@@ -27,7 +30,7 @@ def import_tensorflow_quietly() -> None:
     try:
         import tensorflow as tf
 
-        # Its warnings are about the retracing of functions, which several fold models take one each of.
+        # Its warnings are about the retracing of functions, which several stages take one each of.
         tf.get_logger().setLevel("ERROR")
         gpus = tf.config.list_physical_devices("GPU")
         if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
@@ -166,6 +169,19 @@ def for_training(dataset: Any, *, batch_size: int) -> Any:
         return tf.gather(pictures, rows), tf.gather(targets, rows), scaled
 
     return dataset.map(prepare)
+
+
+def for_prediction(batch: NDArray[np.uint8]) -> Any:
+    """Pictures for `predict_on_batch`: an equal part for each replica. Their number divides by the replicas."""
+    strategy = _strategy()
+    if strategy is None:
+        return batch
+    import tensorflow as tf
+
+    parts = np.split(batch, replicas())
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
 
 
 @cache  # a network works in the very strategy it was built in

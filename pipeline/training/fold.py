@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,10 @@ from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
-from pipeline.predictions.tta import PLAIN
 from pipeline.recipe import OnInner, Recipe
 from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, stage_seed, train_stage
-from pipeline.training.time_limit import TimeLimit, time_callback
-from pipeline.training.validation import HeldOut, mean_of, predict
+from pipeline.training.time_limit import TimeLimit
+from pipeline.training.validation import HeldOut, mean_of, predict_views
 
 log = logging.getLogger(__name__)
 DONE = "fold.json"
@@ -174,10 +173,10 @@ def stage_rows(task: FoldTask, data: CompetitionData, number: int) -> StageRows:
     """The rows of stage `number`, their pictures decoded."""
     stage, pictures = task.recipe.stages[number], _train_pictures(task, data, number)
     trained, inner = _trained_rows(task, data)
-    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.batch_size)
+    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.prediction_batch)
     watched = held_out
     if len(inner):
-        watched = _held_out(task, data, pictures, inner, batch_size=stage.batch_size)
+        watched = _held_out(task, data, pictures, inner, batch_size=stage.prediction_batch)
     source = TrainingInput(
         pictures=pictures,
         ids=list(data.train["id"]),
@@ -250,7 +249,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     """Predict held-out and test rows from the fold's final weights, plain and averaged over the views."""
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
-    in_time = time_callback(task.limit, f"fold {task.fold}", epochs=0)
+    in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
     network = load_network(task.recipe, classes=len(data.classes), weights=task.weights)
     pictures = _train_pictures(task, data, last)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
@@ -259,29 +258,10 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         test = open_pictures(list(data.test["path"]), size=size, room=task.room("decoding the test pictures"))
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
-        plain, averaged = predict_views(
-            network, source, rows, batch_size=stage.batch_size, views=views, callbacks=[in_time]
-        )
+        (found,) = predict_views(network, source, rows, batch_size=stage.prediction_batch, views=views, check=in_time)
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
-        write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, plain, data.classes, fold=fold))
+        write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold))
         if views:
-            frame = prediction_frame(kept, averaged, data.classes, fold=fold)
+            frame = prediction_frame(kept, mean_of(found), data.classes, fold=fold)
             write_predictions(task.folder / f"{name}_tta.parquet", frame)
-
-
-def predict_views(
-    network: Any,
-    pictures: Pictures,
-    rows: NDArray[np.int64],
-    *,
-    batch_size: int,
-    views: tuple[str, ...],
-    callbacks: Sequence[Any] = (),
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probabilities of the plain pictures, and their mean with those of the views: (rows, classes) each."""
-    found = [
-        predict(network, pictures, rows, batch_size=batch_size, view_name=name, callbacks=callbacks)
-        for name in (PLAIN, *views)
-    ]
-    return found[0], mean_of(found)

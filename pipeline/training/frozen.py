@@ -24,7 +24,7 @@ from pipeline.data.pictures import ChosenPictures, FilePictures, JoinedPictures,
 from pipeline.data.workers import Task, WorkerPool
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Augment, Stage
-from pipeline.training.device import divisible
+from pipeline.training.device import divisible, for_prediction
 
 log = logging.getLogger(__name__)
 _BATCH = 32
@@ -135,7 +135,7 @@ class FrozenBackbone:
         size = divisible(_BATCH)
         done, started = -1, 0.0
         for batch in itertools.cycle(itertools.islice(seen.batches(pictures, self._pool, size), 64)):
-            self._network.predict_on_batch(batch)
+            self._network.predict_on_batch(for_prediction(batch))
             done += 1
             now = time.perf_counter()
             started = started or now
@@ -153,7 +153,7 @@ class FrozenBackbone:
                 self._room.check()
                 part = array[start : start + size]
                 with np.errstate(over="ignore"):  # an overflow is an infinity, which is looked for
-                    part[:] = self._network.predict_on_batch(batch)[: len(part)]
+                    part[:] = self._network.predict_on_batch(for_prediction(batch))[: len(part)]
                 if not np.isfinite(part).all():
                     raise _Overflow
                 bar.update(len(part))

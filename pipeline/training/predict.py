@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,9 @@ from pipeline.predictions.store import (
     require_networks,
 )
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.training.fold import Machine, predict_views
-from pipeline.training.stage import load_network
-from pipeline.training.validation import mean_of
+from pipeline.training.fold import Machine
+from pipeline.training.stage import load_network, load_weights
+from pipeline.training.validation import mean_of, predict_views
 
 
 @dataclass(frozen=True)
@@ -157,34 +157,39 @@ def top_classes(probabilities: NDArray[np.float32], classes: Sequence[str], *, c
 
 
 class LoadedModels:
-    """Fold models that stay in memory, for one picture after the other."""
+    """Fold models that stay in memory for one picture after the other: a network, and weights that it takes in turn."""
 
     def __init__(self, models: FoldModels, *, temperature: float | None = None) -> None:
-        """Load the networks, and run them once: the first run of a network takes much longer than the next.
+        """Load the weights, and run the network once: its first run takes much longer than the next.
 
         Args:
             temperature: As of `predict_pictures`.
         """
-        classes = len(models.stored.classes)
-        self._models, self._temperature = models, temperature
-        self._networks = [
-            load_network(models.recipe, classes=classes, weights=file)
-            for file in tqdm(models.weights.values(), desc="fold models", leave=False, disable=None)
-        ]
-        self.predict(np.zeros((*models.size, 3), dtype=np.uint8))
+        files = list(models.weights.values())
+        self._size, self._temperature = models.size, temperature
+        self._views = models.recipe.tta.views if models.stored.manifest["tta_used"] else ()
+        self._network = load_network(models.recipe, classes=len(models.stored.classes), weights=files[0])
+        self._models = []
+        for file in tqdm(files, desc="fold models", leave=False, disable=None):
+            load_weights(self._network, file)
+            self._models.append(partial(self._network.set_weights, self._network.get_weights()))
+        self.predict(np.zeros((*self._size, 3), dtype=np.uint8))
 
     def predict(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The class probabilities of an RGB picture of any size, (height, width, 3): float32 of shape (classes,).
 
         They are those that `predict_pictures` gives for its file. One call at a time.
         """
-        pictures = MemoryPictures(resize(picture, self._models.size)[None])
-        with_views = self._models.stored.manifest["tta_used"]
-        found = [
-            _predict_one(network, self._models.recipe, pictures, with_views=with_views, temperature=self._temperature)
-            for network in self._networks
-        ]
-        first: NDArray[np.float32] = mean_of(found)[0]
+        pictures = MemoryPictures(resize(picture, self._size)[None])
+        found = predict_views(
+            self._network,
+            pictures,
+            np.arange(1),
+            batch_size=1 + len(self._views),
+            views=self._views,
+            models=self._models,
+        )
+        first: NDArray[np.float32] = _mean_over_all(found, self._temperature)[0]
         return first
 
 
@@ -204,23 +209,25 @@ def predict_folds(
         with_views: Average over the recipe's views, too.
         temperature: As of `predict_pictures`.
     """
-    found = []
-    for file in tqdm(weights, desc="fold models", leave=False, disable=None):
-        network = load_network(recipe, classes=classes, weights=file)
-        found.append(_predict_one(network, recipe, pictures, with_views=with_views, temperature=temperature))
-    return mean_of(found)
+    network = load_network(recipe, classes=classes, weights=weights[0])
+    views = recipe.tta.views if with_views else ()
+    passes = len(pictures) * (1 + len(views))
+    batch_size = min(recipe.stages[-1].prediction_batch, passes)
+    batches = len(weights) * -(-passes // batch_size)
+    with tqdm(total=batches, desc="predicting", unit="batch", leave=False, disable=None) as bar:
+        found = predict_views(
+            network,
+            pictures,
+            np.arange(len(pictures)),
+            batch_size=batch_size,
+            views=views,
+            models=[partial(load_weights, network, file) for file in weights],
+            check=bar.update,
+        )
+    return _mean_over_all(found, temperature)
 
 
-def _predict_one(
-    network: Any, recipe: Recipe, pictures: Pictures, *, with_views: bool, temperature: float | None
-) -> NDArray[np.float32]:
-    """One fold model's class probabilities of all pictures."""
-    plain, averaged = predict_views(
-        network,
-        pictures,
-        np.arange(len(pictures)),
-        batch_size=recipe.stages[-1].batch_size,
-        views=recipe.tta.views if with_views else (),
-    )
-    found = averaged if with_views else plain
-    return found if temperature is None else apply_temperature(found, temperature)
+def _mean_over_all(found: NDArray[np.float32], temperature: float | None) -> NDArray[np.float32]:
+    """The mean over the views, then over the models: of (models, views, pictures, classes), (pictures, classes)."""
+    averaged = [mean_of(one) for one in found]
+    return mean_of(averaged if temperature is None else [apply_temperature(one, temperature) for one in averaged])

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     if frozen or watched is not held_out:
         keras.Model(fitted.inputs, fitted.outputs).load_weights(task.folder / WEIGHTS)
     if watched is not held_out:
-        in_time = time_callback(task.limit, f"fold {source.fold}, stage {stage.name}", epochs=0)
-        found = held_out.predict(fitted, callbacks=[in_time])
+        what = f"the end of the predictions of fold {source.fold}, stage {stage.name}"
+        found = held_out.predict(fitted, check=partial(task.limit.check, what))
     if frozen:  # the file held the head alone
         with atomic_path(task.folder / WEIGHTS) as temporary:
             network.save_weights(temporary)
@@ -249,15 +250,24 @@ def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
             precision=resolved_precision(recipe.precision),
         )
     if weights:
-        try:
-            network.load_weights(weights)
-        except (OSError, ValueError, KeyError) as error:
-            raise KitError(
-                f"{weights} cannot be loaded: {error}",
-                expected="weights written by this recipe",
-                next_step="remove the fold's folder and train it again",
-            ) from None
+        load_weights(network, weights)
     return network
+
+
+def load_weights(network: Any, weights: Path) -> None:
+    """Give the recipe's network the weights of a stage.
+
+    Raises:
+        KitError: The file does not fit the network.
+    """
+    try:
+        network.load_weights(weights)
+    except (OSError, ValueError, KeyError) as error:
+        raise KitError(
+            f"{weights} cannot be loaded: {error}",
+            expected="weights written by this recipe",
+            next_step="remove the fold's folder and train it again",
+        ) from None
 
 
 def stage_seed(seed: int, fold: int, stage: int) -> int:
@@ -278,12 +288,13 @@ def _callbacks(recipe: Recipe, task: StageTask, watched: HeldOut, best: Best) ->
     if stage.early_stopping:
         stopping = [keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)]
     in_time = time_callback(task.limit, label, epochs=stage.epochs)
+    check = partial(task.limit.check, f"the end of the predictions of {label}")
     chosen_by = None if isinstance(recipe.select_on, OnLast) else stage.monitor
     weights = task.folder / WEIGHTS
     return [
         *ema_callback(stage),  # before the validation, which is of the moving average then
         # The callbacks after it read what it puts into the logs.
-        validation_callback(watched, best, monitor=chosen_by, weights=weights, callbacks=[in_time]),
+        validation_callback(watched, best, monitor=chosen_by, weights=weights, check=check),
         progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,

@@ -47,8 +47,7 @@ class TimeLimit:
 def time_callback(limit: TimeLimit, label: str, *, epochs: int) -> Any:
     """Callback that raises `OutOfTime` once the time is over, or at the end of an epoch if it will be in the next.
 
-    The next epoch is taken to be as long as the longest so far, validation included: so it stands last. As a
-    callback of `predict` it looks whether the time is over before each batch.
+    The next epoch is taken to be as long as the longest so far, validation included: so it stands last.
     """
     import keras
 
@@ -62,9 +61,6 @@ def time_callback(limit: TimeLimit, label: str, *, epochs: int) -> Any:
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             limit.check(f"the end of {label}, epoch {self.epoch + 1} of {epochs}")
-
-        def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
-            limit.check(f"the end of the predictions of {label}")
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.longest = max(self.longest, time.monotonic() - self.started)

@@ -4,7 +4,7 @@ Validation goes through the same function as the final predictions, so what chos
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +15,17 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path
-from pipeline.data.inputs import ErrorRelay, prediction_dataset
+from pipeline.data.inputs import prediction_blocks
 from pipeline.data.pictures import Rows
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
-from pipeline.training.device import divisible
+from pipeline.training.device import divisible, for_prediction
+
+_BLOCK_BYTES = 2**28  # of pictures that all models predict in turn; the next block is made meanwhile
 
 
-def mean_of(predictions: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Their mean, summed in float64."""
+def mean_of(predictions: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Their mean, or that along the first axis, summed in float64."""
     return np.asarray(np.mean(predictions, axis=0, dtype=np.float64), dtype=np.float32)
 
 
@@ -33,21 +35,64 @@ def predict(
     rows: NDArray[np.int64],
     *,
     batch_size: int,
-    view_name: str = PLAIN,
-    callbacks: Sequence[Any] = (),
+    check: Callable[[], object] | None = None,
 ) -> NDArray[np.float32]:
-    """Class probabilities of these rows in this order: float32 of shape (len(rows), classes).
+    """Class probabilities of these rows in this order: float32 of shape (len(rows), classes); the rest as below."""
+    found = predict_views(network, pictures, rows, batch_size=batch_size, check=check)
+    plain: NDArray[np.float32] = found[0, 0]
+    return plain
+
+
+def predict_views(network: Any, pictures: Rows, rows: NDArray[np.int64], **options: Any) -> NDArray[np.float32]:
+    """Class probabilities of these rows by all models, plain and in all views; options and shape as of `outputs`."""
+    found = outputs(network, pictures, rows, **options)
+    for one in found:
+        one[:] = softmax(one.astype(np.float64), axis=-1)
+    return found
+
+
+def outputs(
+    network: Any,
+    pictures: Rows,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    views: Sequence[str] = (),
+    models: Sequence[Callable[[], object]] = (lambda: None,),
+    check: Callable[[], object] | None = None,
+) -> NDArray[np.float32]:
+    """What all models make of these rows, plain and in all views.
+
+    Every batch has `batch_size` pictures, so that the network is compiled once for all rows, views and models.
 
     Args:
-        callbacks: Keras callbacks of the prediction.
+        models: Each gives the network its weights; by default it is the network as it is.
+        check: Called before each batch; what it raises ends the prediction.
+
+    Returns:
+        float32 of shape (models, 1 + views, len(rows), …), the plain pictures first.
+
+    Raises:
+        PictureError: A picture cannot be read; it is named.
     """
-    batch_size = divisible(min(batch_size, len(rows)))
-    with ErrorRelay() as relay:
-        dataset = prediction_dataset(pictures, rows, batch_size=batch_size, view=view(view_name), relay=relay)
-        steps = -(-len(rows) // batch_size)
-        logits = network.predict(dataset, steps=steps, verbose=0, callbacks=list(callbacks))
-    probabilities: NDArray[np.float32] = softmax(logits[: len(rows)].astype(np.float64), axis=1).astype(np.float32)
-    return probabilities
+    blocks = prediction_blocks(
+        pictures,
+        rows,
+        batch_size=divisible(batch_size),
+        views=[view(name) for name in (PLAIN, *views)],
+        # A change of weights is worth many batches, and the views are made once for all models.
+        block_bytes=_BLOCK_BYTES if len(models) > 1 else 0,
+    )
+    shape = network.output_shape[1:]
+    found = np.empty((len(models), (1 + len(views)) * len(rows), *shape), dtype=np.float32)
+    for block in blocks:
+        for number, load in enumerate(models):
+            load()
+            for batch, places in block:
+                if check:
+                    check()
+                found[number, places] = network.predict_on_batch(for_prediction(batch))[: len(places)]
+    return found.reshape(len(models), 1 + len(views), len(rows), *shape)
 
 
 @dataclass(frozen=True)
@@ -64,9 +109,9 @@ class HeldOut:
     batch_size: int
     metric: Metric
 
-    def predict(self, network: Any, *, callbacks: Sequence[Any] = ()) -> NDArray[np.float32]:
-        """Their class probabilities, float32 of shape (len(rows), classes); `callbacks` of Keras."""
-        return predict(network, self.pictures, self.rows, batch_size=self.batch_size, callbacks=callbacks)
+    def predict(self, network: Any, *, check: Callable[[], object] | None = None) -> NDArray[np.float32]:
+        """Their class probabilities, float32 of shape (len(rows), classes); `check` is called before each batch."""
+        return predict(network, self.pictures, self.rows, batch_size=self.batch_size, check=check)
 
 
 @dataclass
@@ -89,7 +134,7 @@ def validation_callback(
     *,
     monitor: Literal["loss", "score"] | None,
     weights: Path,
-    callbacks: Sequence[Any] = (),
+    check: Callable[[], object] | None = None,
 ) -> Any:
     """Callback that puts val_loss, val_accuracy and val_score into an epoch's logs, for those after it to use,
     and keeps the weights of the best epoch in `weights`.
@@ -98,7 +143,7 @@ def validation_callback(
 
     Args:
         monitor: What an epoch is the best by; None keeps the last epoch instead.
-        callbacks: Keras callbacks of the prediction.
+        check: Called before each batch of the prediction.
     """
     import keras
 
@@ -111,7 +156,7 @@ def validation_callback(
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             logs["seconds"] = time.perf_counter() - self.started
-            found = held_out.predict(self.model, callbacks=callbacks)
+            found = held_out.predict(self.model, check=check)
             if not np.isfinite(found).all():
                 logs |= {"val_loss": np.nan, "val_accuracy": np.nan, "val_score": np.nan}
                 return

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.data.inputs import ErrorRelay, ExtraInput, TrainingInput, prediction_dataset, training_dataset
+from pipeline.data.inputs import ErrorRelay, ExtraInput, TrainingInput, prediction_blocks, training_dataset
 from pipeline.data.pictures import FilePictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError
@@ -126,33 +126,57 @@ def test_training_may_stop_early_and_the_next_stage_uses_the_pool(source):
         del unfinished
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 11])
+def mirrored(batch):
+    return batch[:, :, ::-1]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 6, 7, 11])
 @pytest.mark.parametrize("batch_size", [3, 4])
-def test_prediction_keeps_the_order_and_loses_no_row(pictures, rows, batch_size):
+@pytest.mark.parametrize("views", [[mirrored], [lambda batch: batch, mirrored]])
+@pytest.mark.parametrize("block_bytes", [0, 2**11, 2**30])
+def test_prediction_keeps_the_order_and_loses_no_row(pictures, rows, batch_size, views, block_bytes):
     order = np.random.default_rng(rows).permutation(COUNT)[:rows]
-    dataset = prediction_dataset(pictures, order, batch_size=batch_size, view=lambda batch: batch[:, :, ::-1])
-    batches = [batch.numpy() for batch in dataset]
-    assert {batch.shape for batch in batches} == {(batch_size, *SIZE, 3)}
-    assert len(batches) == -(-rows // batch_size)
-    assert np.array_equal(np.concatenate(batches)[:rows], pictures.take(order)[:, :, ::-1])
+    blocks = list(prediction_blocks(pictures, order, batch_size=batch_size, views=views, block_bytes=block_bytes))
+    batches = [batch for block in blocks for batch in block]
+    assert len(batches) == -(-rows * len(views) // batch_size)
+    found = np.zeros((len(views) * rows, *SIZE, 3), dtype=np.uint8)
+    for batch, places in batches:
+        assert batch.shape == (batch_size, *SIZE, 3)
+        found[places] = batch[: len(places)]
+    places = np.concatenate([[], *(places for _, places in batches)])
+    assert sorted(places) == list(range(len(views) * rows))
+    expected = [view(pictures.take(order)) for view in views] if rows else found
+    assert np.array_equal(found, np.concatenate(expected) if rows else found)
+    assert len(blocks) <= 1 or block_bytes < 2**30
 
 
-def test_prediction_of_no_rows(pictures):
-    dataset = prediction_dataset(pictures, np.array([], dtype=np.int64), batch_size=2, view=lambda batch: batch)
-    assert list(dataset) == []
+def test_each_picture_is_taken_once_for_all_views(pictures):
+    taken = []
+
+    class Counted:
+        size = pictures.size
+
+        def take(self, rows):
+            taken.extend(rows)
+            return pictures.take(rows)
+
+    list(prediction_blocks(Counted(), np.arange(7), batch_size=3, views=[mirrored, mirrored], block_bytes=2**30))
+    assert taken == list(range(7))
 
 
-@pytest.mark.parametrize("what", ["training", "prediction"])
-def test_an_unreadable_picture_is_named_through_tf_data(source, pool, tmp_path, what):
+def test_an_unreadable_picture_is_named_through_tf_data(source, pool, tmp_path):
     (tmp_path / "5.png").write_bytes(b"")
     relay = ErrorRelay()
-    if what == "training":
-        dataset = training_dataset(source, pool, epochs=range(1), relay=relay)
-    else:
-        view = {"view": lambda batch: batch}
-        dataset = prediction_dataset(source.pictures, source.rows, batch_size=2, relay=relay, **view)
+    dataset = training_dataset(source, pool, epochs=range(1), relay=relay)
     with pytest.raises(DataError, match=r"5\.png is empty"), relay:
         list(dataset)
+
+
+def test_an_unreadable_picture_to_predict_is_named(pictures, tmp_path):
+    (tmp_path / "5.png").write_bytes(b"")
+    blocks = prediction_blocks(pictures, np.arange(COUNT), batch_size=2, views=[mirrored])
+    with pytest.raises(DataError, match=r"5\.png is empty"):
+        list(blocks)
 
 
 def test_the_relay_leaves_other_errors_alone():

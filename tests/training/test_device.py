@@ -16,6 +16,7 @@ import tensorflow as tf
 from pipeline.artifacts import read_json
 from pipeline.predictions.store import read_predictions
 from pipeline.training import device
+from pipeline.training.predict import predict_folds
 from pipeline.training.stage import load_network
 from pipeline.training.validation import predict
 from tests.training.conftest import Run, stage
@@ -42,6 +43,7 @@ if __name__ == "__main__":
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
     from pipeline.training.fold import Machine
+    from pipeline.training.predict import predict_folds
     from pipeline.training.stage import load_network
     from pipeline.training.validation import predict
     from tests.training.conftest import Run, recipe_of
@@ -59,7 +61,9 @@ if __name__ == "__main__":
             predict(network, pictures, order[:count], batch_size=size).tolist()
         for count, size in ((1, 8), (7, 3), (8, 4), (9, 4), (5, 1))
     }
-    print("FOUND", json.dumps({"predictions": found, "order": order.tolist(), "devices": device.replicas()}))
+    views = predict_folds(run.recipe, [task.weights] * 2, pictures, classes=3, with_views=True).tolist()
+    found = {"predictions": found, "views": views, "order": order.tolist(), "devices": device.replicas()}
+    print("FOUND", json.dumps(found))
 """
 
 
@@ -102,6 +106,8 @@ def test_two_devices_give_what_one_gives(begin: Callable[..., Run], tmp_path: Pa
     for what, rows in found["predictions"].items():
         assert len(rows) == int(what.split()[0])
         np.testing.assert_allclose(rows, expected[: len(rows)], atol=1e-5, err_msg=what)
+    one = predict_folds(run.recipe, [shared / "stage-1" / "best.weights.h5"], pictures, classes=3, with_views=True)
+    np.testing.assert_allclose(found["views"], one, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ def test_loaded_models_predict_as_the_files_are(finished: Run) -> None:
         expected = predicted(finished, *paths_of(finished), temperature=temperature)[CLASSES].to_numpy()
         found = [loaded.predict(decode(path)) for path in paths_of(finished)]
         np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert loaded._network.predict_function.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize(("used", "file"), [(True, "oof_tta.parquet"), (False, "oof.parquet")])

@@ -94,8 +94,6 @@ def test_the_time_can_be_over_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> 
     epochs.left = -1.0
     with pytest.raises(OutOfTime, match="the stage, epoch 2 of 3"):
         epochs.callback.on_train_batch_begin(0)
-    with pytest.raises(OutOfTime, match="predictions of the stage"):
-        epochs.callback.on_predict_batch_begin(0)
 
 
 @pytest.mark.slow
@@ -107,7 +105,7 @@ def test_a_run_in_several_sessions_ends_as_one_that_was_never_stopped(
     while len(stops) < 20:
         looks()
         # Long enough for the longest stage, but not for two; a little longer each time, to stop elsewhere.
-        limited = Machine(workers=0, stop_at=46.0 + 3 * len(stops))
+        limited = Machine(workers=0, stop_at=33.0 + 3 * len(stops))
         try:
             run.train(machine=limited)
             break
@@ -170,7 +168,7 @@ def test_a_training_that_is_stopped_leaves_no_worker_and_no_open_log(
     run = begin(stage("one", epochs=4))
     looks()
     with pytest.raises(OutOfTime, match="one 32×32, epoch"):
-        run.train(folds=[0], machine=Machine(workers=1, stop_at=9.0))
+        run.train(folds=[0], machine=Machine(workers=1, stop_at=8.0))
     assert multiprocessing.active_children() == []
     log = pd.read_csv(run.task(0).stage_folder(0) / "log.csv")
     assert len(log) == 1

@@ -1,6 +1,7 @@
 """Predicting keeps rows and their order; the best epoch, and no other, is kept."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from PIL import Image
 from scipy.special import softmax
 
 from pipeline.data.pictures import FilePictures
+from pipeline.errors import OutOfTime
 from pipeline.predictions.metrics import METRICS
-from pipeline.training.validation import Best, HeldOut, predict, validation_callback
+from pipeline.training.validation import Best, HeldOut, predict, predict_views, validation_callback
 
 SIZE = (4, 6)
 
@@ -46,10 +48,39 @@ def test_row_i_is_the_prediction_of_row_i(tmp_path: Path, left_half: Any, batch_
     np.testing.assert_allclose(found, softmax(colours[rows, 0] / 100.0, axis=1), atol=1e-6)
 
 
-def test_a_view_is_what_the_network_sees(tmp_path: Path, left_half: Any) -> None:
+def test_every_model_sees_every_picture_in_every_view(tmp_path: Path, left_half: Any) -> None:
+    """Two models: the network after its logits, in hundreds of the colour, are weighted by 1 and by 2."""
     source, colours = pictures(tmp_path, 5)
-    found = predict(left_half, source, np.arange(5), batch_size=2, view_name="flip")
-    np.testing.assert_allclose(found, softmax(colours[:, 1] / 100.0, axis=1), atol=1e-6)
+    scale = keras.layers.Dense(3, use_bias=False)
+    network = keras.Model(left_half.input, scale(left_half.output))
+    models = [partial(network.set_weights, [np.eye(3) * factor]) for factor in (1, 2)]
+    found = predict_views(network, source, np.array([3, 0, 4]), batch_size=2, views=["flip"], models=models)
+    assert found.dtype == np.float32
+    sides = np.stack([colours[[3, 0, 4], side] / 100.0 for side in (0, 1)])
+    np.testing.assert_allclose(found, softmax(np.stack([sides, 2 * sides]), axis=-1), atol=1e-5)
+
+
+def test_one_network_is_traced_once_for_all_rows_views_and_models(tmp_path: Path, left_half: Any) -> None:
+    source, _ = pictures(tmp_path, 7)
+    network = keras.Model(left_half.input, left_half.output)
+    for rows in (7, 3, 1):
+        predict(network, source, np.arange(rows), batch_size=4)
+        predict_views(network, source, np.arange(rows), batch_size=4, views=["flip"], models=[lambda: None] * 2)
+    assert network.predict_function.experimental_get_tracing_count() == 1
+
+
+def test_what_the_check_raises_ends_the_prediction(tmp_path: Path, left_half: Any) -> None:
+    source, _ = pictures(tmp_path, 7)
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise OutOfTime("too late", expected="in time", next_step="again")
+
+    with pytest.raises(OutOfTime, match="too late"):
+        predict(left_half, source, np.arange(7), batch_size=2, check=check)
+    assert len(calls) == 3
 
 
 class Epochs:
