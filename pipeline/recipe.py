@@ -191,10 +191,11 @@ class Stage(Settings):
             raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
         if self.unfreeze == 0 and self.layer_decay is not None:
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
-        if (self.unfreeze or self.mixup or self.cutmix) and "feature_views" in self.model_fields_set:
-            raise ValueError(
-                "feature_views has no effect where the backbone is trained or pictures are mixed; leave it out"
-            )
+        is_set = (
+            self.feature_views != type(self).model_fields["feature_views"].default
+        )  # a stored recipe names defaults
+        if is_set and (self.unfreeze or self.mixup or self.cutmix):
+            raise ValueError("feature_views has no effect with unfreeze above 0, mixup or cutmix; leave it out")
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
         try:
