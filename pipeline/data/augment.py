@@ -6,6 +6,7 @@ of its seed alone: not of the batch, the worker or the pictures before it.
 
 import hashlib
 import os
+import random
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -112,8 +113,13 @@ class Augmenter:
     def __init__(self, augment: Augment) -> None:
         transforms = _transforms(augment)
         self._compose = None
+        # All transforms draw from these two. `Compose.set_random_seed` would make two for each transform, which takes
+        # longer than a small transform does, and all of one seed: flips and brightness would always come together.
+        self._random, self._generator = random.Random(), np.random.Generator(np.random.PCG64(0))
+        self._state: Any = self._generator.bit_generator.state
         if transforms:
             self._compose = _library().Compose([_build(name, options) for name, options in transforms])
+            self._compose.set_random_state(self._generator, self._random)
 
     def __call__(self, pictures: NDArray[np.uint8], seeds: Sequence[int] | NDArray[np.uint32]) -> None:
         """Augment `pictures`, uint8 of shape (n, height, width, 3), in place.
@@ -124,7 +130,7 @@ class Augmenter:
         if self._compose is None:
             return
         for picture, seed in zip(pictures, seeds, strict=True):
-            self._compose.set_random_seed(int(seed))
+            self._seed(int(seed))
             try:
                 result = self._compose(image=picture)["image"]
             except Exception as error:  # albumentations has kinds of its own for each transform
@@ -140,6 +146,11 @@ class Augmenter:
                     next_step="remove the transform that resizes, crops or normalises",
                 )
             picture[...] = result
+
+    def _seed(self, seed: int) -> None:
+        self._random.seed(seed)
+        self._state["state"]["state"] = self._random.getrandbits(128)
+        self._generator.bit_generator.state = self._state
 
 
 def check_augment(augment: Augment) -> None:
