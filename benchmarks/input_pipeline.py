@@ -35,7 +35,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.data.augment import Augmenter
 from pipeline.data.index import find_pictures
@@ -71,7 +70,9 @@ def kept(paths: list[str], size: Size, folder: Path) -> KeptPictures:
 
 
 def compose() -> Any:
-    return Augmenter(PRESET)._compose
+    import albumentations
+
+    return albumentations.Compose(Augmenter(PRESET).transforms)
 
 
 def kit(paths: list[str], size: Size, folder: Path, workers: int) -> float:
@@ -218,9 +219,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             kept(paths, size, Path(folder))
             found: dict[str, list[float]] = {side: [] for side in sides}
-            for _ in tqdm(range(arguments.rounds), desc=text, unit="round", leave=False, disable=None):
+            for _ in range(arguments.rounds):
                 for side in sides:
                     found[side].append(measured(side, text, folder, arguments))
+                now = ", ".join(f"{side} {rates[-1]:.0f}" for side, rates in found.items())
+                print(f"{text}: {now}", file=sys.stderr, flush=True)
         for side, rates in found.items():
             ratio = statistics.median(one / other for one, other in zip(found["kit"], rates, strict=True))
             low, middle, high = min(rates), statistics.median(rates), max(rates)

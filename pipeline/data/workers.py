@@ -49,10 +49,9 @@ class Task:
 
 def make_batch(pictures: Pictures, augmenter: Augmenter, task: Task, out: NDArray[np.uint8]) -> None:
     """Write augmented pictures into `out`, uint8 of shape (len(task.rows), height, width, 3)."""
-    for place in range(len(task.rows)):  # one by one: a picture stays in the processor's cache until it is done
-        one = slice(place, place + 1)
-        out[one] = pictures.take(task.rows[one])
-        augmenter(out[one], task.seeds[one])
+    for place, seed in enumerate(task.seeds):  # one by one: a picture stays in the processor's cache until it is done
+        [picture] = pictures.take(task.rows[place : place + 1])
+        out[place] = augmenter.one(picture, int(seed))
     if task.mix:
         mix_pictures(out, task.mix)
 
