@@ -1,16 +1,20 @@
-"""Does training memory grow with the number of pictures?
+"""Does the training input need more memory for more pictures?
 
     python benchmarks/memory.py --pictures DIR [--size 224x224]
 
-Runs the training input over the pictures once as they are and once with each ten times over, each in a fresh
-process, and prints the peak of its anonymous memory (what the process needs; pages of mapped files, which the system
-takes back when it needs them, are not counted). Linux only.
+Decodes the pictures and runs the training input over them for two epochs, once with the pictures as they are and once
+with each ten times over, each in a fresh process. Printed is the peak of the memory that this process and its workers
+need together: their anonymous memory and the shared memory in which batches are handed over, each page divided among
+those that map it. The decoded pictures are a mapped file on the disk, whose pages the system takes back when it needs
+them: they are not counted. Linux only.
 """
 
 import argparse
 import multiprocessing
 import os
+import statistics
 import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -22,15 +26,46 @@ from pipeline.data.workers import WorkerPool
 from pipeline.training.device import import_tensorflow_quietly
 from pipeline.training.fold import Machine
 
-BATCH, EPOCHS = 32, 2
+BATCH, EPOCHS, WORKERS = 32, 2, os.cpu_count() or 1
 
 
-def peak_megabytes(paths: list[str], size: tuple[int, int]) -> float:
-    """Largest anonymous memory seen at a batch, in MB of 10**6 bytes."""
+class Watch:
+    """Samples the memory of this process and its children in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.05):
+            processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+            self.peak = max(self.peak, sum(megabytes(process) for process in processes))
+
+
+def megabytes(process: int | None) -> float:
+    """Anonymous and shared memory of a process in MB of 10**6 bytes, its part of what it shares."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    kinds = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
+    return (kinds["Pss_Anon:"] + kinds["Pss_Shmem:"]) * 1024 / 1e6
+
+
+def peaks(paths: list[str], size: tuple[int, int]) -> tuple[float, float]:
+    """The peak while pictures are decoded, and while batches are made of them."""
     import_tensorflow_quietly()
-    with tempfile.TemporaryDirectory() as folder, WorkerPool(os.cpu_count() or 1) as pool:
+    with tempfile.TemporaryDirectory() as folder:
+        with Watch() as decoding:
+            pictures = Machine(cache_gb=100).open(paths, size, Path(folder))
         source = TrainingInput(
-            pictures=Machine(cache_gb=100).open(paths, size, Path(folder)),
+            pictures=pictures,
             ids=[str(row) for row in range(len(paths))],
             labels=np.zeros(len(paths), dtype=np.int64),
             classes=2,
@@ -41,26 +76,34 @@ def peak_megabytes(paths: list[str], size: tuple[int, int]) -> float:
             fold=0,
             stage=0,
         )
-        return max(_anonymous() for _ in training_dataset(source, pool, epochs=range(EPOCHS)))
-
-
-def _anonymous() -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024 / 1e6
+        with WorkerPool(WORKERS) as pool, Watch() as feeding:
+            for pictures, _, _ in training_dataset(source, pool, epochs=range(EPOCHS)):
+                np.asarray(memoryview(pictures)).max()  # a page that nobody looks at counts for nobody
+    return decoding.peak, feeding.peak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures")
     parser.add_argument("--size", default="224x224", help="height x width")
+    parser.add_argument("--rounds", type=int, default=3, help="each a pair of processes; medians are printed")
     arguments = parser.parse_args()
     height, width = (int(side) for side in arguments.size.split("x"))
     paths = [str(path) for path in find_pictures(arguments.pictures)]
-    for times in (1, 10):
-        # Not multiprocessing.Pool: its processes may not have children, which the input's workers are.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            peak = pool.submit(peak_megabytes, paths * times, (height, width)).result()
-        print(f"{len(paths) * times:7d} pictures of {height}x{width}: peak {peak:.0f} MB")
+    found: dict[int, list[tuple[float, float]]] = {1: [], 10: []}
+    for _ in range(arguments.rounds):
+        for times, measured in found.items():
+            # Not multiprocessing.Pool: its processes may not have children, which the input's workers are.
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                measured.append(pool.submit(peaks, paths * times, (height, width)).result())
+    middle = {
+        times: [statistics.median(part) for part in zip(*measured, strict=True)] for times, measured in found.items()
+    }
+    for times, (decoding, feeding) in middle.items():
+        print(
+            f"{len(paths) * times:7d} pictures of {arguments.size}: decoding {decoding:.0f}, batches {feeding:.0f} MB"
+        )
+    print("ten times the pictures: " + ", ".join(f"{ten / one:.2f}" for one, ten in zip(*middle.values(), strict=True)))
 
 
 if __name__ == "__main__":

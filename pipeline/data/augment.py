@@ -6,6 +6,7 @@ of its seed alone: not of the batch, the worker or the pictures before it.
 
 import hashlib
 import os
+import random
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -110,15 +111,19 @@ class Augmenter:
     """
 
     def __init__(self, augment: Augment) -> None:
-        transforms = _transforms(augment)
-        self._compose = None
-        if transforms:
-            self._compose = _library().Compose([_build(name, options) for name, options in transforms])
+        self.transforms = [_build(name, options) for name, options in _transforms(augment)]
+        # All transforms draw from these two, which are seeded anew for each picture. `set_random_seed` would make two
+        # for each transform: slower than a small transform, and all of one seed, so that transforms of one probability
+        # always come together.
+        self._random, self._generator = random.Random(), np.random.Generator(np.random.PCG64(0))
+        self._state: Any = self._generator.bit_generator.state
+        for transform in self.transforms:
+            transform.set_random_state(self._generator, self._random)
 
     @property
     def changes(self) -> bool:
         """Whether there is any transform."""
-        return self._compose is not None
+        return bool(self.transforms)
 
     def __call__(self, pictures: NDArray[np.uint8], seeds: Sequence[int] | NDArray[np.uint32]) -> None:
         """Augment `pictures`, uint8 of shape (n, height, width, 3), in place.
@@ -126,25 +131,36 @@ class Augmenter:
         Raises:
             RecipeError: A transform failed, or changed the picture's size or type.
         """
-        if self._compose is None:
-            return
         for picture, seed in zip(pictures, seeds, strict=True):
-            self._compose.set_random_seed(int(seed))
-            try:
-                result = self._compose(image=picture)["image"]
-            except Exception as error:  # albumentations has kinds of its own for each transform
-                raise RecipeError(
-                    f"augmentation cannot take a picture of {picture.shape}: {error}",
-                    expected="transforms that take any picture of the stage's size",
-                    next_step="correct `augment` in the recipe",
-                ) from None
-            if result.shape != picture.shape or result.dtype != np.uint8:
-                raise RecipeError(
-                    f"augmentation turned a picture of {picture.shape} uint8 into {result.shape} {result.dtype}",
-                    expected="transforms that keep size and type: the stage's size is set by `size`",
-                    next_step="remove the transform that resizes, crops or normalises",
-                )
-            picture[...] = result
+            picture[...] = self.one(picture, int(seed))
+
+    def one(self, picture: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """A picture, uint8 of shape (height, width, 3), augmented; it may be written over, or be what is returned.
+
+        Raises:
+            RecipeError: As of a call.
+        """
+        self._random.seed(seed)
+        self._state["state"]["state"] = self._random.getrandbits(128)
+        self._generator.bit_generator.state = self._state
+        result = picture
+        try:
+            # One after the other, as `Compose` calls them, without what it checks for boxes, masks and volumes.
+            for transform in self.transforms:
+                result = transform(image=result)["image"]
+        except Exception as error:  # albumentations has kinds of its own for each transform
+            raise RecipeError(
+                f"augmentation cannot take a picture of {picture.shape}: {error}",
+                expected="transforms that take any picture of the stage's size",
+                next_step="correct `augment` in the recipe",
+            ) from None
+        if result.shape != picture.shape or result.dtype != np.uint8:
+            raise RecipeError(
+                f"augmentation turned a picture of {picture.shape} uint8 into {result.shape} {result.dtype}",
+                expected="transforms that keep size and type: the stage's size is set by `size`",
+                next_step="remove the transform that resizes, crops or normalises",
+            )
+        return result
 
 
 def check_augment(augment: Augment) -> None:

@@ -1,7 +1,7 @@
 """Worker processes that make augmented batches, in an order that does not depend on their number.
 
 Step `k` is made by worker `k % workers` and handed out as step `k`. The pictures come back through a file mapped
-by both sides, not through a pipe. Workers import neither TensorFlow nor Keras.
+by both sides, and are handed out where they lie. Workers import neither TensorFlow nor Keras.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ import pickle
 import shutil
 import tempfile
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Literal, Self
 
 import cv2
 import numpy as np
@@ -32,6 +33,8 @@ from pipeline.recipe import Augment
 AHEAD = 3
 """Batches a worker may be ahead of the training."""
 
+_LENT = 6  # batches that the training may hold before the next is copied: tf.data's, the step's, the one let go last
+_ALIGNMENT = 64  # bytes; TensorFlow takes an array over as it lies if it begins at a multiple of this, else copies it
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -44,13 +47,43 @@ class Task:
     mix: Mix | None = None
 
 
-def make_batch(pictures: Pictures, augmenter: Augmenter, task: Task) -> NDArray[np.uint8]:
-    """Augmented pictures, uint8 of shape (batch, height, width, 3)."""
-    batch = pictures.take(task.rows)
-    augmenter(batch, task.seeds)
+def make_batch(pictures: Pictures, augmenter: Augmenter, task: Task, out: NDArray[np.uint8]) -> None:
+    """Write augmented pictures into `out`, uint8 of shape (len(task.rows), height, width, 3)."""
+    for place, seed in enumerate(task.seeds):  # one by one: a picture stays in the processor's cache until it is done
+        [picture] = pictures.take(task.rows[place : place + 1])
+        out[place] = augmenter.one(picture, int(seed))
     if task.mix:
-        mix_pictures(batch, task.mix)
-    return batch
+        mix_pictures(out, task.mix)
+
+
+class _Slots:
+    """Room for batches in a file mapped by this process and the workers.
+
+    A batch that is lent out is its holder's until the last array that shows any of it is gone.
+    """
+
+    def __init__(self, file: Path, *, count: int, batch_shape: tuple[int, ...]) -> None:
+        self.free = deque(range(count))
+        self._room = _map_slots(file, "w+", count, batch_shape)
+        self._picture = batch_shape[1:]
+
+    def hand_out(self, slot: int, pictures: int) -> NDArray[np.uint8]:
+        """The first `pictures` of a slot: the slot itself if there is another one free, else a copy."""
+        count = pictures * int(np.prod(self._picture))
+        # Of a buffer, not of an array: arrays made from this one then keep it, and not only the map behind it.
+        lent = np.frombuffer(self._room[slot].data, dtype=np.uint8, count=count)
+        batch = lent.reshape(pictures, *self._picture)
+        if not self.free:
+            self.free.append(slot)
+            return batch.copy()
+        weakref.finalize(lent, self.free.append, slot).atexit = False
+        return batch
+
+
+def _map_slots(file: Path, mode: Literal["w+", "r+"], count: int, batch_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The slots of a file, uint8 of shape (count, bytes of a batch, filled up to a multiple of `_ALIGNMENT`)."""
+    length = -(-int(np.prod(batch_shape)) // _ALIGNMENT) * _ALIGNMENT
+    return np.memmap(file, dtype=np.uint8, mode=mode, shape=(count, length))
 
 
 class WorkerPool:
@@ -103,45 +136,47 @@ class WorkerPool:
         if not self._connections:
             augmenter = Augmenter(augment)
             for task in tasks:
-                yield make_batch(pictures, augmenter, task)
+                batch = np.empty((len(task.rows), *pictures.size, 3), dtype=np.uint8)
+                make_batch(pictures, augmenter, task, batch)
+                yield batch
             return
-        shape = (AHEAD, batch_size, *pictures.size, 3)
-        with self._lock, tempfile.TemporaryDirectory(prefix=f"kit-{os.getpid()}-", dir=_slot_folder(shape)) as folder:
+        count, batch_shape = AHEAD * len(self._connections) + _LENT, (batch_size, *pictures.size, 3)
+        where = _slot_folder(count * int(np.prod(batch_shape)))
+        with self._lock, tempfile.TemporaryDirectory(prefix=f"kit-{os.getpid()}-", dir=where) as folder:
             self._stream += 1
             stream = self._stream
             self._settle()
-            slots = []
-            for number, connection in enumerate(self._connections):
-                file = Path(folder) / f"{number}.u8"
-                slots.append(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
-                _send(connection, (pictures, augment, file, shape))
+            file = Path(folder) / "slots.u8"
+            slots = _Slots(file, count=count, batch_shape=batch_shape)
+            for connection in self._connections:
+                _send(connection, (pictures, augment, file, count, batch_shape))
             faults = [fault for connection in self._connections if (fault := _answer(connection))]
             if faults:
                 raise faults[0]
-        # The files are unlinked and live on in the maps: nothing is left behind, however this process ends.
+        # The file is unlinked and lives on in the maps: nothing is left behind, however this process ends.
         yield from self._in_order(stream, tasks, slots)
 
-    def _in_order(self, stream: int, tasks: Iterable[Task], slots: list[Any]) -> Iterator[NDArray[np.uint8]]:
+    def _in_order(self, stream: int, tasks: Iterable[Task], slots: _Slots) -> Iterator[NDArray[np.uint8]]:
         for step, task in enumerate(tasks):
             if step >= AHEAD * len(self._connections):
                 yield self._collect(stream, slots)
             worker = step % len(self._connections)
-            slot = step // len(self._connections) % AHEAD
             with self._lock:
                 self._require(stream)
+                slot = slots.free.popleft()
                 _send(self._connections[worker], (task, slot))
                 self._waiting.append((worker, slot, len(task.rows)))
         while self._waiting:
             yield self._collect(stream, slots)
 
-    def _collect(self, stream: int, slots: list[Any]) -> NDArray[np.uint8]:
+    def _collect(self, stream: int, slots: _Slots) -> NDArray[np.uint8]:
         with self._lock:
             self._require(stream)
             worker, slot, count = self._waiting.popleft()
             fault = _answer(self._connections[worker])
             if fault:
                 raise fault
-            return np.array(slots[worker][slot, :count])  # a copy: the slot is written again
+            return slots.hand_out(slot, count)
 
     def _require(self, stream: int) -> None:
         if stream != self._stream:
@@ -178,15 +213,14 @@ def _died() -> KitError:
     )
 
 
-def _slot_folder(shape: tuple[int, ...]) -> Path | None:
-    """Shared memory where it has room to spare (containers often give it 64 MB), else the temporary folder."""
-    need = int(np.prod(shape)) * (os.cpu_count() or 1)
+def _slot_folder(need: int) -> Path | None:
+    """Shared memory where it has twice `need` bytes (containers often give it 64 MB), else the temporary folder."""
     roomy = _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > 2 * need
     return _SHARED_MEMORY if roomy else None
 
 
 def _work(connection: Connection) -> None:
-    """A worker's life: (pictures, augment, file, shape) opens a stream, (task, slot) makes a batch of it."""
+    """A worker's life: what `batches` sends first opens a stream, (task, slot) makes a batch of it."""
     cv2.setNumThreads(0)  # OpenCV's own threads would fight the other workers
     pictures: Pictures
     augmenter: Augmenter
@@ -197,13 +231,14 @@ def _work(connection: Connection) -> None:
         except (EOFError, OSError, KeyboardInterrupt):
             return
         try:
-            if len(message) == 4:
-                pictures, augment, file, shape = message
+            if len(message) == 5:
+                pictures, augment, file, count, batch_shape = message
                 augmenter = Augmenter(augment)
-                slots = np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+                slots = _map_slots(file, "r+", count, batch_shape)
             else:
                 task, slot = message
-                slots[slot, : len(task.rows)] = make_batch(pictures, augmenter, task)
+                shape = (len(task.rows), *pictures.size, 3)
+                make_batch(pictures, augmenter, task, slots[slot, : int(np.prod(shape))].reshape(shape))
             connection.send(None)
         except KeyboardInterrupt:
             return

@@ -1,4 +1,5 @@
 import hashlib
+import random
 
 import numpy as np
 import pytest
@@ -53,6 +54,58 @@ def test_a_picture_depends_on_its_seed_alone(preset):
     for row in reversed(range(8)):
         augmenter(one_by_one[row : row + 1], given[row : row + 1])
     assert np.array_equal(one_by_one, whole)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_picture_is_what_compose_makes_of_it(preset):
+    import albumentations
+
+    [picture] = pictures(1)
+    augmenter, compose = Augmenter(preset), albumentations.Compose(Augmenter(preset).transforms)
+    for seed in range(40):
+        numbers, bits = random.Random(seed), np.random.PCG64(0)
+        bits.state = bits.state | {"state": bits.state["state"] | {"state": numbers.getrandbits(128)}}
+        compose.set_random_state(np.random.Generator(bits), numbers)
+        # `force_apply` is of the list alone: it draws no number to see whether it is to be gone through.
+        expected = compose(image=picture.copy(), force_apply=True)["image"]
+        assert np.array_equal(augmenter.one(picture.copy(), seed), expected)
+
+
+def test_transforms_of_one_probability_do_not_always_come_together():
+    """As they did when each had a generator of its own with the picture's seed."""
+    ramp = np.tile(np.arange(20, 100, 2, dtype=np.uint8)[None, :, None], (400, 4, 1, 3))
+    brighter = {"RandomBrightnessContrast": {"brightness_limit": [0.2, 0.3], "contrast_limit": 0.0, "p": 0.5}}
+    after = augmented(({"HorizontalFlip": {"p": 0.5}}, brighter), np.arange(400), ramp)
+    flipped = after[:, 0, 0, 0] > after[:, 0, -1, 0]
+    bright = after.mean(axis=(1, 2, 3)) > ramp[0].mean() + 5
+    counts = np.array([[(flipped & bright).sum(), (flipped & ~bright).sum()], [(~flipped & bright).sum(), 0]])
+    counts[1, 1] = 400 - counts.sum()
+    assert abs(counts - 100).max() < 35  # four standard deviations
+
+
+def test_every_transform_of_the_library_draws_from_the_seed_alone():
+    """In whichever of the two generators: the same again after other pictures, another picture for another seed."""
+    import albumentations
+
+    first, second = pictures(2)
+    taken, varied = 0, 0
+    for name, kind in vars(albumentations).items():
+        if not (
+            isinstance(kind, type)
+            and issubclass(kind, albumentations.ImageOnlyTransform | albumentations.DualTransform)
+        ):
+            continue
+        try:
+            augmenter = Augmenter(({name: {"p": 1.0}},))
+            made = [first.copy()[None], second.copy()[None], first.copy()[None], first.copy()[None]]
+            for picture, seed in zip(made, (5, 6, 5, 7), strict=True):
+                augmenter(picture, [seed])
+        except RecipeError:
+            continue  # needs settings, or changes the size
+        assert np.array_equal(made[0], made[2]), name
+        taken, varied = taken + 1, varied + int((made[0] != made[3]).any())
+    assert taken > 60
+    assert varied > 40
 
 
 def test_everything_that_should_changes_the_augmentation():

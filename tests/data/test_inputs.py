@@ -94,10 +94,13 @@ def test_the_same_picture_is_augmented_anew_in_each_epoch(source, pool):
     assert len(versions) == 5
 
 
-def test_the_number_of_workers_changes_nothing(source, pool):
-    source = replace(source, augment="heavy")
-    with WorkerPool(2) as two:
-        assert_same(list(source.batches(two, epochs=range(3))), list(source.batches(pool, epochs=range(3))))
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_number_of_workers_changes_nothing(source, pool, workers):
+    source = replace(source, augment="heavy", mixup=0.4, cutmix=1.0)
+    with WorkerPool(workers) as several:
+        dataset = training_dataset(source, several, epochs=range(5))
+        got = [tuple(part.numpy() for part in batch) for batch in dataset]
+    assert_same(got, list(source.batches(pool, epochs=range(5))))
 
 
 def assert_same(left, right):
@@ -113,6 +116,21 @@ def test_training_dataset_is_the_batches(source, pool):
     pictures, targets, weights = dataset.element_spec
     assert pictures.shape == (3, *SIZE, 3)
     assert (pictures.dtype.name, targets.dtype.name, weights.dtype.name) == ("uint8", "float32", "float32")
+
+
+def test_tensorflow_takes_the_batches_where_the_workers_wrote_them(source, monkeypatch):
+    places, plain = [], WorkerPool.batches
+
+    def noted(*arguments, **options):
+        for batch in plain(*arguments, **options):
+            places.append(batch.ctypes.data)
+            yield batch
+
+    monkeypatch.setattr(WorkerPool, "batches", noted)
+    with WorkerPool(1) as pool:
+        dataset = training_dataset(source, pool, epochs=range(8))
+        got = [np.asarray(memoryview(pictures)).ctypes.data for pictures, _, _ in dataset]
+    assert got == places
 
 
 def test_training_may_stop_early_and_the_next_stage_uses_the_pool(source):

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.data.augment import picture_seeds
 from pipeline.data.pictures import FilePictures
-from pipeline.data.workers import Task, WorkerPool
+from pipeline.data.workers import _LENT, AHEAD, Task, WorkerPool
 from pipeline.errors import DataError, KitError, RecipeError
 from tests.conftest import make_picture
 
@@ -50,7 +50,7 @@ def expected(pictures, tasks=None):
         return made(alone, pictures, tasks)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_the_number_of_workers_changes_nothing(pictures, workers):
     with WorkerPool(workers) as pool:
         got = made(pool, pictures)
@@ -73,6 +73,26 @@ def test_batches_are_the_consumers_own(pool, pictures):
         kept.append(batch)
         copies.append(batch.copy())
     assert all(np.array_equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+def test_a_part_of_a_batch_keeps_it(pool, pictures):
+    """A view holds the slot it shows, though NumPy lets it point past the array that it was made from."""
+    kept, copies = [], []
+    for batch in pool.batches(pictures, "light", plan(40), batch_size=BATCH):
+        if len(kept) < 3:
+            kept.append(batch[1:][0, ::2])
+            copies.append(kept[-1].copy())
+    assert all(np.array_equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+def test_batches_that_are_let_go_are_not_copied_and_take_no_more_room(pool, tmp_path):
+    paths = tuple(str(make_picture(tmp_path / f"{n}.png", colour=n % 3, seed=n)) for n in range(10))
+    places = set()
+    for batch in pool.batches(FilePictures(paths, (7, 9)), "light", plan(60), batch_size=BATCH):
+        places.add(batch.ctypes.data)
+        assert not batch.flags.owndata
+        assert batch.ctypes.data % 64 == 0, "TensorFlow would copy it"
+    assert 1 < len(places) <= AHEAD * 2 + _LENT
 
 
 def test_a_smaller_batch_and_no_batch_at_all(pool, pictures):
