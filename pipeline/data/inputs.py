@@ -205,7 +205,7 @@ def prediction_blocks(
         The last batch has fewer places: it is filled up with repeats.
     """
     parts = 1
-    if block_bytes:
+    if block_bytes and len(rows):
         parts = max(1, block_bytes // (batch_size * len(views) * pictures.take(rows[:1]).nbytes))
 
     def blocks() -> Iterator[list[tuple[NDArray[Any], NDArray[np.int64]]]]:
