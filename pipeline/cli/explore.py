@@ -27,9 +27,11 @@ def explore(
     Example: kit explore demo --augment heavy
     """
     from pipeline.competition import load_competition
-    from pipeline.data.augment import check_augment
 
     described = load_competition(competition, root=ROOT)
+
+    from pipeline.data.augment import check_augment
+
     check_augment(augment)
 
     from pipeline.data.duplicates import keep_duplicates
