@@ -17,8 +17,9 @@ from pipeline.artifacts import Workspace
 from pipeline.competition import load_competition
 from pipeline.data.index import train_index
 from pipeline.predictions.aligned import align
+from pipeline.predictions.manifests import read_manifest
 from pipeline.predictions.metrics import METRICS, paired_gain
-from pipeline.predictions.store import CURVES, Experiment, read_manifest, read_predictions
+from pipeline.predictions.store import CURVES, Experiment, read_predictions
 from pipeline.recipe import load_recipe
 from pipeline.training.cross_validate import cross_validate
 from pipeline.training.engines import log_to_stdout

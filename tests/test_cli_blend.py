@@ -17,8 +17,9 @@ from pipeline.cli.output import reports_errors
 from pipeline.cli.results import oof_list, submission_make
 from pipeline.competition import Competition
 from pipeline.predictions.blend_methods import METHODS
+from pipeline.predictions.manifests import read_manifest
 from pipeline.predictions.metrics import METRICS
-from pipeline.predictions.store import finish_experiment, prediction_frame, read_experiment, read_manifest
+from pipeline.predictions.store import finish_experiment, prediction_frame, read_experiment
 from tests.conftest import manifest_scores
 
 CLASSES = ["blue", "green", "red"]

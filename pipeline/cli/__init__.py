@@ -3,6 +3,9 @@
 Each module holds some commands as plain functions; here is the list of them all.
 """
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from pipeline.cli.ablate import ablate
@@ -23,15 +26,16 @@ from pipeline.cli.results import oof_list, submission_check, submission_make
 from pipeline.cli.serve import serve
 from pipeline.cli.train import train
 
-# Everything but Typer is imported inside the commands: `kit --help` must not wait for pandas or TensorFlow.
+# Everything but Typer is imported inside the commands, what is heavy after their arguments are checked: help and
+# errors must not wait for pandas or TensorFlow. Nor for Rich, which takes as long as the rest: no markup mode.
 
 app = typer.Typer(
     name="kit",
-    help="From an empty folder to a place on the leaderboard, honestly measured on the way.\n\n"
-    "Example: kit demo, then: kit train demo demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 120},  # where the terminal has them: 80 cut the commands' lines short
 )
 oof_app = typer.Typer(help="Out-of-fold results of the experiments.\n\nExample: kit oof list", no_args_is_help=True)
 submission_app = typer.Typer(help="Submission files.\n\nExample: kit submission make demo", no_args_is_help=True)
@@ -72,6 +76,24 @@ for group, name, command in (
     (kernel_app, "run", kernel_run),
 ):
     group.command(name)(reports_errors(command))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"kit {version('kaggle-image-kit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def kit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the kit's version and exit.")
+    ] = False,
+) -> None:
+    """From an empty folder to a place on the leaderboard, honestly measured on the way.
+
+    Example: kit demo, then: kit train demo demo
+    """
 
 
 def main() -> None:

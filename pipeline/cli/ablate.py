@@ -31,11 +31,14 @@ def ablate(
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
     from pipeline.training.ablation import ablations
+
+    recipes, workspace = ablations(recipe, changes, overrides=set_ or (), suffix=suffix), Workspace(ROOT)
+    described = load_competition(competition, root=ROOT)
+
     from pipeline.training.cross_validate import prepare
 
     begin_training()
-    recipes, workspace = ablations(recipe, changes, overrides=set_ or (), suffix=suffix), Workspace(ROOT)
-    described, machine = load_competition(competition, root=ROOT), machine_of(workers, cache_gb)
+    machine = machine_of(workers, cache_gb)
     say_left_out(described)
     for experiment, settings in recipes.items():  # what would fail after hours is refused now
         prepare(settings, described, experiment=experiment, workspace=workspace)

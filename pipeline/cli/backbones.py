@@ -32,14 +32,16 @@ def backbones(
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
     from pipeline.recipe import read_size
+
+    described, workspace = load_competition(competition, root=ROOT), Workspace(ROOT)
+    pixels = None if size is None else read_size(size)
+
     from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text
     from pipeline.report.plots import save_figure
     from pipeline.training.compare_backbones import candidates_of, compare_backbones
     from pipeline.training.fold import Machine
 
-    described, workspace = load_competition(competition, root=ROOT), Workspace(ROOT)
     chosen = candidates_of(backbone or (), weights=weights)
-    pixels = None if size is None else read_size(size)
     say_left_out(described)
     probes = compare_backbones(described, chosen, workspace=workspace, size=pixels, machine=Machine(cache_gb=cache_gb))
     picture = workspace.report(competition) / "backbones.png"

@@ -43,6 +43,18 @@ def blend(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
+    from pipeline.predictions.manifests import find_experiment
+
+    repeated = [one for one in experiments if experiments.count(one) > 1]
+    if repeated:
+        raise DataError(
+            f"{repeated[0]} is named {len(repeated)} times",
+            expected="each experiment once",
+            next_step="name it once; --method convex and --method hill give weights",
+        )
+    workspace = Workspace(ROOT)
+    members = [find_experiment(workspace, one, slug=competition) for one in experiments]
+
     from pipeline.data.index import train_index
     from pipeline.predictions.aligned import align
     from pipeline.predictions.blend import (
@@ -54,17 +66,9 @@ def blend(
         make_blend,
         store_blend,
     )
-    from pipeline.predictions.store import find_experiment, read_experiment
+    from pipeline.predictions.store import read_experiment
 
-    repeated = [one for one in experiments if experiments.count(one) > 1]
-    if repeated:
-        raise DataError(
-            f"{repeated[0]} is named {len(repeated)} times",
-            expected="each experiment once",
-            next_step="name it once; --method convex and --method hill give weights",
-        )
-    workspace = Workspace(ROOT)
-    stored = [read_experiment(workspace, *find_experiment(workspace, one, slug=competition)) for one in experiments]
+    stored = [read_experiment(workspace, *member) for member in members]
     slug, told = stored[0].slug, method.value if method else None
     calibration: Calibration = "temperature" if temperature else "none"
     described = load_competition(slug, root=ROOT)

@@ -30,14 +30,16 @@ def oof_compare(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
+
+    workspace = Workspace(ROOT)
+    chosen = _chosen(workspace, experiments or [], competition=competition, baseline=baseline)
+
     from pipeline.data.index import train_index
     from pipeline.predictions.aligned import align
     from pipeline.predictions.compare import compare
     from pipeline.predictions.store import read_experiment
     from pipeline.report.comparison import comparison_rows, comparison_text
 
-    workspace = Workspace(ROOT)
-    chosen = _chosen(workspace, experiments or [], competition=competition, baseline=baseline)
     stored = [read_experiment(workspace, *key) for key in chosen]
     described = load_competition(stored[0].slug, root=ROOT)
     rows = train_index(described)
@@ -67,7 +69,7 @@ def _chosen(
         DataError: They are fewer, or it is not clear which competition is meant.
     """
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import find_experiment, list_experiments
+    from pipeline.predictions.manifests import find_experiment, list_experiments
 
     if competition:
         load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list

@@ -52,12 +52,14 @@ def init(
 
     Example: kit init cars --data ~/Downloads/cars
     """
-    from pipeline.data.infer import Wishes, init_competition
     from pipeline.predictions.metrics import METRICS
 
     if metric is not None and metric not in METRICS:
         raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRICS), next_step="check --metric")
     check_slug(slug)
+
+    from pipeline.data.infer import Wishes, init_competition
+
     wishes = Wishes(table, id_column, label_column, group_column, metric, folds)  # type: ignore[arg-type]
     competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
     show([{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table)
@@ -83,10 +85,12 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
     Example: kit folds demo
     """
     from pipeline.competition import load_competition
+
+    described = load_competition(competition, root=ROOT)
+
     from pipeline.data.folds import NEVER_HELD_OUT, load_folds
     from pipeline.data.index import class_names, train_index
 
-    described = load_competition(competition, root=ROOT)
     index = train_index(described)
     made = load_folds(described, index)
     say_left_out(described)

@@ -27,15 +27,19 @@ def explore(
     Example: kit explore demo --augment heavy
     """
     from pipeline.competition import load_competition
+
+    described = load_competition(competition, root=ROOT)
+
     from pipeline.data.augment import check_augment
+
+    check_augment(augment)
+
     from pipeline.data.duplicates import keep_duplicates
     from pipeline.data.explore import explore as look
     from pipeline.data.remedies import refuse_groups_without_effect
     from pipeline.data.showcase import showcase
     from pipeline.report.explore_page import finding_rows, write_explore_page
 
-    described = load_competition(competition, root=ROOT)
-    check_augment(augment)
     if write_groups:
         refuse_groups_without_effect(described)
     found = look(described)

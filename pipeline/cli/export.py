@@ -37,9 +37,7 @@ def export(
     """
     from pipeline.artifacts import Workspace, home_expanded
     from pipeline.errors import KitError
-    from pipeline.predictions.store import find_experiment
-    from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.export import ModelFormat, export_average, export_folds
+    from pipeline.predictions.manifests import find_experiment
 
     if fold and average:
         raise KitError(
@@ -50,6 +48,10 @@ def export(
     folder = None if to is None else home_expanded(to)
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
+
+    from pipeline.training.device import import_tensorflow_quietly
+    from pipeline.training.export import ModelFormat, export_average, export_folds
+
     import_tensorflow_quietly()
     formats = [ModelFormat(kind.value) for kind in format or Kind]
     if average:

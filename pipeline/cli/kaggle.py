@@ -119,7 +119,7 @@ def submissions(
     Example: kit submissions demo
     """
     from pipeline.artifacts import Workspace
-    from pipeline.competition import list_competitions, load_competition
+    from pipeline.competition import competition_folder, load_competition
     from pipeline.report.plots import plot_leaderboard
     from pipeline.report.tables import FEWEST, agreement_rows, format_rows, scored, submission_rows
     from pipeline.submit.ledger import COLUMNS, OPEN, Ledger, list_ledgers
@@ -127,15 +127,18 @@ def submissions(
     workspace = Workspace(ROOT)
     if competition and competition not in list_ledgers(workspace):
         load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
-    slugs = [competition] if competition else list_ledgers(workspace)
-    entries = [{"competition": slug, **asdict(entry)} for slug in slugs for entry in Ledger(workspace, slug).read()]
+    ledgers = [Ledger(workspace, slug) for slug in ([competition] if competition else list_ledgers(workspace))]
+    entries = [{"competition": ledger.slug, **asdict(entry)} for ledger in ledgers for entry in ledger.read()]
     pictures = []
-    for slug in slugs:
+    for ledger in ledgers:
+        slug, described = ledger.slug, competition_folder(ledger.slug, root=ROOT) / "competition.yaml"
         own = [entry for entry in entries if entry["competition"] == slug]
         shown = {entry["tag"]: entry for board in ("public", "private") for entry in scored(own, board)}
         if shown:
-            metric = load_competition(slug, root=ROOT).metric if slug in list_competitions(ROOT) else "score"
-            pictures.append(workspace.submissions(slug) / "leaderboard.png")
+            pictures.append(ledger.folder / "leaderboard.png")
+            if _is_newer(pictures[-1], ledger.path, described):
+                continue
+            metric = load_competition(slug, root=ROOT).metric if described.is_file() else "score"
             plot_leaderboard(list(shown.values()), pictures[-1], title=f"submissions to {slug}", metric=metric)
     if format is not Format.table:
         if format is Format.csv and not entries:
@@ -164,28 +167,39 @@ def submissions(
         print(f"\nnot settled yet; ask: {ask}")
 
 
+def _is_newer(made: Path, *sources: Path) -> bool:
+    """Whether it is there, and none of what it is made of was written since."""
+    written = [source.stat().st_mtime for source in sources if source.is_file()]
+    return made.is_file() and made.stat().st_mtime > max(written)
+
+
 def _file_to_send(target: str, competition: str | None) -> "tuple[Outgoing, Callable[..., Entry]]":
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import find_experiment
+    from pipeline.predictions.manifests import find_experiment
+
+    require_competitions()
+    workspace, path, name = Workspace(ROOT), Path(target), ""
+    if path.suffix.lower() == ".csv" or path.is_file():
+        slug = competition or competition_of(path)
+    else:
+        slug, name = find_experiment(workspace, target, slug=competition)
+    described = load_competition(slug, root=ROOT)
+
     from pipeline.submit.outgoing import outgoing_experiment, outgoing_file
     from pipeline.submit.send import submit_file
 
-    require_competitions()
-    workspace, path = Workspace(ROOT), Path(target)
-    if path.suffix.lower() == ".csv" or path.is_file():
-        described = load_competition(competition or competition_of(path), root=ROOT)
-        outgoing = outgoing_file(described, path, workspace=workspace)
-    else:
-        slug, name = find_experiment(workspace, target, slug=competition)
-        described = load_competition(slug, root=ROOT)
+    if name:
         outgoing = outgoing_experiment(described, name, workspace=workspace, now=datetime.now())
+    else:
+        outgoing = outgoing_file(described, path, workspace=workspace)
     return outgoing, partial(submit_file, path=Path(outgoing.file))
 
 
 def _kernel_to_send(name: str) -> "tuple[Outgoing, Callable[..., Entry]]":
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import list_experiments, read_experiment
+    from pipeline.predictions.manifests import list_experiments
+    from pipeline.predictions.store import read_experiment
     from pipeline.submit.kernel_run import find_pushed
     from pipeline.submit.outgoing import outgoing_kernel
     from pipeline.submit.send import submit_kernel

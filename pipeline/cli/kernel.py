@@ -189,7 +189,7 @@ def _build(
 ) -> "Built":
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import find_experiment, read_manifest, require_networks
+    from pipeline.predictions.manifests import find_experiment, read_manifest, require_networks
     from pipeline.recipe import load_recipe, parse_recipe
     from pipeline.submit.bundle import bundle_folder, needs_bundle
     from pipeline.submit.job import kernel_slug, predict_job, train_job
@@ -334,7 +334,7 @@ def _wait(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
 def _tell_next(pushed: "Pushed") -> None:
     """What comes after a kernel that finished."""
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import list_experiments
+    from pipeline.predictions.manifests import list_experiments
 
     slug, experiment, workspace = pushed.competition, pushed.experiment, Workspace(ROOT)
     csv_file = pushed.output(workspace) / "submission.csv"

@@ -36,19 +36,21 @@ def predict(
 
     Example: kit predict demo my-card.jpg --annotate looked-at
     """
-    from tqdm import tqdm
-
     from pipeline.artifacts import home_expanded
-    from pipeline.data.named_pictures import named_pictures
     from pipeline.report.annotated import Annotation, annotated_names, require_new, write_annotated
     from pipeline.report.tables import printable
-    from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import predict_pictures, top_classes
 
     folder = None if annotate is None else home_expanded(annotate)
     if folder is not None:
         require_new(folder)
     models, temperature, said = read_models(experiment, competition=competition, folds=fold, raw=raw)
+
+    from tqdm import tqdm
+
+    from pipeline.data.named_pictures import named_pictures
+    from pipeline.training.device import import_tensorflow_quietly
+    from pipeline.training.predict import predict_pictures, top_classes
+
     paths = named_pictures(pictures)
     import_tensorflow_quietly()
     found = predict_pictures(paths, models=models, temperature=temperature)
@@ -87,12 +89,14 @@ def read_models(
 ) -> "tuple[FoldModels, float | None, str]":
     """The fold models asked for, the temperature for their probabilities, and what is to be said of these."""
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.store import find_experiment
+    from pipeline.predictions.manifests import find_experiment
     from pipeline.report.tables import calibration_text
-    from pipeline.training.predict import fit_oof_temperature, read_fold_models
 
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
+
+    from pipeline.training.predict import fit_oof_temperature, read_fold_models
+
     models = read_fold_models(workspace, slug, name, folds=folds)
     fitted = None if raw else fit_oof_temperature(models, workspace)
     said = calibration_text(fitted, select_on=models.stored.manifest["select_on"], models=len(models.weights), raw=raw)

@@ -29,14 +29,18 @@ def pseudo_label(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
+    from pipeline.predictions.manifests import find_experiment
+
+    workspace = Workspace(ROOT)
+    key = find_experiment(workspace, experiment, slug=competition)
+
     from pipeline.data.folds import load_folds
     from pipeline.data.index import train_index
     from pipeline.data.pseudo import write_pseudo
     from pipeline.predictions.pseudo import make_pseudo_labels
-    from pipeline.predictions.store import find_experiment, read_experiment
+    from pipeline.predictions.store import read_experiment
 
-    workspace = Workspace(ROOT)
-    stored = read_experiment(workspace, *find_experiment(workspace, experiment, slug=competition))
+    stored = read_experiment(workspace, *key)
     described, chosen = load_competition(stored.slug, root=ROOT), name or f"pseudo-{min_confidence:g}"
     rows = train_index(described)
     labels = dict(zip(rows["id"], rows["label"], strict=True))

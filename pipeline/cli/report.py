@@ -41,9 +41,7 @@ def report(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.data.index import scan
-    from pipeline.predictions.store import list_experiments, read_experiment, read_learning_curves
-    from pipeline.report.report_page import Sources, build_report, write_report
+    from pipeline.predictions.manifests import list_experiments
     from pipeline.submit.ledger import Ledger
 
     if output and (output.is_dir() if output.suffix == ".html" else output.is_file()):
@@ -55,6 +53,11 @@ def report(
     workspace = Workspace(ROOT)
     slug, named = _chosen(workspace, experiments or [], competition=competition)
     described = load_competition(slug, root=ROOT)
+
+    from pipeline.data.index import scan
+    from pipeline.predictions.store import read_experiment, read_learning_curves
+    from pipeline.report.report_page import Sources, build_report, write_report
+
     rows = scan(described).rows
     finished = [read_experiment(workspace, *key) for key in list_experiments(workspace, slug)]
     made = build_report(
@@ -83,7 +86,7 @@ def _chosen(workspace: "Workspace", names: list[str], *, competition: str | None
         DataError: There is no finished experiment, or it is not clear which competition is meant.
     """
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import find_experiment, list_experiments
+    from pipeline.predictions.manifests import find_experiment, list_experiments
 
     if competition:
         load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list

@@ -16,7 +16,7 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import list_experiments, read_manifest
+    from pipeline.predictions.manifests import list_experiments, read_manifest
     from pipeline.report.tables import leaderboard_rows
 
     workspace = Workspace(ROOT)
@@ -36,14 +36,18 @@ def submission_make(experiment: str, competition: CompetitionOption = None) -> N
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.store import find_experiment, read_experiment
-    from pipeline.submit.submission import write_submission
+    from pipeline.predictions.manifests import find_experiment
 
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
+    described = load_competition(slug, root=ROOT)
+
+    from pipeline.predictions.store import read_experiment
+    from pipeline.submit.submission import write_submission
+
     stored = read_experiment(workspace, slug, name)
     path = write_submission(
-        load_competition(slug, root=ROOT),
+        described,
         stored.test,
         stored.classes,
         experiment=name,
@@ -62,11 +66,13 @@ def submission_check(
     Example: kit submission check submissions/demo/mine.csv --competition demo
     """
     from pipeline.competition import load_competition
-    from pipeline.data.index import class_names, train_index
-    from pipeline.submit.submission import check_submission, require
 
     slug = competition or competition_of(csv_file)
     described = load_competition(slug, root=ROOT)
+
+    from pipeline.data.index import class_names, train_index
+    from pipeline.submit.submission import check_submission, require
+
     classes = class_names(train_index(described)["label"])
     check = check_submission(described, csv_file, classes=classes)
     require(check, csv_file)

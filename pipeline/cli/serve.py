@@ -25,11 +25,13 @@ def serve(
     Example: kit serve demo --port 8080
     """
     from pipeline.serve import address, build_app, listen, on_every_address, require_packages, run
-    from pipeline.training.device import import_tensorflow_quietly
-    from pipeline.training.predict import LoadedModels
 
     require_packages()
     models, temperature, said = read_models(experiment, competition=competition, folds=fold, raw=raw)
+
+    from pipeline.training.device import import_tensorflow_quietly
+    from pipeline.training.predict import LoadedModels
+
     with sigterm_interrupts(), listen(host, port) as listening:
         folds, title = ", ".join(map(str, models.weights)), f"{models.stored.name} on {models.stored.slug}"
         print(f"loading {title}, fold models {folds} …", flush=True)

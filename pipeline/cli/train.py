@@ -53,10 +53,9 @@ def train(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
+    from pipeline.model.backbones import check_backbone
     from pipeline.recipe import load_recipe
-    from pipeline.report.plan import plan_text
     from pipeline.report.tables import result_text
-    from pipeline.training.plan import plan_training
 
     if session_hours is not None and not plan:
         raise KitError(
@@ -72,9 +71,11 @@ def train(
             expected="one of the two",
             next_step="leave one out" + script * ("--submission" in in_vain),
         )
-    begin_training()
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
+    # Not after minutes of reading the data.
+    check_backbone(settings.backbone, weights="none" if smoke else settings.weights, sizes=())
+    begin_training()
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
     machine = machine_of(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
@@ -83,19 +84,19 @@ def train(
         _smoke(settings, described, folds=fold, machine=machine)
         return
     if plan:
-        print(
-            plan_text(
-                plan_training(
-                    settings,
-                    described,
-                    experiment=experiment,
-                    workspace=workspace,
-                    session_hours=session_hours or SESSION_HOURS,
-                    folds=fold,
-                    machine=machine,
-                )
-            )
+        from pipeline.report.plan import plan_text
+        from pipeline.training.plan import plan_training
+
+        found = plan_training(
+            settings,
+            described,
+            experiment=experiment,
+            workspace=workspace,
+            session_hours=session_hours or SESSION_HOURS,
+            folds=fold,
+            machine=machine,
         )
+        print(plan_text(found))
         return
     progress, picture = train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
@@ -166,11 +167,10 @@ def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | N
     from pipeline.artifacts import Workspace
     from pipeline.data.competition_data import load_data
     from pipeline.data.few import few_rows
-    from pipeline.model.backbones import BACKBONES, check_backbone
+    from pipeline.model.backbones import BACKBONES
     from pipeline.recipe import smoke
     from pipeline.training.cross_validate import cross_validate
 
-    check_backbone(settings.backbone, weights="none", sizes=())
     smallest = smoke(settings, side=BACKBONES[settings.backbone].smallest)
     whole = load_data(described, extra=settings.extra)  # all that is wrong with the whole data shows here
     with TemporaryDirectory(prefix="kit-smoke-") as folder:

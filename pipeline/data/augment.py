@@ -165,7 +165,10 @@ class Augmenter:
 
 def check_augment(augment: Augment) -> None:
     """Raise `RecipeError` unless `augment` can be built."""
-    Augmenter(augment)
+    if isinstance(augment, str):
+        _transforms(augment)  # a preset that there is can be built, and albumentations takes a second to import
+    else:
+        Augmenter(augment)
 
 
 def _transforms(augment: Augment) -> list[tuple[str, dict[str, Any]]]:

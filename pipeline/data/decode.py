@@ -7,7 +7,6 @@ import io
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -96,6 +95,8 @@ def resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     if picture.shape[:2] == size:
         return picture
     shrinks = height * width <= picture.shape[0] * picture.shape[1]
+    import cv2  # not above: what only lists pictures imports this module, too
+
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, (width, height), interpolation=method), dtype=np.uint8)
 

@@ -8,7 +8,7 @@ them is scored on the same rows as one without.
 import difflib
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,8 +21,6 @@ from pipeline.data.folds import NEVER_HELD_OUT, Folds
 from pipeline.data.index import name_some, scan_rows
 from pipeline.data.pseudo import list_pseudo, read_pseudo
 from pipeline.errors import DataError, RecipeError
-
-Counts = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,6 @@ class ExtraRows:
         each = {fold: self.of_fold(fold)["source"].value_counts() for fold in folds}
         sources = sorted(set(self.frame["source"]))
         return {name: {str(fold): int(found.get(name, 0)) for fold, found in each.items()} for name in sources}
-
-
-def in_words(counts: Counts) -> str:
-    """`more 40, pseudo 131 to 143 a fold`."""
-    return ", ".join(
-        f"{name} {low}" if low == high else f"{name} {low} to {high} a fold"
-        for name, each in counts.items()
-        for low, high in [(min(each.values()), max(each.values()))]
-    )
 
 
 def load_extra(

@@ -2,13 +2,13 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
@@ -66,11 +66,8 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
             next_step=f"take fewer folds (`folds:` in competition.yaml, at most {max(2, int(small.min()))} here), "
             "or add pictures, or leave the class out",
         )
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_splits=folds, shuffle=True, random_state=seed)
     fold = np.full(len(index), NEVER_HELD_OUT)
-    parts = splitter.split(np.zeros(len(index)), index["label"], groups if grouped else None)
-    for number, (_, rows) in enumerate(parts):
+    for number, rows in enumerate(_parts(index, groups if grouped else None, count=folds, seed=seed)):
         fold[rows] = number
     return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
 
@@ -93,14 +90,12 @@ def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, see
     """
     part = index.iloc[rows].reset_index(drop=True)
     grouped, groups = _groups(part)
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(n_splits=one_in, shuffle=True, random_state=seed)
     parts: list[NDArray[np.int64]] = []
     # Where every class has fewer rows than there are parts, scikit-learn raises; where some have, it warns.
     with warnings.catch_warnings(), suppress(ValueError):
         warnings.filterwarnings("ignore", message="The least populated class")
-        split = splitter.split(np.zeros(len(part)), part["label"], groups if grouped else None)
-        parts = [_sparing(part, groups, found) for _, found in split]
+        divided = _parts(part, groups if grouped else None, count=one_in, seed=seed)
+        parts = [_sparing(part, groups, found) for found in divided]
     parts = [found for found in parts if len(found)]
     if not parts:
         raise DataError(
@@ -110,6 +105,16 @@ def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, see
         )
     found = min(parts, key=lambda one: abs(len(one) - len(part) / one_in))
     return np.asarray(np.sort(rows[found]), dtype=np.int64)
+
+
+def _parts(index: pd.DataFrame, groups: pd.Series | None, *, count: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Positions of the rows of each part, stratified by label; whole groups together, where there are any."""
+    # Not above: who reads folds that are made does not wait for it.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(n_splits=count, shuffle=True, random_state=seed)
+    return (rows for _, rows in splitter.split(np.zeros(len(index)), index["label"], groups))
 
 
 def _sparing(part: pd.DataFrame, groups: pd.Series, found: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -34,8 +34,9 @@ from pipeline.predictions.blend_methods import (
 )
 from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.compare import fold_scores, sample
+from pipeline.predictions.manifests import MANIFEST
 from pipeline.predictions.metrics import Labels, Metric
-from pipeline.predictions.store import MANIFEST, Experiment, finish_experiment, prediction_frame, probabilities_of
+from pipeline.predictions.store import Experiment, finish_experiment, prediction_frame, probabilities_of
 from pipeline.settings import NAME
 
 Calibration = Literal["none", "temperature"]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from pipeline.predictions.metrics import Labels, Probabilities
 
@@ -93,6 +92,8 @@ def oof_temperature(
 
 def fit_temperature(probabilities: NDArray[np.float32], labels: Labels) -> float:
     """The temperature in 0.05..20 that minimises the log loss of softmax(log p / T) (Guo et al., 2017)."""
+    from scipy.optimize import minimize_scalar  # a comparison, which asks for `calibration` alone, does not wait for it
+
     rows = some_rows(len(labels), _TEMPERATURE_CELLS // probabilities.shape[1])
     logs = log_probabilities(probabilities[rows])
     logs -= logs.max(axis=1, keepdims=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+from scipy.special import bdtr, ndtr, ndtri
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
@@ -144,7 +144,7 @@ def mcnemar(one_alone: int, other_alone: int) -> float:
     By the binomial distribution, which is exact for few rows and for many.
     """
     rows = one_alone + other_alone
-    return float(binomtest(one_alone, rows, 0.5).pvalue) if rows else 1.0
+    return min(1.0, 2 * float(bdtr(min(one_alone, other_alone), rows, 0.5)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -173,7 +173,7 @@ def rows_needed(gain: float, gain_se: float, *, rows: int, pairs: int = 1) -> in
     if gain == 0:
         return None
     variance = rows * gain_se**2
-    alarm, power = norm.ppf(1 - LEVEL / 2 / pairs), norm.ppf(POWER)
+    alarm, power = ndtri(1 - LEVEL / 2 / pairs), ndtri(POWER)
     return int(np.ceil(((alarm * np.sqrt(variance + gain**2) + power * np.sqrt(variance)) / gain) ** 2))
 
 
@@ -246,7 +246,7 @@ class Sample:
         gain, error = self.gain(one, other)
         if gain == 0:
             return 1.0
-        return float(2 * norm.sf(abs(gain) / error)) if error else 0.0
+        return float(2 * ndtr(-abs(gain) / error)) if error else 0.0
 
     def mcnemar(self, one: int, other: int) -> float:
         return mcnemar(int(self.alone[one, other]), int(self.alone[other, one]))

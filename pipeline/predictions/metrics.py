@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.dummy import DummyClassifier
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.floating]
@@ -181,6 +180,8 @@ def floors(labels: Labels, classes: int) -> dict[str, Probabilities]:
 
     For metrics of probabilities the majority's are the classes' frequencies.
     """
+    from sklearn.dummy import DummyClassifier
+
     strategies = {"random classifier": "uniform", "majority class": "prior"}
     everything = np.zeros((len(labels), 1))
     predictions: dict[str, Probabilities] = {}

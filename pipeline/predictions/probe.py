@@ -11,10 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
@@ -158,6 +154,11 @@ def _fitted(
     strength: float,
     classes: int,
 ) -> NDArray[np.float32]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     head = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
     # One thread: on products this small, threads that share busy cores wait for one another most of the time.
     with warnings.catch_warnings(), threadpool_limits(1):

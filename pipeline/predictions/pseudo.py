@@ -15,7 +15,8 @@ import pandas as pd
 
 from pipeline.artifacts import Workspace
 from pipeline.errors import DataError
-from pipeline.predictions.store import Experiment, probabilities_of, read_predictions, require_networks
+from pipeline.predictions.manifests import require_networks
+from pipeline.predictions.store import Experiment, probabilities_of, read_predictions
 
 _SAME = 1e-5  # float32 sums in another order
 

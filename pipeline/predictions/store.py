@@ -1,4 +1,4 @@
-"""The prediction store: OOF and test predictions of an experiment, keyed by id, and its manifest.
+"""The prediction store: OOF and test predictions of an experiment, keyed by id.
 
     oof/<slug>/<experiment>/oof.parquet       id, fold, one float32 column a class: the plain pictures' predictions
     oof/<slug>/<experiment>/test.parquet      id, one float32 column a class: the mean of the fold models
@@ -10,7 +10,6 @@
 Columns of classes are in the order of `manifest.json: classes`.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Workspace, atomic_path, read_json, write_json
+from pipeline.artifacts import Workspace, atomic_path, write_json
 from pipeline.errors import DataError
+from pipeline.predictions.manifests import MANIFEST, read_manifest
 
-MANIFEST = "manifest.json"
 CURVES = "learning_curves.csv"
 KEYS = ("id", "fold")
 
@@ -150,105 +149,7 @@ def with_choices(frames: Mapping[str, pd.DataFrame], tta_used_by_fold: Mapping[s
     return chosen.sort_values("id").reset_index(drop=True)
 
 
-def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
-    """Read a finished experiment's manifest; raises as `read_experiment` does."""
-    file = workspace.oof(slug, name) / MANIFEST
-    if not file.is_file():
-        raise DataError(
-            f"{slug} has no finished experiment {name!r} ({file} does not exist)",
-            expected="an experiment trained on all its folds",
-            next_step=f"run: kit train {name} {slug}",
-        )
-    manifest: dict[str, Any] = read_json(file)
-    return manifest
-
-
 def read_learning_curves(workspace: Workspace, slug: str, name: str) -> pd.DataFrame:
     """Every epoch of every fold (`training.cross_validate.learning_curves`); empty where nothing was trained."""
     file = workspace.oof(slug, name) / CURVES
     return pd.read_csv(file) if file.is_file() and file.stat().st_size > 1 else pd.DataFrame()
-
-
-def require_networks(manifest: Mapping[str, Any]) -> None:
-    """Refuse a blend where fold models are needed.
-
-    Raises:
-        DataError: It is one.
-    """
-    if manifest["recipe"] is None:
-        raise DataError(
-            f"{manifest['experiment']} is a blend and has no networks of its own",
-            expected="a trained experiment",
-            next_step="name one of its members",
-        )
-
-
-def finished_weights(
-    workspace: Workspace, slug: str, experiment: str, fold: int, *, stages: int, fingerprint: str
-) -> Path:
-    """The file of a finished fold's weights.
-
-    Args:
-        stages: How many the recipe has.
-        fingerprint: Of the recipe that the experiment's result was made by.
-
-    Raises:
-        DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone.
-    """
-    folder = workspace.fold(slug, experiment, fold)
-    done, weights = folder / "fold.json", folder / f"stage-{stages - 1}" / "best.weights.h5"
-    next_step = f"give the `kit train` command that made {experiment} again, or fetch its kernel's output again"
-    # Weights are written from the first epoch on: `fold.json` says that there is none to come.
-    if not done.is_file():
-        problem = f"fold {fold} of {experiment} is not trained to its end ({done} does not exist)"
-    elif read_json(done).get("fingerprint") != fingerprint:
-        problem = f"{folder} was trained by another recipe than the result of {experiment}"
-        next_step = f"remove {workspace.run(slug, experiment)}, then {next_step}"
-    elif not weights.is_file():
-        problem = f"the weights {weights} do not exist"
-        next_step = f"remove {folder}, then {next_step}"
-    else:
-        return weights
-    raise DataError(problem, expected="the weights of every fold that the result was made by", next_step=next_step)
-
-
-def list_experiments(workspace: Workspace, slug: str | None = None) -> list[tuple[str, str]]:
-    """(slug, experiment) of every finished experiment, sorted."""
-    pattern = f"{slug or '*'}/*/{MANIFEST}"
-    found = (workspace.root / "oof").glob(pattern)
-    return sorted((path.parent.parent.name, path.parent.name) for path in found)
-
-
-def find_experiment(workspace: Workspace, name: str, *, slug: str | None) -> tuple[str, str]:
-    """(slug, experiment): the slug may be left out where one competition alone has an experiment of that name.
-
-    Raises:
-        DataError: None has, or several have.
-    """
-    known = list_experiments(workspace, slug)
-    slugs = [where for where, experiment in known if experiment == name]
-    if len(slugs) == 1:
-        return slugs[0], name
-    if slugs:
-        raise DataError(
-            f"experiment {name!r} exists in {len(slugs)} competitions: {', '.join(slugs)}",
-            expected="one of them",
-            next_step=f"name it: --competition {slugs[0]}",
-        )
-    begun = sorted(workspace.root.glob(f"runs/{slug or '*'}/{name}/run.json"))
-    if begun:
-        where = begun[0].parent
-        folds = sorted(int(file.parent.name.removeprefix("fold-")) for file in where.glob("fold-*/fold.json"))
-        raise DataError(
-            f"experiment {name!r} in {where.parent.name} is not finished: folds done so far: "
-            + (", ".join(map(str, folds)) or "none"),
-            expected="an experiment trained on all its folds",
-            next_step="give its `kit train` command again: it goes on from there",
-        )
-    names = sorted({experiment for _, experiment in known})
-    close = difflib.get_close_matches(name, names, n=1)
-    raise DataError(
-        f"there is no finished experiment {name!r}" + (f" in {slug}" if slug else ""),
-        expected="one of " + ", ".join(names) if names else "an experiment trained with `kit train`",
-        next_step=f"did you mean {close[0]!r}?" if close else "`kit oof list` shows what there is",
-    )

@@ -9,10 +9,10 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.data.extra import in_words
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
+from pipeline.predictions.manifests import extra_in_words
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
 from pipeline.predictions.store import Experiment
 from pipeline.report.figures import calibration_figure, confusion_figure, gains_figure, row_shares
@@ -253,7 +253,7 @@ def _facts(manifest: Mapping[str, Any], *, rows: int) -> dict[str, str]:
         "data": f"sha256 {manifest['data_sha256'][:16]}…",
         "fingerprint": manifest.get("fingerprint"),
         "network": recipe and f"{recipe['backbone']}, weights {recipe['weights']}, {recipe['precision']}",
-        "extra rows": in_words(manifest.get("extra_rows") or {}),  # a blend has none of its own
+        "extra rows": extra_in_words(manifest.get("extra_rows") or {}),  # a blend has none of its own
         "seed": recipe.get("seed"),
         "TTA views": ", ".join(views),
         "blend": blend and f"{blend['method']}: {blend['reason']}",

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
 from pipeline.artifacts import atomic_path
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 INK, FAINT, GRID = "#333333", "#8c8c8c", "#e6e6e6"
@@ -18,7 +17,7 @@ _BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
 _MOST_NAMES = 12  # more of them cannot be read
 
 
-def plot_learning_curves(curves: pd.DataFrame, path: Path, *, title: str, metric: str, select_on: str) -> None:
+def plot_learning_curves(curves: "pd.DataFrame", path: Path, *, title: str, metric: str, select_on: str) -> None:
     """Write the figure of `learning_curves_figure`."""
     save_figure(learning_curves_figure(curves, title=title, metric=metric, select_on=select_on), path)
 
@@ -76,7 +75,7 @@ def plain_text(figure: "Figure") -> Iterator[None]:
         yield
 
 
-def learning_curves_figure(curves: pd.DataFrame, *, title: str, metric: str, select_on: str) -> "Figure":
+def learning_curves_figure(curves: "pd.DataFrame", *, title: str, metric: str, select_on: str) -> "Figure":
     """Validation metric and loss by epoch, one line a fold, stages marked.
 
     Args:
@@ -156,7 +155,7 @@ def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
+def _draw(axis: Any, curves: "pd.DataFrame", column: str, label: str) -> None:
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
@@ -176,7 +175,7 @@ def _draw(axis: Any, curves: pd.DataFrame, column: str, label: str) -> None:
     quiet(axis, "y")
 
 
-def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
+def _draw_training(axis: Any, curves: "pd.DataFrame") -> None:
     style: dict[str, Any] = {"color": FAINT, "linewidth": 1.2, "linestyle": "--", "marker": ".", "markersize": 3}
     for _, stage in curves.groupby("number"):
         mean = stage.groupby("step")["loss"].mean()
@@ -186,7 +185,7 @@ def _draw_training(axis: Any, curves: pd.DataFrame) -> None:
     axis.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.94))
 
 
-def _mark_stages(axis: Any, curves: pd.DataFrame) -> None:
+def _mark_stages(axis: Any, curves: "pd.DataFrame") -> None:
     low, high = axis.get_ylim()
     axis.set_ylim(low, high + 0.08 * (high - low))
     # A curve of one epoch has no width of its own, and the stages' names would lie far outside.

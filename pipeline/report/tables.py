@@ -4,11 +4,16 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from itertools import combinations
+from math import sqrt
 from operator import itemgetter
-from typing import Any, Literal
+from statistics import correlation
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.data.extra import in_words
-from pipeline.predictions.calibration import OofTemperature
+from pipeline.predictions.manifests import extra_in_words
+
+if TYPE_CHECKING:
+    from pipeline.predictions.calibration import OofTemperature
 
 Row = dict[str, Any]
 
@@ -67,11 +72,11 @@ def result_text(manifest: Row) -> str:
     if manifest["select_on"]:
         lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
     if manifest.get("extra_rows"):  # a blend has none of its own
-        lines.append(f"extra rows: {in_words(manifest['extra_rows'])}")
+        lines.append(f"extra rows: {extra_in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
 
 
-def calibration_text(temperature: OofTemperature | None, *, select_on: str, models: int, raw: bool) -> str:
+def calibration_text(temperature: "OofTemperature | None", *, select_on: str, models: int, raw: bool) -> str:
     """What was done to probabilities, in one line: nothing (`raw`, or no temperature fits), or a temperature.
 
     Args:
@@ -174,8 +179,6 @@ def agreement_rows(entries: Sequence[Row]) -> list[Row]:
 
     Spearman's rho and Kendall's tau-b; None for fewer than `FEWEST` submissions, or where all of one side are equal.
     """
-    from scipy.stats import kendalltau, spearmanr
-
     rows: list[Row] = []
     for competition, server in sorted({(entry["competition"], entry["server"]) for entry in entries}):
         own = [entry for entry in entries if (entry["competition"], entry["server"]) == (competition, server)]
@@ -188,12 +191,25 @@ def agreement_rows(entries: Sequence[Row]) -> list[Row]:
                     "competition": competition,
                     "server": server,
                     "board": board,
-                    "Spearman": float(spearmanr(oof, leaderboard).statistic) if known else None,
-                    "Kendall": float(kendalltau(oof, leaderboard).statistic) if known else None,
+                    "Spearman": correlation(_ranks(oof), _ranks(leaderboard)) if known else None,
+                    "Kendall": _kendall(pairs) if known else None,
                     "n": len(pairs),
                 }
             )
     return [row for row in rows if row["n"]]
+
+
+# By their definitions: scipy.stats takes longer to import than all the rest of a listing.
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value, half a place for each one equal to it."""
+    return [sum(other < value for other in values) + values.count(value) / 2 for value in values]
+
+
+def _kendall(pairs: Sequence[tuple[float, float]]) -> float:
+    """Kendall's tau-b."""
+    steps = [((a > b) - (a < b), (c > d) - (c < d)) for (a, c), (b, d) in combinations(pairs, 2)]
+    untied = sum(one != 0 for one, _ in steps) * sum(other != 0 for _, other in steps)
+    return sum(one * other for one, other in steps) / sqrt(untied)
 
 
 def _result_rows(manifest: Row) -> list[Row]:

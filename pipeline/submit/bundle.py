@@ -17,7 +17,7 @@ from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import BACKBONES
 from pipeline.model.weights import obtain
-from pipeline.predictions.store import finished_weights
+from pipeline.predictions.manifests import finished_weights
 from pipeline.recipe import Recipe
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle

@@ -12,7 +12,7 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import load_data
 from pipeline.errors import DataError
 from pipeline.model.backbones import BACKBONES, check_backbone
-from pipeline.predictions.store import require_networks
+from pipeline.predictions.manifests import require_networks
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.session import SESSION_HOURS
 

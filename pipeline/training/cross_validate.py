@@ -23,14 +23,13 @@ from pipeline.artifacts import Workspace, lock, read_json, write_json, write_tex
 from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
-from pipeline.data.extra import in_words
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import check_backbone
+from pipeline.predictions.manifests import MANIFEST, extra_in_words
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
 from pipeline.predictions.store import (
     CURVES,
     KEYS,
-    MANIFEST,
     finish_experiment,
     prediction_frame,
     probabilities_of,
@@ -80,7 +79,7 @@ def cross_validate(
     numbers, wanted = data.folds.numbers, folds_of(data, competition.slug, folds)
     _claim_run(tasks[numbers[0]], data)
     if recipe.extra:
-        log.info("extra rows: %s", in_words(data.extra.counts(numbers)))
+        log.info("extra rows: %s", extra_in_words(data.extra.counts(numbers)))
     for note in data.extra.notes:
         log.info("%s", note)
     trained = False

@@ -19,13 +19,8 @@ from pipeline.data.pictures import MemoryPictures, Pictures
 from pipeline.errors import DataError, PictureError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
-from pipeline.predictions.store import (
-    Experiment,
-    finished_weights,
-    read_experiment,
-    read_predictions,
-    require_networks,
-)
+from pipeline.predictions.manifests import finished_weights, require_networks
+from pipeline.predictions.store import Experiment, read_experiment, read_predictions
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import Machine
 from pipeline.training.stage import load_network, load_weights

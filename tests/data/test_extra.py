@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.competition import Competition, load_competition
 from pipeline.data.competition_data import CompetitionData, load_data
-from pipeline.data.extra import ExtraRows, in_words, load_extra
+from pipeline.data.extra import ExtraRows, load_extra
 from pipeline.data.pseudo import read_pseudo, write_pseudo
 from pipeline.errors import DataError, KitError, RecipeError
 from tests.conftest import make_picture, make_pictures, write_competition, write_table
@@ -120,7 +120,6 @@ def test_pseudo_labels_are_for_their_fold_alone(folders: Competition) -> None:
     assert list(of_one["label"]) == ["blue", "green"]
     assert list(of_one["path"]) == [str(folders.data / "test" / name) for name in ("t0.jpg", "t3.jpg")]
     assert found.counts([0, 1]) == {"guessed": {"0": 1, "1": 2}, "more": {"0": 5, "1": 5}}
-    assert in_words(found.counts([0, 1])) == "guessed 1 to 2 a fold, more 5"
 
 
 def test_the_hash_is_of_ids_labels_folds_and_sizes(folders: Competition) -> None:

@@ -32,11 +32,11 @@ from pipeline.predictions.blend_methods import (
     hill_weights,
 )
 from pipeline.predictions.calibration import fit_temperature
+from pipeline.predictions.manifests import list_experiments
 from pipeline.predictions.metrics import METRICS, Metric, paired_gain, standard_error
 from pipeline.predictions.store import (
     Experiment,
     finish_experiment,
-    list_experiments,
     prediction_frame,
     probabilities_of,
     read_experiment,

@@ -7,19 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artifacts import Workspace, read_json, write_json
+from pipeline.artifacts import Workspace, read_json
 from pipeline.errors import DataError
+from pipeline.predictions.manifests import MANIFEST, list_experiments, read_manifest
 from pipeline.predictions.store import (
-    MANIFEST,
-    find_experiment,
     finish_experiment,
-    list_experiments,
     prediction_frame,
     probabilities_of,
     read_experiment,
-    read_manifest,
     read_predictions,
-    require_networks,
     write_predictions,
 )
 from tests.conftest import manifest_scores
@@ -161,46 +157,3 @@ def test_the_manifest_comes_back_as_it_was(tmp_path: Path) -> None:
     finish(workspace, "cards", "one", note="größer × 2")
     assert read_manifest(workspace, "cards", "one") == manifest(note="größer × 2")
     assert read_json(workspace.oof("cards", "one") / MANIFEST)["note"] == "größer × 2"
-
-
-def test_an_experiment_that_is_not_finished_is_not_taken_for_a_misspelt_one(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    finish(workspace, "cards", "one")
-    write_json(workspace.run("cards", "one-more") / "run.json", {})
-    write_json(workspace.fold("cards", "one-more", 2) / "fold.json", {})
-    with pytest.raises(DataError, match=r"'one-more' in cards is not finished: folds done so far: 2\n"):
-        find_experiment(workspace, "one-more", slug=None)
-
-
-def test_experiments_are_listed_by_competition(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    for slug, name in [("cars", "b"), ("cards", "z"), ("cards", "a")]:
-        finish(workspace, slug, name)
-    write_predictions(workspace.oof("cards", "unfinished") / "oof.parquet", frame(fold=0))
-    assert list_experiments(workspace) == [("cards", "a"), ("cards", "z"), ("cars", "b")]
-    assert list_experiments(workspace, "cards") == [("cards", "a"), ("cards", "z")]
-
-
-def test_an_experiment_is_found_by_its_name_where_that_is_enough(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    for slug, name in [("cards", "demo"), ("cars", "demo"), ("cars", "big")]:
-        finish(workspace, slug, name)
-    assert find_experiment(workspace, "big", slug=None) == ("cars", "big")
-    assert find_experiment(workspace, "demo", slug="cards") == ("cards", "demo")
-    with pytest.raises(DataError, match=r"exists in 2 competitions: cards, cars[\s\S]*--competition"):
-        find_experiment(workspace, "demo", slug=None)
-    with pytest.raises(DataError, match=r"no finished experiment 'bigg'[\s\S]*did you mean 'big'\?"):
-        find_experiment(workspace, "bigg", slug=None)
-    with pytest.raises(DataError, match="no finished experiment 'big' in cards"):
-        find_experiment(workspace, "big", slug="cards")
-
-
-def test_without_any_experiment_the_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="kit train"):
-        find_experiment(Workspace(tmp_path), "demo", slug=None)
-
-
-def test_a_blend_has_no_networks() -> None:
-    with pytest.raises(DataError, match="mix is a blend"):
-        require_networks({"experiment": "mix", "recipe": None})
-    require_networks({"experiment": "one", "recipe": {}})

@@ -21,7 +21,8 @@ from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.data.folds import load_folds
 from pipeline.data.index import train_index
 from pipeline.errors import DataError, KitError, RecipeError
-from pipeline.predictions.store import CURVES, MANIFEST, read_experiment, read_predictions, write_predictions
+from pipeline.predictions.manifests import MANIFEST
+from pipeline.predictions.store import CURVES, read_experiment, read_predictions, write_predictions
 from pipeline.training.cross_validate import learning_curves, summarise
 from pipeline.training.engines import local_process
 from pipeline.training.fold import FoldTask, Machine

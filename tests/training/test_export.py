@@ -23,7 +23,8 @@ from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
 from pipeline.predictions.calibration import oof_temperature
-from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions, write_predictions
+from pipeline.predictions.manifests import MANIFEST
+from pipeline.predictions.store import read_experiment, read_predictions, write_predictions
 from pipeline.recipe import Recipe
 from pipeline.training import export
 from pipeline.training.averaged import average_network

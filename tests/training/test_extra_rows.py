@@ -16,8 +16,9 @@ from pipeline.data.pseudo import write_pseudo
 from pipeline.errors import DataError, KitError, RecipeError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.compare import compare
+from pipeline.predictions.manifests import MANIFEST
 from pipeline.predictions.pseudo import make_pseudo_labels
-from pipeline.predictions.store import MANIFEST, read_experiment, read_predictions
+from pipeline.predictions.store import read_experiment, read_predictions
 from pipeline.report.tables import leaderboard_rows, result_text
 from pipeline.training import fold as fold_module
 from pipeline.training.fold import train_fold

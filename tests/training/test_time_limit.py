@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.data import pictures
 from pipeline.errors import OutOfTime
-from pipeline.predictions.store import MANIFEST, read_predictions
+from pipeline.predictions.manifests import MANIFEST
+from pipeline.predictions.store import read_predictions
 from pipeline.training import time_limit
 from pipeline.training.engines import local_process
 from pipeline.training.fold import DONE, FoldTask, Machine, train_fold
