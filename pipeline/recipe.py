@@ -8,6 +8,7 @@ import copy
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -149,6 +150,11 @@ class Stage(Settings):
         unfreeze: Share of the backbone's blocks that are trained, counted from the output end, 0..1.
         size: `[height, width]`, `mean` (of the training pictures, each side rounded to a multiple of 32)
             or a fraction of that mean, rounded likewise.
+        batch_size: Pictures that each step of the optimizer is of, on every machine.
+        accumulate: In how many parts a batch goes through the network, one after the other, so that only
+            `batch_size / accumulate` pictures need memory at once; `auto` takes the fewest that fit the machine. The
+            result is the whole batch's but for rounding, and dropout draws other numbers: it is not in the
+            fingerprint. BatchNorm that is trained sees the parts: there it is, and `auto` is refused.
         learning_rate: The peak of the schedule.
         clip_norm: Gradients whose global norm is larger are scaled down to it (Pascanu et al., 2013).
         monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the `loss` of the
@@ -168,6 +174,7 @@ class Stage(Settings):
     size: Size = "mean"
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=32, ge=1)
+    accumulate: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     optimizer: Annotated[Optimizer, BeforeValidator(_kind)] = Adam()
     learning_rate: float = Field(gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
@@ -187,6 +194,13 @@ class Stage(Settings):
             raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
         if self.unfreeze == 0 and self.layer_decay is not None:
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
+        if self.accumulate != "auto" and self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size ({self.batch_size})")
+        if self.accumulate == "auto" and self.batch_norm == "trained":
+            raise ValueError(
+                "accumulate: auto would let the result depend on the machine with batch_norm: trained, "
+                "which sees the parts; give a number"
+            )
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
         try:
@@ -194,6 +208,16 @@ class Stage(Settings):
         except ValueError:  # an anchor that stands for what it is in, or bytes
             raise ValueError("augment must hold plain values: numbers, text and lists of them") from None
         return self
+
+    @property
+    def parts(self) -> int:
+        """`accumulate`; 1 where the machine has not been asked."""
+        return 1 if self.accumulate == "auto" else self.accumulate
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures go through the network together."""
+        return self.batch_size // self.parts
 
     def resolve_size(self, mean: tuple[float, float]) -> tuple[int, int]:
         """Height and width in pixels, given the mean height and width of the training pictures."""
@@ -262,6 +286,15 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _same_on_every_machine(self) -> "Recipe":
+        if self.head.batch_norm and any(stage.accumulate == "auto" for stage in self.stages):
+            raise ValueError(
+                "accumulate: auto would let the result depend on the machine with head.batch_norm, which sees the "
+                "parts; give a number"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_watched(self) -> "Recipe":
         if not isinstance(self.select_on, OnLast):
             return self
@@ -283,6 +316,8 @@ class Recipe(Settings):
         content = self.model_dump(mode="json", exclude={"name", "description"})
         for stage in content["stages"]:
             del stage["name"]
+            if stage["batch_norm"] == "frozen" and not self.head.batch_norm:
+                del stage["accumulate"]
         content["extra"] = sorted(self.extra)
         if Path(self.weights).is_file():
             content["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
@@ -348,7 +383,9 @@ def smoke(recipe: Recipe, *, side: int) -> Recipe:
     stages = []
     for stage in recipe.stages:
         schedule = Cosine() if isinstance(stage.schedule, Cosine) else stage.schedule
-        changes = {"size": (side, side), "epochs": 1, "batch_size": min(8, stage.batch_size), "schedule": schedule}
+        batch_size = min(8, stage.batch_size)
+        changes = {"size": (side, side), "epochs": 1, "batch_size": batch_size, "schedule": schedule}
+        changes["accumulate"] = math.gcd(batch_size, stage.parts)
         stages.append(stage.model_copy(update=changes))
     select_on = OnInner(one_in=2) if isinstance(recipe.select_on, OnInner) else recipe.select_on  # of few pictures, too
     return recipe.model_copy(update={"weights": "none", "stages": tuple(stages), "select_on": select_on, "extra": ()})

@@ -128,4 +128,4 @@ def _pictures(paths: Any, models: FoldModels, workspace: Workspace) -> Pictures:
 
 
 def _predicted(network: Any, pictures: Pictures, rows: NDArray[np.int64], models: FoldModels) -> NDArray[np.float32]:
-    return predict(network, pictures, rows, batch_size=models.recipe.stages[-1].batch_size)
+    return predict(network, pictures, rows, batch_size=models.recipe.stages[-1].at_once)

@@ -164,10 +164,10 @@ def stage_rows(task: FoldTask, data: CompetitionData, number: int) -> StageRows:
     """The rows of stage `number`, their pictures decoded."""
     stage, pictures = task.recipe.stages[number], _train_pictures(task, data, number)
     trained, inner = _trained_rows(task, data)
-    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.batch_size)
+    held_out = _held_out(task, data, pictures, data.rows_of(task.fold), batch_size=stage.at_once)
     watched = held_out
     if len(inner):
-        watched = _held_out(task, data, pictures, inner, batch_size=stage.batch_size)
+        watched = _held_out(task, data, pictures, inner, batch_size=stage.at_once)
     source = TrainingInput(
         pictures=pictures,
         ids=list(data.train["id"]),
@@ -253,7 +253,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
         plain, averaged = predict_views(
-            network, source, rows, batch_size=stage.batch_size, views=views, callbacks=[in_time]
+            network, source, rows, batch_size=stage.at_once, views=views, callbacks=[in_time]
         )
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])

@@ -1,7 +1,8 @@
-"""How much memory processes have needed at most."""
+"""How much memory processes have needed at most; how much there is."""
 
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,6 +30,36 @@ def reset_peak_memory(others: Iterable[int] = ()) -> None:
     for process in (os.getpid(), *others):
         with suppress(OSError):
             Path(f"/proc/{process}/clear_refs").write_text(_RESET_PEAK)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take without harm to others; 0 where the system does not tell."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        if all(limit == resource.RLIM_INFINITY for limit in limits):
+            return min([free, *_container_limits()])
+    return 0
+
+
+def machine_memory() -> list[str]:
+    """The kind and memory of each NVIDIA GPU, and this machine's own memory, so that two that differ are told apart."""
+    command, found = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], ""
+    with suppress(OSError):
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    return [*found.splitlines(), f"visible: {visible}", f"{min([total, *_container_limits()]) / 2**30:.1f} GiB"]
+
+
+def _container_limits() -> list[int]:
+    """What a container may take, in bytes, where there is a limit (cgroups 2 and 1)."""
+    found = []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # `max` is no number
+            found.append(int((Path("/sys/fs/cgroup") / name).read_text("utf-8")))
+    return found
 
 
 def _peak(process: str) -> int | None:

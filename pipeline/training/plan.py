@@ -26,6 +26,7 @@ from pipeline.training.device import peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import FoldTask, Machine, stage_rows
 from pipeline.training.memory import peak_memory, reset_peak_memory
+from pipeline.training.parts import with_parts
 from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
 from pipeline.training.stage import compiled_network
 
@@ -119,7 +120,7 @@ def plan_training(
     Args:
         session_hours: How long a session lasts.
         folds: The folds to be trained; all by default.
-        run: Calls `probe`, by default in a process of its own.
+        run: Calls `probe`, and what `with_parts` tries, by default in a process of its own.
 
     Returns:
         As `reckon`.
@@ -130,8 +131,9 @@ def plan_training(
     data = load_data(competition, extra=recipe.extra)
     check_recipe(recipe, data)
     numbers = folds_of(data, competition.slug, folds)
+    fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug), run=run)
     task = FoldTask(
-        *(recipe, competition, numbers[0], workspace, experiment, machine or Machine()),
+        *(fitting, competition, numbers[0], workspace, experiment, machine or Machine()),
         *(data.sha256, data.extra.sha256),
     )
     start, probes, test_seconds = run(probe, ProbeTask(task, time.time()), what="the plan")
@@ -240,7 +242,7 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
 def _probe_stage(
     task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool, *, step: Callable[[], None]
 ) -> StageProbe:
-    recipe = task.recipe
+    recipe, stage = task.recipe, task.recipe.stages[number]
     reset_peak_memory(_children())
     peak_device_memory()
     step()
@@ -254,11 +256,11 @@ def _probe_stage(
     network, freezing = compiled_network(recipe, number, source, classes=source.classes, start=None)
     built = time.perf_counter() - started
     cost = network_cost(network, source.pictures.size)
-    first, train_rate = training_rate(network, source, pool, workers=task.machine.workers)
+    first, train_rate = training_rate(network, source, pool, parts=stage.parts, workers=task.machine.workers)
     step()
     predict_setup, predict_rate = prediction_rate(network, rows.watched)
     return StageProbe(
-        name=recipe.stages[number].name,
+        name=stage.name,
         size=source.pictures.size,
         blocks=freezing.blocks,
         unfrozen=freezing.unfrozen,

@@ -219,7 +219,7 @@ def _predict_one(
         network,
         pictures,
         np.arange(len(pictures)),
-        batch_size=recipe.stages[-1].batch_size,
+        batch_size=recipe.stages[-1].at_once,
         views=recipe.tta.views if with_views else (),
     )
     found = averaged if with_views else plain

@@ -24,7 +24,7 @@ from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnLast, Recipe
-from pipeline.training.device import distribution, for_training, replicas
+from pipeline.training.device import distribution, for_training, in_parts, replicas
 from pipeline.training.schedule import ema_callback, make_optimizer, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
@@ -80,7 +80,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
         batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
         try:
             network.fit(
-                for_training(batches, batch_size=source.batch_size),
+                for_training(batches, batch_size=source.batch_size, parts=stage.parts),
                 epochs=stage.epochs,
                 steps_per_epoch=source.steps_per_epoch,
                 callbacks=callbacks,
@@ -129,6 +129,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "training_seconds": float(log_frame["seconds"].sum()),
             "pictures_trained": len(source.rows) * len(log_frame),
             "devices": replicas(),
+            "parts": stage.parts,
         },
     )
 
@@ -156,7 +157,7 @@ def compiled_network(
     keras.backend.clear_session()
     keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, number))
     with distribution():
-        network = load_network(recipe, classes=classes, weights=start)
+        network = in_parts(load_network(recipe, classes=classes, weights=start), stage.parts)
         freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
         scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay or 1.0)
         network.compile(
