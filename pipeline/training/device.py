@@ -141,7 +141,7 @@ def in_parts(network: Any, parts: int) -> Any:
             finally:
                 self.optimizer = optimizer
 
-    return InParts(network.inputs, network.outputs, name=network.name)
+    return InParts(network.input, network.output, name=network.name)
 
 
 class _Kept:
@@ -171,7 +171,7 @@ def _tensorflow_step(network: Any, of_part: Callable[..., Any], kept: _Kept, pie
 
     weights = network.trainable_weights
     sums = [tf.zeros_like(weight) for weight in weights]
-    parts = len(pieces[0])
+    parts = pieces[0].shape[0]
     if tf.distribute.has_strategy():  # replicas cannot meet, as random states do, inside a loop of the graph
         for number in range(parts):
             with tf.control_dependencies(sums):  # else all parts would be in memory at once

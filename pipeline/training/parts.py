@@ -63,7 +63,7 @@ def with_parts(
             continue
         size, classes = stage.resolve_size(data.mean_size), len(data.classes)
         needs = _needs(recipe, number, size, classes)
-        file = folder / f"{hashlib.sha256(json.dumps(needs).encode()).hexdigest()[:16]}.json"
+        file, how = folder / f"{hashlib.sha256(json.dumps(needs).encode()).hexdigest()[:16]}.json", "remembered"
         if not file.is_file():
             for parts in _doubled(stage.batch_size):
                 trial = Trial(_set(recipe, number, parts), number, size, classes)
@@ -73,12 +73,13 @@ def with_parts(
                 except OutOfMemory:
                     if parts == stage.batch_size:
                         raise
-            log.info(
-                "stage %s: batches of %d in %s of %d (%s)",
-                *(stage.name, stage.batch_size, counted(parts, "part", "parts"), stage.batch_size // parts, how),
-            )
             write_json(file, {"parts": parts, "how": how, "needs": needs})
         recipe = _set(recipe, number, read_json(file)["parts"])
+        log.info(
+            "stage %s: batches of %d in %s of %d (%s)",
+            *(stage.name, stage.batch_size, counted(recipe.stages[number].parts, "part", "parts")),
+            *(recipe.stages[number].at_once, how),
+        )
     return recipe
 
 

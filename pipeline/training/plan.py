@@ -1,7 +1,8 @@
 """What training will cost on this machine, found by trying: some batches of every stage, nothing of them kept.
 
 The batches come from the real input at the real size, in a fresh process. Decoded pictures stay in
-`runs/<slug>/_decoded`, as training would leave them there; nothing else is written.
+`runs/<slug>/_decoded`, as training would leave them there, and in `_parts` what `accumulate: auto` came to; nothing
+else is written.
 """
 
 import math
