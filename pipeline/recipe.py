@@ -196,11 +196,6 @@ class Stage(Settings):
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
         if self.accumulate != "auto" and self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size ({self.batch_size})")
-        if self.accumulate == "auto" and self.batch_norm == "trained":
-            raise ValueError(
-                "accumulate: auto would let the result depend on the machine with batch_norm: trained, "
-                "which sees the parts; give a number"
-            )
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
         try:
@@ -287,12 +282,16 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _same_on_every_machine(self) -> "Recipe":
-        if self.head.batch_norm and any(stage.accumulate == "auto" for stage in self.stages):
-            raise ValueError(
-                "accumulate: auto would let the result depend on the machine with head.batch_norm, which sees the "
-                "parts; give a number"
-            )
+        for stage in self.stages:
+            if stage.accumulate == "auto" and self._sees_parts(stage.batch_norm):
+                raise ValueError(
+                    f"stage {stage.name}: with accumulate: auto the result would depend on the machine, as BatchNorm "
+                    "that is trained sees the parts; give a number"
+                )
         return self
+
+    def _sees_parts(self, batch_norm: str) -> bool:
+        return batch_norm == "trained" or self.head.batch_norm
 
     @model_validator(mode="after")
     def _nothing_watched(self) -> "Recipe":
@@ -316,7 +315,7 @@ class Recipe(Settings):
         content = self.model_dump(mode="json", exclude={"name", "description"})
         for stage in content["stages"]:
             del stage["name"]
-            if stage["batch_norm"] == "frozen" and not self.head.batch_norm:
+            if not self._sees_parts(stage["batch_norm"]):
                 del stage["accumulate"]
         content["extra"] = sorted(self.extra)
         if Path(self.weights).is_file():

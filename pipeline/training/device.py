@@ -2,7 +2,7 @@
 
 On several GPUs each has a copy of the network and takes an equal part of every batch (`MirroredStrategy`). Batch sizes
 stay what the recipe says, and so does the result but for rounding, and for BatchNorm that is trained: it sees the part.
-The same holds for `accumulate`. Dropout draws as it does always, but not the same numbers.
+The same holds for a batch that is taken in parts. Dropout draws other numbers in both.
 """
 
 import os

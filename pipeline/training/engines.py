@@ -18,7 +18,7 @@ from pipeline.training.fold import FoldTask, train_fold
 Engine = Callable[[FoldTask], None]
 T = TypeVar("T")
 R = TypeVar("R")
-_SMALLER = "take a smaller size, or a stage's `accumulate: auto`"
+_SMALLER = "take a smaller size, or let the stage's batches through in parts (`accumulate`)"
 _GOES_ON = "the same command goes on after the last finished stage"
 
 
@@ -75,12 +75,12 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
     if error is not None:
         raise error
     if process.exitcode:
-        killed = process.exitcode < 0
-        step = f"it was killed, mostly because memory ran out: {_SMALLER}" if killed else "the traceback above says why"
-        raise (OutOfMemory if killed else KitError)(
+        killed = f"it was killed, mostly because memory ran out: {_SMALLER}"
+        failed = "the traceback above says what failed"
+        raise (OutOfMemory if process.exitcode < 0 else KitError)(
             f"the process of {what} ended with code {process.exitcode}",
             expected="one that ends by itself",
-            next_step=step + (f"; {afterwards}" if afterwards else ""),
+            next_step=(killed if process.exitcode < 0 else failed) + (f"; {afterwards}" if afterwards else ""),
         )
     return cast(R, result)
 

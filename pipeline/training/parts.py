@@ -10,9 +10,9 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.data.competition_data import CompetitionData
 from pipeline.data.inputs import TrainingInput
 from pipeline.data.pictures import MemoryPictures
 from pipeline.errors import OutOfMemory, counted
-from pipeline.model.cost import Cost, network_cost
+from pipeline.model.cost import network_cost
 from pipeline.recipe import Recipe
 from pipeline.training.device import device, divisible
 from pipeline.training.engines import fresh_process
@@ -31,9 +31,8 @@ from pipeline.training.memory import available_memory, machine_memory, peak_memo
 from pipeline.training.stage import compiled_network
 
 log = logging.getLogger(__name__)
-
-_CLEARLY = 0.25  # of the memory that is free: an estimate below needs no trial
-_FITS = 0.8  # likewise: the rest is for the input
+# Shares of the memory that is free: an estimate below the first needs no trial; above the second the input lacks room.
+_CLEARLY, _FITS = 0.25, 0.8
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Trial:
 def with_parts(
     recipe: Recipe, data: CompetitionData, *, folder: Path, run: Callable[..., Any] = fresh_process
 ) -> Recipe:
-    """The recipe with a number for each `accumulate: auto`: the fewest parts, doubled in turn, that fit this machine.
+    """The recipe with a number for each `accumulate: auto`: the fewest parts that fit this machine.
 
     Args:
         folder: Where the numbers are remembered.
@@ -61,91 +60,73 @@ def with_parts(
     for number, stage in enumerate(recipe.stages):
         if stage.accumulate != "auto":
             continue
-        size, classes = stage.resolve_size(data.mean_size), len(data.classes)
-        needs = _needs(recipe, number, size, classes)
-        file, how = folder / f"{hashlib.sha256(json.dumps(needs).encode()).hexdigest()[:16]}.json", "remembered"
+        trial = Trial(recipe, number, stage.resolve_size(data.mean_size), len(data.classes))
+        needs = json.dumps(_needs(trial))
+        file, how = folder / f"{hashlib.sha256(needs.encode()).hexdigest()[:16]}.json", "remembered"
         if not file.is_file():
-            for parts in _doubled(stage.batch_size):
-                trial = Trial(_set(recipe, number, parts), number, size, classes)
-                try:
-                    how = run(try_batch, trial, what=f"a batch of stage {stage.name} in {parts} parts")
-                    break
-                except OutOfMemory:
-                    if parts == stage.batch_size:
-                        raise
-            write_json(file, {"parts": parts, "how": how, "needs": needs})
+            parts, how = _fewest(trial, run)
+            write_json(file, {"parts": parts, "how": how, "needs": json.loads(needs)})
         recipe = _set(recipe, number, read_json(file)["parts"])
-        log.info(
-            "stage %s: batches of %d in %s of %d (%s)",
-            *(stage.name, stage.batch_size, counted(recipe.stages[number].parts, "part", "parts")),
-            *(recipe.stages[number].at_once, how),
-        )
+        stage = recipe.stages[number]
+        in_words = counted(stage.parts, "part", "parts")
+        log.info("stage %s: batches of %d in %s of %d (%s)", stage.name, stage.batch_size, in_words, stage.at_once, how)
     return recipe
 
 
 def try_batch(trial: Trial) -> str:
-    """See that a batch can be trained on, and say how: a sure estimate, or two steps with black pictures.
+    """See that a batch can be trained on, and say how: by an estimate, or by two steps with black pictures.
 
     Raises:
         MemoryError: There is too little memory; other errors, and the end of the process, say so, too.
     """
     stage, classes = trial.recipe.stages[trial.number], trial.classes
-    free = available_memory()
-    # Of all processes the system is to end this one.
-    with suppress(OSError):
+    free, on_cpu = available_memory(), device() == "CPU"
+    with suppress(OSError):  # of all processes the system is to end this one
         Path("/proc/self/oom_score_adj").write_text("1000")
+    pictures = MemoryPictures(np.zeros((1, *trial.size, 3), dtype=np.uint8))
     rows = np.zeros(divisible(stage.batch_size, parts=stage.parts), dtype=np.int64)
-    source = TrainingInput(
-        pictures=MemoryPictures(np.zeros((1, *trial.size, 3), dtype=np.uint8)),
-        ids=[""],
-        labels=rows[:1],
-        classes=classes,
-        rows=rows,
-        batch_size=stage.batch_size,
-        augment="none",
-        seed=0,
-        fold=0,
-        stage=trial.number,
-    )
+    where = {"seed": 0, "fold": 0, "stage": trial.number}
+    source = TrainingInput(pictures, [""], rows[:1], classes, rows, stage.batch_size, "none", **where)
     network, _ = compiled_network(trial.recipe, trial.number, source, classes=classes, start=None)
-    on_cpu = device() == "CPU"
-    if on_cpu and _most_bytes(network_cost(network, trial.size), stage.at_once) < _CLEARLY * free:
+    cost = network_cost(network, trial.size)
+    # More than a step needs: each output with its gradient; weights with gradients, two moments and an average.
+    if on_cpu and 4 * (2 * stage.at_once * cost.outputs + 5 * cost.parameters) < _CLEARLY * free:
         return "estimated"
-    pictures = source.pictures.take(rows)
-    network.fit(pictures, np.eye(classes, dtype=np.float32)[rows], batch_size=len(rows), epochs=2, verbose=0)
+    targets = np.eye(classes, dtype=np.float32)[rows]
+    network.fit(pictures.take(rows), targets, batch_size=len(rows), epochs=2, verbose=0)
     if on_cpu and free and peak_memory() > _FITS * free:
         raise MemoryError
     return "tried"
 
 
-def _most_bytes(cost: Cost, pictures: int) -> int:
-    """More than a training step of so many pictures needs."""
-    # Every output with its gradient; weights with their gradients, two moments and an average.
-    return 4 * (2 * pictures * cost.outputs + 5 * cost.parameters)
+def _fewest(trial: Trial, run: Callable[..., Any]) -> tuple[int, str]:
+    """The fewest parts that fit, and how that was found."""
+    stage, parts = trial.recipe.stages[trial.number], 1
+    while True:
+        one = replace(trial, recipe=_set(trial.recipe, trial.number, parts))
+        try:
+            return parts, run(
+                try_batch, one, what=f"{counted(stage.batch_size // parts, 'picture', 'pictures')} at once"
+            )
+        except OutOfMemory:
+            if parts == stage.batch_size:
+                raise
+        # The first divisor that at least halves them.
+        parts = next(more for more in range(2 * parts, stage.batch_size + 1) if stage.batch_size % more == 0)
 
 
-def _needs(recipe: Recipe, number: int, size: tuple[int, int], classes: int) -> dict[str, Any]:
+def _needs(trial: Trial) -> dict[str, Any]:
     """What the number of parts depends on."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    of_stage = {"unfreeze", "batch_size", "optimizer", "layer_decay", "ema", "clip_norm"}
     return {
-        "recipe": recipe.model_dump(mode="json", include={"backbone", "head", "precision"}),
-        "stage": recipe.stages[number].model_dump(
-            mode="json", include={"unfreeze", "batch_size", "optimizer", "layer_decay", "ema", "clip_norm"}
-        ),
-        "size": size,
-        "classes": classes,
+        "recipe": trial.recipe.model_dump(mode="json", include={"backbone", "head", "precision"}),
+        "stage": trial.recipe.stages[trial.number].model_dump(mode="json", include=of_stage),
+        "size": trial.size,
+        "classes": trial.classes,
         "versions": {package: importlib.metadata.version(package) for package in ("keras", backend)},
         "memory": machine_memory(),
     }
-
-
-def _doubled(batch_size: int) -> Iterator[int]:
-    """1, and each divisor that is at least twice the one before."""
-    last = 0.5
-    for parts in range(1, batch_size + 1):
-        if batch_size % parts == 0 and parts >= 2 * last:
-            yield parts
-            last = parts
 
 
 def _set(recipe: Recipe, number: int, parts: int) -> Recipe:

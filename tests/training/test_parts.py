@@ -242,7 +242,7 @@ def test_another_need_is_tried_anew(
 
 def test_where_not_one_picture_fits_the_error_is_the_trial_s(begin: Callable[..., Run], tmp_path: Path) -> None:
     run = begin(stage("one", **AUTO))
-    with pytest.raises(OutOfMemory, match="a batch of stage one in 48 parts"):
+    with pytest.raises(OutOfMemory, match="1 picture at once"):
         with_parts(run.recipe, run.data, folder=tmp_path, run=Machine(0))
     assert list(tmp_path.glob("*.json")) == []
 
@@ -276,7 +276,7 @@ def test_a_process_whose_memory_ends_is_survived(begin: Callable[..., Run], tmp_
         return fresh_process(within, trial, what=what)
 
     [found] = with_parts(run.recipe, run.data, folder=tmp_path / "_parts", run=limited).stages
-    assert tried == [1, 2, 4, 8, 16, 32][: len(tried)]
+    assert tried == [1, 2, 4, 8, 16, 32, 64][: len(tried)]
     assert 1 < found.parts < 256
 
 
