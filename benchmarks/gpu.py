@@ -119,7 +119,11 @@ def time_kit(network: Network, precision: str, batch: int, steps: int) -> dict[s
 
     done = keras.callbacks.LambdaCallback(on_epoch_end=end)
     model.fit(
-        for_training(fed, batch_size=batch), epochs=1 + ROUNDS, steps_per_epoch=steps, callbacks=[done], verbose=0
+        for_training(fed, batch_size=batch, parts=1),
+        epochs=1 + ROUNDS,
+        steps_per_epoch=steps,
+        callbacks=[done],
+        verbose=0,
     )
     trained = [after - before for before, after in pairwise(ends)]
     asked = tf.data.Dataset.from_tensors(pictures).repeat(steps).prefetch(2)

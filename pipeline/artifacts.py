@@ -3,6 +3,7 @@
     runs/<slug>/<experiment>/fold-<n>/stage-<n>/          checkpoints and logs: can be made again
     runs/<slug>/_decoded/                                 decoded pictures: can be made again, may lie elsewhere
     runs/<slug>/_features/                                features of the backbones compared: can be made again
+    runs/<slug>/_parts/                                   in how many parts a batch fits a machine: likewise
     oof/<slug>/<experiment>/                              predictions and manifest: the lasting result
     oof/<slug>/_report/                                   a page about them, and figures: can be made again
     submissions/<slug>/                                   CSV files
@@ -48,6 +49,10 @@ class Workspace:
     def features(self, slug: str) -> Path:
         # No experiment can have this name.
         return self.root / "runs" / slug / "_features"
+
+    def parts(self, slug: str) -> Path:
+        # No experiment can have this name.
+        return self.root / "runs" / slug / "_parts"
 
     def oof(self, slug: str, experiment: str) -> Path:
         return self.root / "oof" / slug / experiment

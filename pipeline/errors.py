@@ -59,5 +59,9 @@ class BusyError(KitError):
     """Another process is working on the same files."""
 
 
+class OutOfMemory(KitError):
+    """A process needed more memory than this machine, or its GPU, has."""
+
+
 class OutOfTime(KitError):
     """Training stopped because the time it was given is over; what is finished is kept."""

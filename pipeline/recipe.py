@@ -8,6 +8,7 @@ import copy
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -149,6 +150,11 @@ class Stage(Settings):
         unfreeze: Share of the backbone's blocks that are trained, counted from the output end, 0..1.
         size: `[height, width]`, `mean` (of the training pictures, each side rounded to a multiple of 32)
             or a fraction of that mean, rounded likewise.
+        batch_size: Pictures that each step of the optimizer is of, on every machine.
+        accumulate: In how many parts a batch goes through the network, one after the other, so that only
+            `batch_size / accumulate` pictures need memory at once; `auto` takes the fewest that fit the machine. The
+            result is the whole batch's but for rounding, and dropout draws other numbers: it is not in the
+            fingerprint. BatchNorm that is trained sees the parts: there it is, and `auto` is refused.
         learning_rate: The peak of the schedule.
         clip_norm: Gradients whose global norm is larger are scaled down to it (Pascanu et al., 2013).
         monitor: What chooses the best epoch, stops early and lowers the rate on a plateau: the `loss` of the
@@ -171,6 +177,7 @@ class Stage(Settings):
     size: Size = "mean"
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=32, ge=1)
+    accumulate: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     optimizer: Annotated[Optimizer, BeforeValidator(_kind)] = Adam()
     learning_rate: float = Field(gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
@@ -191,11 +198,11 @@ class Stage(Settings):
             raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
         if self.unfreeze == 0 and self.layer_decay is not None:
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
-        is_set = (
-            self.feature_views != type(self).model_fields["feature_views"].default
-        )  # a stored recipe names defaults
-        if is_set and (self.unfreeze or self.mixup or self.cutmix):
+        default = type(self).model_fields["feature_views"].default  # which a stored recipe names, too
+        if self.feature_views != default and (self.unfreeze or self.mixup or self.cutmix):
             raise ValueError("feature_views has no effect with unfreeze above 0, mixup or cutmix; leave it out")
+        if self.accumulate != "auto" and self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate must divide batch_size ({self.batch_size})")
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
         try:
@@ -203,6 +210,16 @@ class Stage(Settings):
         except ValueError:  # an anchor that stands for what it is in, or bytes
             raise ValueError("augment must hold plain values: numbers, text and lists of them") from None
         return self
+
+    @property
+    def parts(self) -> int:
+        """`accumulate`; 1 where the machine has not been asked."""
+        return 1 if self.accumulate == "auto" else self.accumulate
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures go through the network together."""
+        return self.batch_size // self.parts
 
     def resolve_size(self, mean: tuple[float, float]) -> tuple[int, int]:
         """Height and width in pixels, given the mean height and width of the training pictures."""
@@ -212,7 +229,7 @@ class Stage(Settings):
     def prediction_batch(self) -> int:
         """How many pictures are predicted together: 32, if that is not four times what the training holds, or more."""
         # Predicting keeps no activations for gradients, and small batches are slow.
-        return max(self.batch_size, min(32, 4 * self.batch_size))
+        return max(self.at_once, min(32, 4 * self.at_once))
 
 
 class TTA(Settings):
@@ -278,6 +295,19 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _same_on_every_machine(self) -> "Recipe":
+        for stage in self.stages:
+            if stage.accumulate == "auto" and self._sees_parts(stage.batch_norm):
+                raise ValueError(
+                    f"stage {stage.name}: with accumulate: auto the result would depend on the machine, as BatchNorm "
+                    "that is trained sees the parts; give a number"
+                )
+        return self
+
+    def _sees_parts(self, batch_norm: str) -> bool:
+        return batch_norm == "trained" or self.head.batch_norm
+
+    @model_validator(mode="after")
     def _nothing_watched(self) -> "Recipe":
         if not isinstance(self.select_on, OnLast):
             return self
@@ -299,6 +329,8 @@ class Recipe(Settings):
         content = self.model_dump(mode="json", exclude={"name", "description"})
         for stage in content["stages"]:
             del stage["name"]
+            if not self._sees_parts(stage["batch_norm"]):
+                del stage["accumulate"]
         content["extra"] = sorted(self.extra)
         if Path(self.weights).is_file():
             content["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
@@ -364,7 +396,9 @@ def smoke(recipe: Recipe, *, side: int) -> Recipe:
     stages = []
     for stage in recipe.stages:
         schedule = Cosine() if isinstance(stage.schedule, Cosine) else stage.schedule
-        changes = {"size": (side, side), "epochs": 1, "batch_size": min(8, stage.batch_size), "schedule": schedule}
+        batch_size = min(8, stage.batch_size)
+        changes = {"size": (side, side), "epochs": 1, "batch_size": batch_size, "schedule": schedule}
+        changes["accumulate"] = math.gcd(batch_size, stage.parts)
         stages.append(stage.model_copy(update=changes))
     select_on = OnInner(one_in=2) if isinstance(recipe.select_on, OnInner) else recipe.select_on  # of few pictures, too
     return recipe.model_copy(update={"weights": "none", "stages": tuple(stages), "select_on": select_on, "extra": ()})

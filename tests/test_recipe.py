@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.errors import KitError, RecipeError
-from pipeline.recipe import Recipe, Stage, load_recipe, parse_recipe, shipped_recipes
+from pipeline.recipe import Recipe, Stage, load_recipe, parse_recipe, shipped_recipes, smoke
 
 SMALL = {
     "name": "small",
@@ -71,6 +71,9 @@ def test_a_small_recipe():
         ("stages.0.size", 0, "stages.0.size: "),
         ("stages.0.batch_norm", "trained", "batch_norm: trained has no effect while unfreeze is 0"),
         ("stages.0.layer_decay", 0.5, "layer_decay has no effect while unfreeze is 0"),
+        ("stages.1.accumulate", 5, "accumulate must divide batch_size (32)"),
+        ("stages.1.accumulate", 64, "accumulate must divide batch_size (32)"),
+        ("stages.1.accumulate", 0, "stages.1.accumulate: Input should be greater than or equal to 1"),
         ("stages.1.layer_decay", 1.0, "stages.1.layer_decay: Input should be less than 1"),
         ("stages.1.ema", 1.0, "stages.1.ema: Input should be less than 1"),
         ("stages.1.mixup", 0, "stages.1.mixup: Input should be greater than 0"),
@@ -173,6 +176,29 @@ def test_the_fingerprint_changes_with_what_matters(path, value):
 )
 def test_the_fingerprint_does_not_change_with_names_or_what_is_the_default_anyway(path, value):
     assert parse(changed(path, value)).fingerprint() == parse(SMALL).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("of_stage", "of_head"), [({}, {}), ({"batch_norm": "trained"}, {}), ({}, {"batch_norm": True})]
+)
+def test_parts_of_a_batch_matter_where_batch_norm_sees_them(of_stage, of_head):
+    def recipe(accumulate):
+        content = {**SMALL, "head": of_head}
+        return {**content, "stages": [SMALL["stages"][0], {**SMALL["stages"][1], **of_stage, "accumulate": accumulate}]}
+
+    seen = bool(of_stage or of_head)
+    assert (parse(recipe(4)).fingerprint() != parse(recipe(1)).fingerprint()) == seen
+    if seen:
+        assert "with accumulate: auto the result would depend on the machine" in refused(recipe("auto"))
+    else:
+        assert parse(recipe("auto")).fingerprint() == parse(SMALL).fingerprint()
+
+
+def test_pictures_at_once():
+    found = [parse(changed("stages.1.accumulate", value)).stages[1].at_once for value in (1, 4, 32, "auto")]
+    assert found == [32, 8, 1, 32]
+    smallest = smoke(parse(changed("stages", [{**SMALL["stages"][1], "batch_size": 12, "accumulate": 6}])), side=32)
+    assert (smallest.stages[0].batch_size, smallest.stages[0].accumulate) == (8, 2)
 
 
 def test_the_order_of_stages_matters_and_that_of_keys_does_not():

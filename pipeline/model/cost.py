@@ -22,11 +22,13 @@ class Cost:
         parameters: Numbers in all of its weights.
         trainable: Numbers in those that are trained.
         flops: Floating-point operations of one picture's forward pass; a training step takes about three times as many.
+        outputs: Numbers in the outputs of all layers for one picture, which are more than training keeps.
     """
 
     parameters: int
     trainable: int
     flops: int
+    outputs: int
 
     @property
     def weight_bytes(self) -> int:
@@ -43,24 +45,30 @@ def network_cost(network: "keras.Model", size: tuple[int, int]) -> Cost:
     def numbers(weights: Any) -> int:
         return sum(math.prod(weight.shape) for weight in weights)
 
+    multiply_adds, outputs = _counted(network, (1, *size, 3))
     return Cost(
         parameters=numbers(network.weights),
         trainable=numbers(network.trainable_weights),
-        flops=2 * _multiply_adds(network, (1, *size, 3)),
+        flops=2 * multiply_adds,
+        outputs=outputs,
     )
 
 
-def _multiply_adds(network: Any, shape: tuple[int, ...]) -> int:
+def _counted(network: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Multiply-adds, and numbers in all layers' outputs."""
     import keras
 
-    total = 0
+    total = outputs = 0
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal total
+        nonlocal total, outputs
         result = layer(*args, **kwargs)
         if isinstance(layer, keras.Model):
-            total += _multiply_adds(layer, args[0].shape)
-        elif hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel"):
+            inner = _counted(layer, args[0].shape)
+            total, outputs = total + inner[0], outputs + inner[1]
+            return result
+        outputs += math.prod(result.shape)
+        if hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel"):
             total += _of_layer(layer, args[0].shape, result.shape)
         return result
 
@@ -73,7 +81,7 @@ def _multiply_adds(network: Any, shape: tuple[int, ...]) -> int:
         # which its optimizer would be cloned, too.
         bare = keras.Model(network.input, network.output)
         keras.models.clone_model(bare, input_tensors=symbol, clone_function=lambda layer: layer, call_function=call)
-    return total
+    return total, outputs
 
 
 def _of_layer(layer: Any, before: tuple[int, ...], after: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from pipeline.recipe import OnInner, Recipe
 from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
+from pipeline.training.parts import with_parts
 from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
 from pipeline.training.validation import mean_of
 
@@ -82,12 +83,14 @@ def cross_validate(
         log.info("extra rows: %s", extra_in_words(data.extra.counts(numbers)))
     for note in data.extra.notes:
         log.info("%s", note)
-    trained = False
+    trained, fitting = False, recipe
+    if not all(tasks[fold].done for fold in wanted):
+        fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
     for fold in wanted:
         if tasks[fold].done:
             log.info("fold %d is done already", fold)
         else:
-            engine(tasks[fold])
+            engine(replace(tasks[fold], recipe=fitting))
             trained = True
     missing = tuple(fold for fold in numbers if not tasks[fold].done)
     if missing:

@@ -1,11 +1,13 @@
-"""The devices that TensorFlow may use, and its silence; a network on several GPUs.
+"""The devices that TensorFlow may use, and its silence; a network on several GPUs, or one batch part after the other.
 
 On several GPUs each has a copy of the network and takes an equal part of every batch (`MirroredStrategy`). Batch sizes
 stay what the recipe says, and so does the result but for rounding, and for BatchNorm that is trained: it sees the part.
+The same holds for a batch that is taken in parts. Dropout draws other numbers in both.
 """
 
 import os
 import platform
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -144,21 +146,25 @@ def peak_device_memory() -> int | None:
     return max(peaks, default=None)
 
 
-def divisible(batch_size: int) -> int:
-    """The batch size, raised to a multiple of the replicas: a replica without a row is an error in TensorFlow."""
-    return -(-batch_size // replicas()) * replicas()
+def divisible(batch_size: int, *, parts: int = 1) -> int:
+    """The batch size, raised to a multiple of the replicas and of each one's parts.
+
+    A replica without a row is an error in TensorFlow.
+    """
+    times = replicas() * parts
+    return -(-batch_size // times) * times
 
 
-def for_training(dataset: Any, *, batch_size: int) -> Any:
-    """(pictures, targets, weights) of `training_dataset`, so that every replica's part counts for what it holds.
+def for_training(dataset: Any, *, batch_size: int, parts: int) -> Any:
+    """(pictures, targets, weights) of `training_dataset`, so that every part of a batch counts for what it holds.
 
-    Keras gives each replica's mean the same weight, however few real rows are in its part of the last batch. So the
+    The mean of each replica, and of each of its parts, has the same weight, however few real rows are in it. So the
     weights of a batch are scaled to a mean of 1: then the mean over all rows is the mean over the real ones.
-    A batch that does not divide by the replicas is filled up with rows of weight 0.
+    A batch that does not divide by the replicas and parts is filled up with rows of weight 0.
     """
     import tensorflow as tf
 
-    size = divisible(batch_size)
+    size = divisible(batch_size, parts=parts)
 
     def prepare(pictures: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
         rows = tf.range(size) % batch_size
@@ -182,6 +188,95 @@ def for_prediction(batch: NDArray[np.uint8]) -> Any:
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(parts[context.replica_id_in_sync_group])
     )
+
+
+def in_parts(network: Any, parts: int) -> Any:
+    """The network, not compiled, that takes its training batches in `parts` equal parts, one after the other.
+
+    The mean of the parts' gradients is applied once a batch, by Keras' optimizer as it is: schedules, clipping, moving
+    averages and loss scales see batches, and nothing is left over between two. Keras' `gradient_accumulation_steps`
+    would let them see parts, and keep a group that is not finished for the next `fit`.
+    """
+    import keras
+
+    if parts == 1:
+        return network
+    step: Callable[..., Any] = _jax_step if keras.backend.backend() == "jax" else _tensorflow_step
+
+    class InParts(keras.Model):
+        optimizer: Any
+
+        def train_step(self, *given: Any) -> Any:
+            """Of (data,) with TensorFlow, of (state, data) with JAX."""
+            *state, data = given
+            pieces = tuple(keras.ops.reshape(each, (parts, -1, *each.shape[1:])) for each in data)
+            optimizer = self.optimizer
+            self.optimizer = kept = _Kept(optimizer)
+            try:
+                return step(self, super().train_step, kept, *state, pieces)
+            finally:
+                self.optimizer = optimizer
+
+    return InParts(network.input, network.output, name=network.name)
+
+
+class _Kept:
+    """Stands in for the optimizer while a part is trained on: it keeps the gradients and applies nothing."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.gradients: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def apply_gradients(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        self.gradients = [gradient for gradient, _ in pairs]
+
+    def stateless_apply(self, state: Any, gradients: list[Any], variables: Any) -> tuple[Any, Any]:
+        self.gradients = gradients
+        return variables, state
+
+
+def _tensorflow_step(network: Any, of_part: Callable[..., Any], kept: _Kept, pieces: tuple[Any, ...]) -> Any:
+    import tensorflow as tf
+
+    def added(number: Any, sums: list[Any]) -> list[Any]:
+        of_part(tuple(piece[number] for piece in pieces))
+        return [total + gradient for total, gradient in zip(sums, kept.gradients, strict=True)]
+
+    weights = network.trainable_weights
+    sums = [tf.zeros_like(weight) for weight in weights]
+    parts = pieces[0].shape[0]
+    if tf.distribute.has_strategy():  # replicas cannot meet, as random states do, inside a loop of the graph
+        for number in range(parts):
+            with tf.control_dependencies(sums):  # else all parts would be in memory at once
+                sums = added(number, sums)
+    else:
+        _, sums = tf.while_loop(
+            lambda number, _: number < parts,
+            lambda number, sums: (number + 1, added(number, sums)),
+            (0, sums),
+            parallel_iterations=1,
+        )
+    kept.optimizer.apply([total / parts for total in sums], weights)
+    return network.get_metrics_result()
+
+
+def _jax_step(network: Any, of_part: Callable[..., Any], kept: _Kept, state: Any, pieces: tuple[Any, ...]) -> Any:
+    import jax
+
+    def added(carried: Any, piece: tuple[Any, ...]) -> Any:
+        sums, state = carried
+        logs, state = of_part(state, piece)
+        return ([total + gradient for total, gradient in zip(sums, kept.gradients, strict=True)], state), logs
+
+    sums = [jax.numpy.zeros_like(variable) for variable in state[0]]
+    (sums, state), logs = jax.lax.scan(added, (sums, state), pieces)
+    variables, others, of_optimizer, metrics = state
+    mean = [total / len(pieces[0]) for total in sums]
+    variables, of_optimizer = kept.optimizer.stateless_apply(of_optimizer, mean, variables)
+    return {name: values[-1] for name, values in logs.items()}, (variables, others, of_optimizer, metrics)
 
 
 @cache  # a network works in the very strategy it was built in

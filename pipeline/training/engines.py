@@ -11,13 +11,14 @@ from typing import Any, TypeVar, cast
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.errors import KitError
+from pipeline.errors import KitError, OutOfMemory
 from pipeline.training.device import import_tensorflow_quietly
 from pipeline.training.fold import FoldTask, train_fold
 
 Engine = Callable[[FoldTask], None]
 T = TypeVar("T")
 R = TypeVar("R")
+_SMALLER = "take a smaller size, or let the stage's batches through in parts (`accumulate`)"
 _GOES_ON = "the same command goes on after the last finished stage"
 
 
@@ -40,7 +41,8 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
         afterwards: What a further run of the command does, for the message.
 
     Raises:
-        KitError: As `work` does, or: memory ran out, the process was killed.
+        KitError: As `work` does, or the process failed.
+        OutOfMemory: Memory ran out, or the process was killed, which is mostly for that.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -73,9 +75,9 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
     if error is not None:
         raise error
     if process.exitcode:
-        killed = "it was killed, mostly because memory ran out: take a smaller batch_size or size"
+        killed = f"it was killed, mostly because memory ran out: {_SMALLER}"
         failed = "the traceback above says what failed"
-        raise KitError(
+        raise (OutOfMemory if process.exitcode < 0 else KitError)(
             f"the process of {what} ended with code {process.exitcode}",
             expected="one that ends by itself",
             next_step=(killed if process.exitcode < 0 else failed) + (f"; {afterwards}" if afterwards else ""),
@@ -115,9 +117,9 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
     except Exception as error:
         if not out_of_memory(error):
             raise
-        short = KitError(
+        short = OutOfMemory(
             f"memory ran out ({type(error).__name__})",
             expected="a network whose batches fit into the memory of this machine and its GPU",
-            next_step="take a smaller batch_size or size",
+            next_step=_SMALLER,
         )
         connection.send((short, None))

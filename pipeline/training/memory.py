@@ -1,7 +1,9 @@
-"""How much memory processes have needed at most."""
+"""How much memory processes have needed at most; how much there is."""
 
 import os
+import re
 import resource
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,6 +31,34 @@ def reset_peak_memory(others: Iterable[int] = ()) -> None:
     for process in (os.getpid(), *others):
         with suppress(OSError):
             Path(f"/proc/{process}/clear_refs").write_text(_RESET_PEAK)
+
+
+def available_memory() -> int:
+    """Bytes that a process may still take without harm to others; 0 where the system does not tell, or limits it."""
+    own = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    with suppress(OSError):
+        found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text("utf-8"))
+        if found and all(limit == resource.RLIM_INFINITY for limit in own):
+            return min(int(found[1]) * 1024, _whole_memory())
+    return 0
+
+
+def machine_memory() -> list[str]:
+    """What tells machines of different memory apart: the kind and memory of each NVIDIA GPU, and the machine's own."""
+    command, gpus = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], ""
+    with suppress(OSError):
+        gpus = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    return [*gpus.splitlines(), f"visible: {visible}", f"{_whole_memory() / 2**30:.1f} GiB"]
+
+
+def _whole_memory() -> int:
+    """This machine's memory in bytes, or its container's, if that may take less (cgroups 2 and 1)."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # `max` is no number
+            found.append(int((Path("/sys/fs/cgroup") / name).read_text("utf-8")))
+    return min(found)
 
 
 def _peak(process: str) -> int | None:

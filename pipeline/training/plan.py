@@ -1,7 +1,8 @@
 """What training will cost on this machine, found by trying: some batches of every stage, nothing of them kept.
 
 The batches come from the real input at the real size, in a fresh process. Decoded pictures stay in
-`runs/<slug>/_decoded`, as training would leave them there; nothing else is written.
+`runs/<slug>/_decoded`, as training would leave them there, and in `_parts` what `accumulate: auto` came to; nothing
+else is written.
 """
 
 import math
@@ -29,6 +30,7 @@ from pipeline.training.engines import fresh_process
 from pipeline.training.fold import FoldTask, Machine, stage_rows
 from pipeline.training.frozen import FrozenBackbone, kept_views
 from pipeline.training.memory import peak_memory, reset_peak_memory
+from pipeline.training.parts import with_parts
 from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
 from pipeline.training.stage import compile_for, stage_network
 
@@ -125,7 +127,7 @@ def plan_training(
     Args:
         session_hours: How long a session lasts.
         folds: The folds to be trained; all by default.
-        run: Calls `probe`, by default in a process of its own.
+        run: Calls `probe`, and what `with_parts` tries, by default in a process of its own.
 
     Returns:
         As `reckon`.
@@ -136,8 +138,9 @@ def plan_training(
     data = load_data(competition, extra=recipe.extra)
     check_recipe(recipe, data)
     numbers = folds_of(data, competition.slug, folds)
+    fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug), run=run)
     task = FoldTask(
-        *(recipe, competition, numbers[0], workspace, experiment, machine or Machine()),
+        *(fitting, competition, numbers[0], workspace, experiment, machine or Machine()),
         *(data.sha256, data.extra.sha256),
     )
     start, probes, test_seconds = run(probe, ProbeTask(task, time.time()), what="the plan")
@@ -247,7 +250,7 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
 def _probe_stage(
     task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool, *, step: Callable[[], None]
 ) -> StageProbe:
-    recipe = task.recipe
+    recipe, stage = task.recipe, task.recipe.stages[number]
     reset_peak_memory(_children())
     peak_device_memory()
     step()
@@ -271,13 +274,13 @@ def _probe_stage(
     fed = input_rate(source, pool, workers=workers)
     step()
     started = time.perf_counter()
-    compile_for(fitted, recipe, number, source, classes=source.classes)
+    fitted = compile_for(fitted, recipe, number, source, classes=source.classes)
     built += time.perf_counter() - started
-    first, train_rate = training_rate(fitted, source, pool, workers=workers)
+    first, train_rate = training_rate(fitted, source, pool, parts=stage.parts, workers=workers)
     step()
     predict_setup, predict_rate = prediction_rate(fitted, watched)
     return StageProbe(
-        name=recipe.stages[number].name,
+        name=stage.name,
         size=source.pictures.size,
         blocks=freezing.blocks,
         unfrozen=freezing.unfrozen,

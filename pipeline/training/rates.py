@@ -63,7 +63,9 @@ def input_rate(source: TrainingInput, pool: WorkerPool, *, workers: int) -> floa
     return clock.rate
 
 
-def training_rate(network: Any, source: TrainingInput, pool: WorkerPool, *, workers: int) -> tuple[float, float]:
+def training_rate(
+    network: Any, source: TrainingInput, pool: WorkerPool, *, parts: int, workers: int
+) -> tuple[float, float]:
     """Seconds until the first batch was trained on, and pictures a second afterwards."""
     import keras
 
@@ -76,7 +78,7 @@ def training_rate(network: Any, source: TrainingInput, pool: WorkerPool, *, work
     with ErrorRelay() as relay:
         batches = training_dataset(source, pool, epochs=_ENDLESS, relay=relay)
         network.fit(
-            for_training(batches, batch_size=source.batch_size),
+            for_training(batches, batch_size=source.batch_size, parts=parts),
             steps_per_epoch=len(_ENDLESS),
             callbacks=[Stopping()],
             shuffle=False,

@@ -28,7 +28,15 @@ from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnLast, Recipe
-from pipeline.training.device import distribution, for_training, onednn, replicas, resolved_precision, slow_here
+from pipeline.training.device import (
+    distribution,
+    for_training,
+    in_parts,
+    onednn,
+    replicas,
+    resolved_precision,
+    slow_here,
+)
 from pipeline.training.frozen import FrozenBackbone, kept_views
 from pipeline.training.schedule import ema_callback, make_optimizer, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
@@ -89,14 +97,14 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     frozen = on_features(recipe, task, network, pool)
     feature_seconds = time.perf_counter() - started if frozen else 0.0
     fitted, source, held_out, watched = frozen or (network, task.source, task.held_out, task.watched)
-    compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
+    fitted = compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
     best = Best()
     callbacks = _callbacks(recipe, task, watched, best)
     with ErrorRelay() as relay:
         batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
         try:
             fitted.fit(
-                for_training(batches, batch_size=source.batch_size),
+                for_training(batches, batch_size=source.batch_size, parts=stage.parts),
                 epochs=stage.epochs,
                 steps_per_epoch=source.steps_per_epoch,
                 callbacks=callbacks,
@@ -152,6 +160,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "training_seconds": float(log_frame["seconds"].sum()) + feature_seconds,
             "pictures_trained": len(source.rows) * len(log_frame),
             "devices": replicas(),
+            "parts": stage.parts,
         },
     )
 
@@ -206,14 +215,15 @@ def stage_network(
     return network, freezing
 
 
-def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput, *, classes: int) -> None:
-    """Get the network of stage `number`, or its head alone, ready to be fitted."""
+def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput, *, classes: int) -> Any:
+    """The network of stage `number`, or its head alone, ready to be fitted."""
     import keras
 
     stage, scales = recipe.stages[number], {}
     if stage.layer_decay:
         scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay)
     with distribution():
+        network = in_parts(network, stage.parts)
         network.compile(
             optimizer=make_optimizer(
                 stage,
@@ -226,6 +236,7 @@ def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput
             weighted_metrics=["accuracy"],
         )
         _make_variables(network, classes=classes)
+    return network
 
 
 def stage_done(folder: Path) -> dict[str, Any] | None:

@@ -23,7 +23,9 @@ def test_every_kind_of_layer_by_hand() -> None:
     parameters = (108 + 4) + 36 + 24 + 30 + 24 + 42 + 16
     multiply_adds = 24 * 108 + 8 * 36 + 8 * 24 + 8 * 30 + 8 * 42 + 14
     cost = network_cost(network, (8, 12))
-    assert cost == Cost(parameters=parameters, trainable=parameters - 24, flops=2 * multiply_adds)
+    # The convolutions, the normalisation, the dense layer at every place, pooling, the last.
+    outputs = 24 * 4 + 8 * 4 + 8 * 5 + 8 * 6 + 8 * 6 + 8 * 7 + 7 + 2
+    assert cost == Cost(parameters=parameters, trainable=parameters - 24, flops=2 * multiply_adds, outputs=outputs)
     assert cost.weight_bytes == 4 * parameters
 
 

@@ -22,9 +22,10 @@ from pipeline.training.validation import predict
 from tests.training.conftest import Run, stage
 
 CLASSES = ["blue", "green", "red"]
-# 12 training rows in batches of 5: neither the batch nor the rows of the last one divide by two.
+# 12 training rows in batches of 5: neither the batch nor the rows of the last one divide by two. The second stage takes
+# one row at a time on each device.
 CALM = {"augment": "none", "batch_norm": "frozen", "batch_size": 5}
-STAGES = (stage("one", **CALM, epochs=3), stage("two", **CALM, epochs=2))
+STAGES = (stage("one", **CALM, epochs=3), stage("two", **CALM, epochs=2, accumulate=5))
 
 TWO_DEVICES = """
 import json, sys
@@ -113,10 +114,10 @@ def test_two_devices_give_what_one_gives(begin: Callable[..., Run], tmp_path: Pa
 @pytest.mark.slow
 def test_two_devices_train_with_mixed_precision_dropout_and_batch_norm(begin: Callable[..., Run]) -> None:
     settings: dict[str, Any] = {"precision": "mixed_float16", "head": {"dropout": 0.2}}
-    run = begin(stage("one", epochs=6), **settings)
+    run = begin(stage("one", epochs=6), stage("parts", batch_size=4, accumulate=2), **settings)
     assert on_two_devices(run, **settings)["devices"] == 2
-    result = read_json(run.task(0).stage_folder(0) / "stage.json")
-    assert result["score"] >= 0.75
+    results = [read_json(run.task(0).stage_folder(number) / "stage.json") for number in (0, 1)]
+    assert min(result["score"] for result in results) >= 0.75
 
 
 def batch(size: int, real: int) -> tuple[Any, Any, Any]:
@@ -133,7 +134,7 @@ def test_the_mean_over_all_rows_is_the_mean_over_the_real_ones(
 ) -> None:
     monkeypatch.setattr(device, "replicas", lambda: replicas)
     given = tf.data.Dataset.from_tensors(batch(size, real))
-    ((pictures, targets, weights),) = device.for_training(given, batch_size=size).as_numpy_iterator()
+    ((pictures, targets, weights),) = device.for_training(given, batch_size=size, parts=1).as_numpy_iterator()
     assert len(pictures) == len(targets) == len(weights)
     assert len(pictures) % replicas == 0
     assert len(pictures) - size < replicas
@@ -146,7 +147,7 @@ def test_the_mean_over_all_rows_is_the_mean_over_the_real_ones(
 
 def test_a_full_batch_is_left_as_it_is() -> None:
     given = batch(6, 6)
-    (made,) = device.for_training(tf.data.Dataset.from_tensors(given), batch_size=6).as_numpy_iterator()
+    (made,) = device.for_training(tf.data.Dataset.from_tensors(given), batch_size=6, parts=1).as_numpy_iterator()
     for one, other in zip(given, made, strict=True):
         np.testing.assert_array_equal(one, other)
 

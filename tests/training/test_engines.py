@@ -58,7 +58,7 @@ def take_more_than_there_is(count: int) -> int:
 def test_a_network_too_large_is_an_error_that_says_what_to_change(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KitError, match="memory ran out") as caught:
         fresh_process(take_more_than_there_is, 2**60, what="a network that is too large")
-    assert "smaller batch_size or size" in caught.value.next_step
+    assert "(`accumulate`)" in caught.value.next_step
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

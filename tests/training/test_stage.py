@@ -196,7 +196,7 @@ def test_layer_decay_reaches_the_steps(begin: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_a_stage_with_every_setting_trains(begin: Callable[..., Run], optimizer: str) -> None:
-    settings = {"mixup": 0.2, "cutmix": 1.0, "ema": 0.5, "layer_decay": 0.9, "clip_norm": 1.0}
+    settings = {"mixup": 0.2, "cutmix": 1.0, "ema": 0.5, "layer_decay": 0.9, "clip_norm": 1.0, "accumulate": 5}
     run = begin(
         stage("every", optimizer=optimizer, schedule={"kind": "cosine"}, **settings),
         head={"pooling": "gem", "batch_norm": True, "dense": [8], "dropout": 0.1},
