@@ -24,7 +24,7 @@ from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnInner, Recipe
-from pipeline.training.stage import WEIGHTS, StageTask, load_network, stage_done, stage_seed, train_stage
+from pipeline.training.stage import WEIGHTS, StageTask, prediction_network, stage_done, stage_seed, train_stage
 from pipeline.training.time_limit import TimeLimit
 from pipeline.training.validation import HeldOut, mean_of, predict_views
 
@@ -250,7 +250,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
     in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
-    network = load_network(task.recipe, classes=len(data.classes), weights=task.weights)
+    network, models = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
     pictures = _train_pictures(task, data, last)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
@@ -258,7 +258,9 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         test = open_pictures(list(data.test["path"]), size=size, room=task.room("decoding the test pictures"))
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
-        (found,) = predict_views(network, source, rows, batch_size=stage.prediction_batch, views=views, check=in_time)
+        (found,) = predict_views(
+            network, source, rows, batch_size=stage.prediction_batch, views=views, models=models, check=in_time
+        )
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
         write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold))

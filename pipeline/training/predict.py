@@ -23,7 +23,7 @@ from pipeline.predictions.manifests import finished_weights, require_networks
 from pipeline.predictions.store import Experiment, read_experiment, read_predictions
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import Machine
-from pipeline.training.stage import load_network, load_weights
+from pipeline.training.stage import prediction_network
 from pipeline.training.validation import mean_of, predict_views
 
 
@@ -163,10 +163,10 @@ class LoadedModels:
         files = list(models.weights.values())
         self._size, self._temperature = models.size, temperature
         self._views = models.recipe.tta.views if models.stored.manifest["tta_used"] else ()
-        self._network = load_network(models.recipe, classes=len(models.stored.classes), weights=files[0])
+        self._network, takes = prediction_network(models.recipe, classes=len(models.stored.classes), weights=files)
         self._models = []
-        for file in tqdm(files, desc="fold models", leave=False, disable=None):
-            load_weights(self._network, file)
+        for take in tqdm(takes, desc="fold models", leave=False, disable=None):
+            take()
             self._models.append(partial(self._network.set_weights, self._network.get_weights()))
         self.predict(np.zeros((*self._size, 3), dtype=np.uint8))
 
@@ -204,7 +204,7 @@ def predict_folds(
         with_views: Average over the recipe's views, too.
         temperature: As of `predict_pictures`.
     """
-    network = load_network(recipe, classes=classes, weights=weights[0])
+    network, models = prediction_network(recipe, classes=classes, weights=weights)
     views = recipe.tta.views if with_views else ()
     passes = len(pictures) * (1 + len(views))
     batch_size = min(recipe.stages[-1].prediction_batch, passes)
@@ -216,7 +216,7 @@ def predict_folds(
             np.arange(len(pictures)),
             batch_size=batch_size,
             views=views,
-            models=[partial(load_weights, network, file) for file in weights],
+            models=models,
             check=bar.update,
         )
     return _mean_over_all(found, temperature)

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.errors import KitError, OutOfTime
 from pipeline.model.classifier import build_classifier, split_classifier
 from pipeline.model.cost import network_cost
 from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
+from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import OnLast, Recipe
@@ -252,17 +254,39 @@ def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
     Raises:
         KitError: The file does not fit the network.
     """
+    network = _build(recipe, classes=classes, weights="none" if weights else recipe.weights)
+    if weights:
+        load_weights(network, weights)
+    return network
+
+
+def _build(recipe: Recipe, *, classes: int, weights: str) -> Any:
     with distribution():
-        network = build_classifier(
+        return build_classifier(
             backbone=recipe.backbone,
-            weights="none" if weights else recipe.weights,
+            weights=weights,
             head=recipe.head,
             classes=classes,
             precision=resolved_precision(recipe.precision),
         )
-    if weights:
-        load_weights(network, weights)
-    return network
+
+
+def prediction_network(
+    recipe: Recipe, *, classes: int, weights: Sequence[Path]
+) -> tuple[Any, list[Callable[[], object]]]:
+    """A network for predicting alone, and for each file what gives it these weights, with the errors of `load_weights`.
+
+    Until then its weights are random.
+    """
+    network = _build(recipe, classes=classes, weights="none")
+    with distribution():
+        merged, refresh = merge_batch_norm(network)
+
+    def take(file: Path) -> None:
+        load_weights(network, file)
+        refresh()
+
+    return merged, [partial(take, file) for file in weights]
 
 
 def load_weights(network: Any, weights: Path) -> None:

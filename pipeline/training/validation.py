@@ -85,9 +85,12 @@ def outputs(
     )
     shape = network.output_shape[1:]
     found = np.empty((len(models), (1 + len(views)) * len(rows), *shape), dtype=np.float32)
+    loaded = -1
     for block in blocks:
         for number, load in enumerate(models):
-            load()
+            if number != loaded:
+                load()
+                loaded = number
             for batch, places in block:
                 if check:
                     check()
