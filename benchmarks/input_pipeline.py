@@ -12,13 +12,13 @@ preset `light`), as uint8:
   no batches, no seeds, nothing handed over. No input of these transforms can do much better.
 * `against`: the kit of another checkout.
 
-Each measurement is a process of its own: batches flow without end, those of the first seconds do not count. The sides
-take turns; printed are medians of the rounds, and the medians of the ratios within a round.
+Each side is a process of its own, in which batches flow without end. They take turns, and wait for one another; those
+batches do not count that a side makes in its first second. Printed are medians of the rounds, and the medians of the
+ratios within a round.
 """
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
 import platform
 import statistics
@@ -26,9 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +42,21 @@ from pipeline.data.pictures import KeptPictures
 from pipeline.training.fold import Machine
 
 BATCH, PRESET = 32, "light"
-SETTLING, MEASURING = 1.5, 3.0  # seconds
+SETTLING, MEASURING = 1.0, 3.0  # seconds
 
 Size = tuple[int, int]
 
 
-def rate(counts: Iterable[int]) -> float:
-    """Pictures a second of an endless stream of pieces of work, given how many pictures each holds."""
-    begun = last = None
-    done = 0
-    for count in counts:
-        now = time.perf_counter()
-        begun = begun or now
-        if last is None:
-            last = now if now - begun > SETTLING else None
-            continue
-        done += count
-        if now - last > MEASURING:
-            return done / (now - last)
-    raise RuntimeError("the stream ended")
+def rates(counts: Iterator[int]) -> Generator[float]:
+    """Pictures a second, again and again, of an endless stream of pieces of work: how many pictures each holds."""
+    while True:
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < SETTLING:
+            next(counts)
+        begun, done = time.perf_counter(), 0
+        while (taken := time.perf_counter() - begun) < MEASURING:
+            done += next(counts)
+        yield done / taken
 
 
 def kept(paths: list[str], size: Size, folder: Path) -> KeptPictures:
@@ -76,7 +72,7 @@ def compose() -> Any:
     return albumentations.Compose(Augmenter(PRESET).transforms)
 
 
-def kit(paths: list[str], size: Size, folder: Path, workers: int) -> float:
+def kit(paths: list[str], size: Size, folder: Path, workers: int) -> Generator[float]:
     from pipeline.data.inputs import TrainingInput, training_dataset
     from pipeline.data.workers import WorkerPool
 
@@ -93,10 +89,10 @@ def kit(paths: list[str], size: Size, folder: Path, workers: int) -> float:
         stage=0,
     )
     with WorkerPool(workers) as pool:
-        return rate(len(batch) for batch, _, _ in training_dataset(source, pool, epochs=range(10**6)))
+        yield from rates(len(batch) for batch, _, _ in training_dataset(source, pool, epochs=range(10**6)))
 
 
-def tf_data(paths: list[str], size: Size, folder: Path, workers: int) -> float:
+def tf_data(paths: list[str], size: Size, folder: Path, workers: int) -> Generator[float]:
     import tensorflow as tf
 
     transforms = compose()
@@ -112,7 +108,7 @@ def tf_data(paths: list[str], size: Size, folder: Path, workers: int) -> float:
 
     dataset = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths), seed=0).repeat()
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
-    return rate(len(batch) for batch in dataset)
+    return rates(len(batch) for batch in dataset)
 
 
 class TorchPictures:
@@ -134,30 +130,26 @@ class TorchPictures:
         return torch.from_numpy(self.transforms(image=self.pictures.take(np.array([row]))[0])["image"])
 
 
-def torch_loader(paths: list[str], size: Size, folder: Path, workers: int) -> float:
+def torch_loader(paths: list[str], size: Size, folder: Path, workers: int) -> Generator[float]:
     from torch.utils.data import DataLoader, RandomSampler
 
     pictures = TorchPictures(kept(paths, size, folder))
     # One epoch without end, so that the workers never wait for the next one to begin.
     sampler = RandomSampler(pictures, num_samples=10**6 * len(pictures))
-    return rate(len(batch) for batch in DataLoader(pictures, BATCH, sampler=sampler, num_workers=workers))
+    return rates(len(batch) for batch in DataLoader(pictures, BATCH, sampler=sampler, num_workers=workers))
 
 
-def bare(paths: list[str], size: Size, folder: Path, workers: int) -> float:
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        found, start = manager.list(), context.Barrier(workers)
-        work = [
-            context.Process(target=transform_alone, args=(paths, size, folder, start, found)) for _ in range(workers)
-        ]
-        for process in work:
-            process.start()
-        for process in work:
-            process.join()
-        return float(sum(found))
+def bare(paths: list[str], size: Size, folder: Path, workers: int) -> Generator[float]:
+    with ProcessPoolExecutor(workers, initializer=_begin_alone, initargs=(paths, size, folder)) as pool:
+        while True:
+            yield sum(pool.map(_rate_alone, range(workers)))
 
 
-def transform_alone(paths: list[str], size: Size, folder: Path, start: Barrier, found: list[float]) -> None:
+_alone: Iterator[float]
+
+
+def _begin_alone(paths: list[str], size: Size, folder: Path) -> None:
+    global _alone
     cv2.setNumThreads(0)
     array, transforms = np.asarray(kept(paths, size, folder).array), compose()
 
@@ -167,26 +159,42 @@ def transform_alone(paths: list[str], size: Size, folder: Path, start: Barrier, 
                 transforms(image=picture)
                 yield 1
 
-    start.wait()
-    found.append(rate(work()))
+    _alone = rates(work())
+
+
+def _rate_alone(_: int) -> float:
+    return next(_alone)
 
 
 SIDES = {"kit": kit, "against": kit, "tf.data": tf_data, "torch": torch_loader, "bare": bare}
 
 
-def measured(side: str, size: str, folder: str, arguments: argparse.Namespace) -> float:
-    """One measurement in a process of its own, which imports the kit from the checkout in question."""
-    home = arguments.against if side == "against" else Path(__file__).parents[1]
-    call = [sys.executable, __file__, "--pictures", str(arguments.pictures), "--workers", str(arguments.workers)]
-    result = subprocess.run(
-        [*call, "--sizes", size, "--side", side, "--folder", folder],
-        env=os.environ | {"PYTHONPATH": str(home.resolve())},
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        raise SystemExit(f"{side} failed:\n{result.stderr}")
-    return float(result.stdout)
+class Side:
+    """A side in a process of its own, which imports the kit from the checkout in question."""
+
+    def __init__(self, name: str, size: str, folder: Path, arguments: argparse.Namespace) -> None:
+        home = arguments.against if name == "against" else Path(__file__).parents[1]
+        call = [sys.executable, __file__, "--pictures", arguments.pictures, "--workers", str(arguments.workers)]
+        self.name, self.found = name, list[float]()
+        self._errors = folder / f"{name}.txt"
+        self._process = subprocess.Popen(
+            [*call, "--sizes", size, "--side", name, "--folder", folder],
+            env=os.environ | {"PYTHONPATH": str(home.resolve())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors.open("w"),
+            text=True,
+        )
+
+    def measure(self) -> None:
+        print(file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise SystemExit(f"{self.name} failed:\n{self._errors.read_text()}")
+        self.found.append(float(line))
+
+    def end(self) -> None:
+        self._process.communicate()
 
 
 def main() -> None:
@@ -203,10 +211,13 @@ def main() -> None:
     sizes = {text: (int(text.split("x")[0]), int(text.split("x")[1])) for text in arguments.sizes}
     if arguments.side:
         [size] = sizes.values()
-        print(SIDES[arguments.side](paths, size, arguments.folder, arguments.workers))
+        measurements = SIDES[arguments.side](paths, size, arguments.folder, arguments.workers)
+        for _ in sys.stdin:
+            print(next(measurements), flush=True)
+        measurements.close()
         return
     has_torch = importlib.util.find_spec("torch") is not None
-    sides = ["kit", *["against"] * bool(arguments.against), "tf.data", *["torch"] * has_torch, "bare"]
+    names = ["kit", *["against"] * bool(arguments.against), "tf.data", *["torch"] * has_torch, "bare"]
     packages = ["tensorflow", "albumentations", "opencv-python-headless", *["torch"] * has_torch]
     print(
         f"{len(paths)} pictures, batch {BATCH}, preset {PRESET}, {arguments.workers} workers, medians of "
@@ -217,18 +228,20 @@ def main() -> None:
         print("torch is not installed: its DataLoader is left out")
     print(f"{'size':>9}  {'side':>8}  {'pictures/s':>10}  {'from':>6} {'to':>6}  {'kit / side':>10}")
     for text, size in sizes.items():
-        with tempfile.TemporaryDirectory() as folder:
-            kept(paths, size, Path(folder))
-            found: dict[str, list[float]] = {side: [] for side in sides}
-            for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as name:
+            kept(paths, size, Path(name))
+            sides = [Side(side, text, Path(name), arguments) for side in names]
+            for _ in range(1 + arguments.rounds):  # in the first they load their tools
                 for side in sides:
-                    found[side].append(measured(side, text, folder, arguments))
-                now = ", ".join(f"{side} {rates[-1]:.0f}" for side, rates in found.items())
-                print(f"{text}: {now}", file=sys.stderr, flush=True)
-        for side, rates in found.items():
-            ratio = statistics.median(one / other for one, other in zip(found["kit"], rates, strict=True))
-            low, middle, high = min(rates), statistics.median(rates), max(rates)
-            print(f"{text:>9}  {side:>8}  {middle:10.0f}  {low:6.0f} {high:6.0f}  {ratio:10.2f}")
+                    side.measure()
+            for side in sides:
+                side.end()
+        for side in sides:
+            ratio = statistics.median(
+                one / other for one, other in zip(sides[0].found[1:], side.found[1:], strict=True)
+            )
+            low, middle, high = min(side.found[1:]), statistics.median(side.found[1:]), max(side.found[1:])
+            print(f"{text:>9}  {side.name:>8}  {middle:10.0f}  {low:6.0f} {high:6.0f}  {ratio:10.2f}", flush=True)
 
 
 if __name__ == "__main__":
