@@ -84,6 +84,11 @@ class FoldTask:
         cache = self.workspace.cache(self.competition.slug)
         return self.machine.room(cache, partial(self.limit.check, f"the end of {doing}"))
 
+    def open(self, what: str, paths: list[str], size: tuple[int, int]) -> Pictures:
+        """Pictures of this competition at (height, width) `size`, such as the `train` pictures."""
+        room = self.room(f"decoding the {what} pictures at {size[0]}×{size[1]}")
+        return open_pictures(paths, size=size, room=room)
+
     @property
     def weights(self) -> Path:
         """Weights of the finished fold."""
@@ -226,7 +231,7 @@ def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
 
 def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures:
     size = task.recipe.stages[number].resolve_size(data.mean_size)
-    return open_pictures(list(data.train["path"]), size=size, room=task.room("decoding the train pictures"))
+    return task.open("train", list(data.train["path"]), size)
 
 
 def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInput | None:
@@ -237,7 +242,7 @@ def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInp
     size = task.recipe.stages[number].resolve_size(data.mean_size)
     # Of all folds, so that they share what is decoded.
     paths = sorted(set(data.extra.frame["path"]))
-    pictures = open_pictures(paths, size=size, room=task.room("decoding the extra pictures"))
+    pictures = task.open("extra", paths, size)
     return ExtraInput(
         pictures=ChosenPictures(pictures, np.searchsorted(paths, list(rows["path"]))),
         ids=list(rows["id"]),
@@ -255,7 +260,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
         size = stage.resolve_size(data.mean_size)
-        test = open_pictures(list(data.test["path"]), size=size, room=task.room("decoding the test pictures"))
+        test = task.open("test", list(data.test["path"]), size)
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
         (found,) = predict_views(
