@@ -12,6 +12,7 @@ from typing import Any
 
 # Before anything imports TensorFlow or albumentations: no log noise, no call to the network.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the kit does
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import numpy as np

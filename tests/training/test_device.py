@@ -2,19 +2,23 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 
 from pipeline.artifacts import read_json
+from pipeline.model.classifier import build_classifier
 from pipeline.predictions.store import read_predictions
+from pipeline.recipe import Head
 from pipeline.training import device
 from pipeline.training.predict import predict_folds
 from pipeline.training.stage import load_network
@@ -159,3 +163,50 @@ def test_without_several_gpus_nothing_is_shared() -> None:
     assert device.divisible(7) == 7
     with device.distribution():
         assert not tf.distribute.has_strategy()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ([], "float32"),
+        ([(6, 0)], "float32"),
+        ([(7, 5), (7, 5)], "mixed_float16"),
+        ([(9, 0)], "mixed_bfloat16"),
+        ([(9, 0), (7, 5)], "mixed_float16"),
+        ([None], "float32"),  # not NVIDIA's
+    ],
+)
+def test_precision_auto_is_what_the_weakest_gpu_gains_by(
+    capabilities: list[Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(enumerate(capabilities)))
+    of = lambda gpu: {} if gpu[1] is None else {"compute_capability": gpu[1]}  # noqa: E731
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", of)
+    assert device.resolved_precision("auto") == expected
+    assert device.resolved_precision("mixed_bfloat16") == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize(("backbone", "depthwise"), [("tiny", False), ("mobilenet-0.75", True), ("xception", True)])
+def test_what_a_cpu_is_slow_at_is_said(backbone: str, depthwise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_classifier(backbone=backbone, weights="none", head=Head(), classes=3)
+    monkeypatch.setattr(device, "device", lambda: "CPU")
+    assert device.slow_here(network, "float32") == []
+    assert "mixed_float16 is several times slower" in device.slow_here(network, "mixed_float16")[0]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert ["depthwise" in note for note in device.slow_here(network, "float32")] == [True] * depthwise
+    monkeypatch.setattr(device, "device", lambda: "GPU")
+    assert device.slow_here(network, "mixed_float16") == []
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_onednn_is_on_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
+    code = (
+        "import os; from pipeline.training import device as d; d.import_tensorflow_quietly(); "
+        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), d.onednn())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environment |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        expected = given or "None"
+    assert done.stdout.split() == [expected, str(expected == "1")]
