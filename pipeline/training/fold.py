@@ -18,15 +18,26 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
 from pipeline.data.kept import Room
-from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
+from pipeline.data.pictures import ChosenPictures, MemoryRows, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
+from pipeline.model.classifier import split_classifier
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
+from pipeline.predictions.tta import PLAIN
 from pipeline.recipe import OnInner, Recipe
-from pipeline.training.stage import WEIGHTS, StageTask, prediction_network, stage_done, stage_seed, train_stage
+from pipeline.training.frozen import FrozenBackbone, View
+from pipeline.training.stage import (
+    WEIGHTS,
+    StageTask,
+    load_network,
+    prediction_network,
+    stage_done,
+    stage_seed,
+    train_stage,
+)
 from pipeline.training.time_limit import TimeLimit
-from pipeline.training.validation import HeldOut, mean_of, predict_views
+from pipeline.training.validation import HeldOut, mean_of, predict, predict_views
 
 log = logging.getLogger(__name__)
 DONE = "fold.json"
@@ -256,19 +267,47 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     stage, views = task.recipe.stages[last], task.recipe.tta.views
     in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
     network, models = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
-    pictures = _train_pictures(task, data, last)
+    pictures, predict_head = _train_pictures(task, data, last), _head_prediction(task, data)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
         size = stage.resolve_size(data.mean_size)
         test = task.open("test", list(data.test["path"]), size)
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
-        (found,) = predict_views(
-            network, source, rows, batch_size=stage.prediction_batch, views=views, models=models, check=in_time
-        )
+        found = predict_head(source, rows) if predict_head else None
+        if found is None:
+            (found,) = predict_views(
+                network, source, rows, batch_size=stage.prediction_batch, views=views, models=models, check=in_time
+            )
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
         write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold))
         if views:
             frame = prediction_frame(kept, mean_of(found), data.classes, fold=fold)
             write_predictions(task.folder / f"{name}_tta.parquet", frame)
+
+
+def _head_prediction(
+    task: FoldTask, data: CompetitionData
+) -> Callable[[Pictures, NDArray[np.int64]], NDArray[np.float32] | None] | None:
+    """Predicts as `predict_views` does, from features that all folds share, where no stage trained the backbone.
+
+    What it returns is None where there is no room for the features.
+    """
+    if any(stage.unfreeze for stage in task.recipe.stages):
+        return None
+    fixed, head = split_classifier(load_network(task.recipe, classes=len(data.classes), weights=task.weights))
+    room = task.room(f"the features of fold {task.fold}")
+    backbone = FrozenBackbone(fixed, backbone=task.recipe.backbone, room=room, pool=WorkerPool(0))
+    batch_size = task.recipe.stages[-1].prediction_batch
+
+    def predict_head(pictures: Pictures, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        found = []
+        for name in (PLAIN, *task.recipe.tta.views):
+            features = backbone.features(pictures, View(name))
+            if features is None:
+                return None
+            found.append(predict(head, MemoryRows(features), rows, batch_size=batch_size))
+        return np.stack(found)
+
+    return predict_head

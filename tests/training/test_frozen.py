@@ -16,10 +16,11 @@ from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, JoinedPictures, MemoryRows, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.model.classifier import build_classifier, split_classifier
+from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.recipe import Head, Stage
 from pipeline.training.frozen import FrozenBackbone, View, kept_views
 from pipeline.training.stage import LOG, load_network, stage_done
-from pipeline.training.validation import predict
+from pipeline.training.validation import predict, predict_views
 from tests.conftest import make_picture
 from tests.training.conftest import Run, recipe_of, stage
 
@@ -233,11 +234,16 @@ def test_stored_weights_and_predictions_are_of_the_whole_network(begin: Callable
 def test_folds_and_experiments_share_what_is_kept(begin: Callable[..., Run], tmp_path: Path) -> None:
     weights = tmp_path / "backbone.weights.h5"
     classifier().get_layer("backbone").save_weights(weights)
-    run = begin(frozen_stage(epochs=3, augment="light"), weights=str(weights))
+    run = begin(frozen_stage(epochs=3, augment="light"), weights=str(weights), tta={"views": ["flip"]})
     run.train()
+    network = load_network(run.recipe, classes=3, weights=run.task(0).weights)
+    expected = predict_views(network, *held_out(run), batch_size=5, views=["flip"])[0].mean(axis=0)
+    frame = read_predictions(run.task(0).folder / "oof_tta.parquet")
+    ids = list(run.data.train["id"].iloc[run.data.rows_of(0)])
+    np.testing.assert_allclose(probabilities_of(frame, ids, run.data.classes), expected, atol=1e-3)
     folder = run.workspace.cache("tiny")
     files = {file: file.stat().st_ino for file in features_in(folder)}
-    assert len(files) == 4  # plain and three views, for both folds
+    assert len(features_in(folder)) == 4 + 1 + 2  # the flipped view of all, and both of the test pictures
     changed = recipe_of(frozen_stage(epochs=2, augment="light", learning_rate=1e-3), weights=str(weights), seed=7)
     replace(run, recipe=changed, experiment="other").train()
     assert {file: file.stat().st_ino for file in features_in(folder)} == files
