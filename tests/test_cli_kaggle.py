@@ -431,6 +431,21 @@ def row(number: int, oof: float, public: float, **more: Any) -> Entry:
     )  # fmt: skip
 
 
+def test_the_picture_is_drawn_anew_only_where_the_ledger_or_the_competition_has_changed(ledger: Ledger) -> None:
+    def drawn() -> int:
+        done("submissions", "tiny")
+        return (ledger.folder / "leaderboard.png").stat().st_mtime_ns
+
+    ledger.begin(row(1, 0.1, 0.1))
+    first = drawn()
+    assert drawn() == first
+    ledger.begin(row(2, 0.2, 0.3))
+    second = drawn()
+    assert second > first
+    Path("competitions/tiny/competition.yaml").touch()
+    assert drawn() > second
+
+
 def test_submissions_are_listed_in_each_format_with_their_agreement(ledger: Ledger) -> None:
     for entry in (row(1, 0.1, 0.1), row(2, 0.2, 0.3), row(3, 0.3, 0.2), row(4, 0.4, 0.4, private_score=0.5)):
         ledger.begin(entry)
