@@ -241,7 +241,8 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
     in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
-    network, models = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
+    network, [load] = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
+    load()
     pictures = _train_pictures(task, data, last)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
@@ -251,9 +252,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         test = task.machine.open(list(data.test["path"]), size, cache, check=check)
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
-        (found,) = predict_views(
-            network, source, rows, batch_size=stage.prediction_batch, views=views, models=models, check=in_time
-        )
+        (found,) = predict_views(network, source, rows, batch_size=stage.prediction_batch, views=views, check=in_time)
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
         write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold))
