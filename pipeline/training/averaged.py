@@ -22,7 +22,7 @@ from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.recipe import Recipe
 from pipeline.training.fold import Machine
 from pipeline.training.predict import FoldModels
-from pipeline.training.stage import load_network
+from pipeline.training.stage import load_network, load_weights
 from pipeline.training.validation import mean_of, predict
 
 
@@ -63,8 +63,9 @@ def average_network(recipe: Recipe, weights: Sequence[Path], *, classes: int) ->
             next_step="leave --average out",
         )
     sums: list[NDArray[np.float64]] = []
+    network = load_network(recipe, classes=classes, weights=weights[0])
     for file in tqdm(weights, desc="averaging", unit="fold", leave=False, disable=None):
-        network = load_network(recipe, classes=classes, weights=file)
+        load_weights(network, file)
         arrays = [np.asarray(array, dtype=np.float64) for array in network.get_weights()]
         sums = [total + array for total, array in zip(sums, arrays, strict=True)] if sums else arrays
     network.set_weights([(total / len(weights)).astype(np.float32) for total in sums])

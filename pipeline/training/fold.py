@@ -266,7 +266,8 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
     in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
-    network, models = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
+    network, [load] = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
+    load()
     pictures, predict_head = _train_pictures(task, data, last), _head_prediction(task, data)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
@@ -277,7 +278,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         found = predict_head(source, rows) if predict_head else None
         if found is None:
             (found,) = predict_views(
-                network, source, rows, batch_size=stage.prediction_batch, views=views, models=models, check=in_time
+                network, source, rows, batch_size=stage.prediction_batch, views=views, check=in_time
             )
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
