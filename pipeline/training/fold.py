@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -266,20 +266,17 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
     in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
-    network, [load] = prediction_network(task.recipe, classes=len(data.classes), weights=[task.weights])
-    load()
-    pictures, predict_head = _train_pictures(task, data, last), _head_prediction(task, data)
+    options: dict[str, Any] = {"batch_size": stage.prediction_batch, "views": views, "check": in_time}
+    by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
+    predicted = by(task, len(data.classes), **options)
+    pictures = _train_pictures(task, data, last)
     parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
     if len(data.test):
         size = stage.resolve_size(data.mean_size)
         test = task.open("test", list(data.test["path"]), size)
         parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
     for name, (source, rows, ids) in parts.items():
-        found = predict_head(source, rows) if predict_head else None
-        if found is None:
-            (found,) = predict_views(
-                network, source, rows, batch_size=stage.prediction_batch, views=views, check=in_time
-            )
+        found = predicted(source, rows)
         fold = task.fold if name == "oof" else None
         kept = list(ids.iloc[rows])
         write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold))
@@ -288,27 +285,29 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
             write_predictions(task.folder / f"{name}_tta.parquet", frame)
 
 
-def _head_prediction(
-    task: FoldTask, data: CompetitionData
-) -> Callable[[Pictures, NDArray[np.int64]], NDArray[np.float32] | None] | None:
-    """Predicts as `predict_views` does, from features that all folds share, where no stage trained the backbone.
+Predicted = Callable[[Pictures, NDArray[np.int64]], NDArray[np.float32]]
+"""Class probabilities of these rows, plain and in each view: float32 of shape (1 + views, len(rows), classes)."""
 
-    What it returns is None where there is no room for the features.
-    """
-    if any(stage.unfreeze for stage in task.recipe.stages):
-        return None
-    fixed, head = split_classifier(load_network(task.recipe, classes=len(data.classes), weights=task.weights))
+
+def _by_network(task: FoldTask, classes: int, **options: Any) -> Predicted:
+    network, [load] = prediction_network(task.recipe, classes=classes, weights=[task.weights])
+    load()
+    return lambda pictures, rows: np.asarray(predict_views(network, pictures, rows, **options)[0])
+
+
+def _by_head(task: FoldTask, classes: int, *, views: Sequence[str], **options: Any) -> Predicted:
+    """From features that all folds share, as no stage trained the backbone."""
+    network = load_network(task.recipe, classes=classes, weights=task.weights)
+    fixed, head = split_classifier(network)
     room = task.room(f"the features of fold {task.fold}")
     backbone = FrozenBackbone(fixed, backbone=task.recipe.backbone, room=room, pool=WorkerPool(0))
-    batch_size = task.recipe.stages[-1].prediction_batch
 
-    def predict_head(pictures: Pictures, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        found = []
-        for name in (PLAIN, *task.recipe.tta.views):
-            features = backbone.features(pictures, View(name))
-            if features is None:
-                return None
-            found.append(predict(head, MemoryRows(features), rows, batch_size=batch_size))
-        return np.stack(found)
+    def predicted(pictures: Pictures, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        features = [backbone.features(pictures, View(name)) for name in (PLAIN, *views)]
+        kept = [MemoryRows(each) for each in features if each is not None]
+        if len(kept) < len(features):  # there is no room
+            (found,) = predict_views(network, pictures, rows, views=views, **options)
+            return np.asarray(found)
+        return np.stack([predict(head, each, rows, **options) for each in kept])
 
-    return predict_head
+    return predicted
