@@ -120,11 +120,6 @@ class Augmenter:
         for transform in self.transforms:
             transform.set_random_state(self._generator, self._random)
 
-    @property
-    def changes(self) -> bool:
-        """Whether there is any transform."""
-        return bool(self.transforms)
-
     def __call__(self, pictures: NDArray[np.uint8], seeds: Sequence[int] | NDArray[np.uint32]) -> None:
         """Augment `pictures`, uint8 of shape (n, height, width, 3), in place.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace, lock, write_json
 from pipeline.competition import Competition
+from pipeline.data.augment import Augmenter
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
@@ -90,6 +91,13 @@ class FoldTask:
     def stage_folder(self, number: int) -> Path:
         return self.folder / f"stage-{number}"
 
+    @property
+    def workers(self) -> int:
+        """Augmentation processes; none where no stage has work for them."""
+        stages = self.recipe.stages
+        busy = any(stage.mixup or stage.cutmix or Augmenter(stage.augment).transforms for stage in stages)
+        return self.machine.workers if busy else 0
+
     def room(self, doing: str) -> Room:
         """The competition's room for decoded pictures and features; whether time is over is looked at while `doing`."""
         cache = self.workspace.cache(self.competition.slug)
@@ -135,7 +143,7 @@ def train_fold(task: FoldTask) -> None:
                 expected="the same pictures and labels for every fold",
                 next_step="run the command again",
             )
-        with WorkerPool(task.machine.workers) as pool:
+        with WorkerPool(task.workers) as pool:
             for number in range(len(task.recipe.stages)):
                 _train_stage(task, data, number, pool)
         _store_predictions(task, data)

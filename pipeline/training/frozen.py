@@ -66,7 +66,7 @@ def kept_views(stage: Stage) -> list[View] | None:
     backbone: it is trained, or pictures are mixed, or the stage wants a new view in every epoch."""
     if stage.unfreeze or stage.mixup or stage.cutmix or stage.feature_views == "every":
         return None
-    augmented = min(stage.feature_views, stage.epochs) if Augmenter(stage.augment).changes else 0
+    augmented = min(stage.feature_views, stage.epochs) if Augmenter(stage.augment).transforms else 0
     return [View(), *(View(augment=stage.augment, number=number) for number in range(augmented))]
 
 

@@ -227,7 +227,7 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
     task = asked.task
     data = load_data(task.competition, extra=task.recipe.extra)
     with (
-        WorkerPool(task.machine.workers) as pool,
+        WorkerPool(task.workers) as pool,
         tqdm(total=len(_STEPS) * len(task.recipe.stages), desc="plan", leave=False, disable=None) as bar,
     ):
         start = time.time() - asked.started
@@ -256,7 +256,7 @@ def _probe_stage(
     step()
     started = time.perf_counter()
     rows = stage_rows(task, data, number)
-    source, watched, workers = rows.source, rows.watched, task.machine.workers
+    source, watched, workers = rows.source, rows.watched, task.workers
     decoded = time.perf_counter() - started
     started = time.perf_counter()
     network, freezing = stage_network(recipe, number, source, classes=source.classes, start=None)
