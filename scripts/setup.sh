@@ -27,6 +27,7 @@ setup_kit() {
     else
         install_with_pip "$target" || return 1
     fi
+    leave_bytecode || return 1
     echo "$wanted" > ".venv/kit-$extra"
     PATH="$PWD/.venv/bin:$PATH"
     echo "set up in ${SECONDS} s"
@@ -53,6 +54,16 @@ setup_kaggle_image() {
 install_with_uv() {
     [ -d .venv ] || uv venv --quiet --python "$python" .venv || return 1
     VIRTUAL_ENV="$PWD/.venv" uv pip install --quiet --constraint constraints.txt --editable "$1"
+}
+
+# Imports what a training imports, so that its bytecode is there. Where PYTHONDONTWRITEBYTECODE is set, as in many
+# containers, nothing else would ever write it, and each process, which each fold is, would compile TensorFlow anew.
+# Elsewhere the first training would do the same work. All files of all packages would take several times as long.
+leave_bytecode() {
+    env -u PYTHONDONTWRITEBYTECODE NO_ALBUMENTATIONS_UPDATE=1 .venv/bin/python -c "
+from pipeline.training.device import import_tensorflow_quietly
+import_tensorflow_quietly()
+import albumentations, keras, pipeline.cli, pipeline.report.plots, pipeline.training.cross_validate"
 }
 
 # With the uv that pip itself installs, if that works: it takes a fraction of pip's time.
