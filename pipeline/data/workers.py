@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import IO, Literal, Self
 
 import cv2
 import numpy as np
@@ -62,7 +63,7 @@ class _Slots:
     A batch that is lent out is its holder's until the last array that shows any of it is gone.
     """
 
-    def __init__(self, file: Path, *, count: int, batch_shape: tuple[int, ...]) -> None:
+    def __init__(self, file: IO[bytes], *, count: int, batch_shape: tuple[int, ...]) -> None:
         self.free = deque(range(count))
         self._room = _map_slots(file, "w+", count, batch_shape)
         self._picture = batch_shape[1:]
@@ -80,7 +81,9 @@ class _Slots:
         return batch
 
 
-def _map_slots(file: Path, mode: Literal["w+", "r+"], count: int, batch_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _map_slots(
+    file: IO[bytes], mode: Literal["w+", "r+"], count: int, batch_shape: tuple[int, ...]
+) -> NDArray[np.uint8]:
     """The slots of a file, uint8 of shape (count, bytes of a batch, filled up to a multiple of `_ALIGNMENT`)."""
     length = -(-int(np.prod(batch_shape)) // _ALIGNMENT) * _ALIGNMENT
     return np.memmap(file, dtype=np.uint8, mode=mode, shape=(count, length))
@@ -142,18 +145,19 @@ class WorkerPool:
             return
         count, batch_shape = AHEAD * len(self._connections) + _LENT, (batch_size, *pictures.size, 3)
         where = _slot_folder(count * int(np.prod(batch_shape)))
-        with self._lock, tempfile.TemporaryDirectory(prefix=f"kit-{os.getpid()}-", dir=where) as folder:
+        # A file without a name, which lives on in the maps: nothing is left behind, however a process ends.
+        with self._lock, tempfile.TemporaryFile(prefix=f"kit-{os.getpid()}-", dir=where) as file:
             self._stream += 1
             stream = self._stream
             self._settle()
-            file = Path(folder) / "slots.u8"
             slots = _Slots(file, count=count, batch_shape=batch_shape)
-            for connection in self._connections:
-                _send(connection, (pictures, augment, file, count, batch_shape))
+            for connection, process in zip(self._connections, self._processes, strict=True):
+                _send(connection, (pictures, augment, count, batch_shape))
+                with suppress(BrokenPipeError, ConnectionResetError):  # its answer, which is awaited next, says so
+                    send_handle(connection, file.fileno(), process.pid)
             faults = [fault for connection in self._connections if (fault := _answer(connection))]
             if faults:
                 raise faults[0]
-        # The file is unlinked and lives on in the maps: nothing is left behind, however this process ends.
         yield from self._in_order(stream, tasks, slots)
 
     def _in_order(self, stream: int, tasks: Iterable[Task], slots: _Slots) -> Iterator[NDArray[np.uint8]]:
@@ -231,10 +235,11 @@ def _work(connection: Connection) -> None:
         except (EOFError, OSError, KeyboardInterrupt):
             return
         try:
-            if len(message) == 5:
-                pictures, augment, file, count, batch_shape = message
+            if len(message) == 4:
+                pictures, augment, count, batch_shape = message
+                with os.fdopen(recv_handle(connection), "r+b") as file:
+                    slots = _map_slots(file, "r+", count, batch_shape)
                 augmenter = Augmenter(augment)
-                slots = _map_slots(file, "r+", count, batch_shape)
             else:
                 task, slot = message
                 shape = (len(task.rows), *pictures.size, 3)

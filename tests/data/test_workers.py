@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data import workers
 from pipeline.data.augment import picture_seeds
 from pipeline.data.pictures import FilePictures
 from pipeline.data.workers import _LENT, AHEAD, Task, WorkerPool
@@ -187,12 +188,16 @@ def leftovers():
     return {path for place in places if place.is_dir() for path in place.glob(f"kit-{os.getpid()}-*")}
 
 
-def test_nothing_is_left_behind(pictures):
+def test_nothing_is_left_behind(pictures, monkeypatch):
     files, children = leftovers(), set(multiprocessing.active_children())
+    starting, plain = [], workers._answer
+    monkeypatch.setattr(workers, "_answer", lambda connection: (starting.append(leftovers()), plain(connection))[1])
     with WorkerPool(2) as pool:
         stream = pool.batches(pictures, "light", plan(), batch_size=BATCH)
         next(stream)
         assert leftovers() <= files  # not even while it runs: a killed process leaves nothing either
+        assert len(starting) >= 2
+        assert all(seen <= files for seen in starting), "killed while its workers start, it would leave a file"
     assert set(multiprocessing.active_children()) <= children
     assert leftovers() <= files
 
