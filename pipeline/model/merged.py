@@ -43,9 +43,10 @@ def merge_batch_norm(classifier: "keras.Model") -> "tuple[keras.Model, Callable[
     def refresh() -> None:
         for conv, norm in found.values():
             kernel, *bias = conv.get_weights()
-            mean, variance = np.asarray(norm.moving_mean), np.asarray(norm.moving_variance)
-            scale = 1 / np.sqrt(variance + norm.epsilon) * (np.asarray(norm.gamma) if norm.scale else 1)
-            offset = ((bias[0] if bias else 0) - mean) * scale + (np.asarray(norm.beta) if norm.center else 0)
+            # By `numpy()`: NumPy makes nothing useful of a variable that several devices share.
+            mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+            scale = 1 / np.sqrt(variance + norm.epsilon) * (norm.gamma.numpy() if norm.scale else 1)
+            offset = ((bias[0] if bias else 0) - mean) * scale + (norm.beta.numpy() if norm.center else 0)
             # A depthwise kernel has its output channels on its last two axes.
             by_channel = scale.reshape(kernel.shape[2:] if hasattr(conv, "depth_multiplier") else -1)
             merged[conv.name].set_weights([kernel * by_channel, offset])
