@@ -21,6 +21,7 @@ from pipeline.recipe import Stage
 from pipeline.training import parts as parts_module
 from pipeline.training.device import for_training, in_parts
 from pipeline.training.engines import fresh_process
+from pipeline.training.fold import stage_rows
 from pipeline.training.parts import Trial, try_batch, with_parts
 from pipeline.training.schedule import ema_callback, make_optimizer
 from tests.training.conftest import Run, stage
@@ -121,7 +122,7 @@ def test_the_whole_s_mean_by_hand() -> None:
     rows, weights = np.array([[1], [2], [3], [100]], np.float32), np.array([1, 1, 1, 0], np.float32)
     dataset = tf.data.Dataset.from_tensors((rows, np.zeros((4, 1), np.float32), weights))
     logs = network.fit(for_training(dataset, batch_size=4, parts=2), shuffle=False, verbose=0).history
-    assert float(network.get_weights()[0][0, 0]) == pytest.approx(1 - 0.1 * 2 * 14 / 3)
+    assert float(network.get_weights()[0][0, 0]) == pytest.approx(1 - 0.1 * 2 * 14 / 3, abs=1e-6)
     assert logs["loss"] == pytest.approx([14 / 3])
 
 
@@ -302,6 +303,7 @@ def test_parts_of_a_fold_give_what_batches_at_once_give(begin: Callable[..., Run
             stage("two", **settings, batch_size=8, accumulate=parts**3),
         ]
         run = begin(*stages, head={"dropout": 0})
+        assert stage_rows(run.task(0), run.data, 1).watched.batch_size == 8 // parts**3
         run.train(folds=[0])
         assert read_json(run.task(0).stage_folder(1) / "stage.json")["parts"] == parts**3
         found.append(read_predictions(run.task(0).folder / "oof.parquet"))
