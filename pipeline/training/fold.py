@@ -22,12 +22,11 @@ from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, MemoryRows, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
-from pipeline.model.classifier import split_classifier
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.recipe import OnInner, Recipe
-from pipeline.training.frozen import FrozenBackbone, View
+from pipeline.training.frozen import View, freeze
 from pipeline.training.stage import (
     WEIGHTS,
     StageTask,
@@ -306,9 +305,8 @@ def _by_network(task: FoldTask, classes: int, **options: Any) -> Predicted:
 def _by_head(task: FoldTask, classes: int, *, views: Sequence[str], **options: Any) -> Predicted:
     """From features that all folds share, as no stage trained the backbone."""
     network = load_network(task.recipe, classes=classes, weights=task.weights)
-    fixed, head = split_classifier(network)
     room = task.room(f"the features of fold {task.fold}")
-    backbone = FrozenBackbone(fixed, backbone=task.recipe.backbone, room=room, pool=WorkerPool(0))
+    backbone, head = freeze(network, backbone=task.recipe.backbone, room=room, pool=WorkerPool(0))
 
     def predicted(pictures: Pictures, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         features = [backbone.features(pictures, View(name)) for name in (PLAIN, *views)]

@@ -22,9 +22,11 @@ from pipeline.data.augment import Augmenter, picture_seeds
 from pipeline.data.kept import Room, keep
 from pipeline.data.pictures import ChosenPictures, FilePictures, JoinedPictures, KeptPictures, Pictures, content_name
 from pipeline.data.workers import Task, WorkerPool
+from pipeline.model.classifier import split_classifier
+from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Augment, Stage
-from pipeline.training.device import divisible, for_prediction
+from pipeline.training.device import distribution, divisible, for_prediction
 
 log = logging.getLogger(__name__)
 _BATCH = 32
@@ -70,20 +72,36 @@ def kept_views(stage: Stage) -> list[View] | None:
     return [View(), *(View(augment=stage.augment, number=number) for number in range(augmented))]
 
 
-class FrozenBackbone:
-    """The part of a network that is not trained, to be run once over pictures."""
+def freeze(classifier: Any, *, backbone: str, room: Room, pool: WorkerPool) -> "tuple[FrozenBackbone, Any]":
+    """A classifier in two, as `split_classifier` has it: what is not trained, and the head from features on."""
+    import keras
 
-    def __init__(self, network: Any, *, backbone: str, room: Room, pool: WorkerPool) -> None:
+    fixed, head = split_classifier(classifier)
+    with distribution():
+        merged, _ = merge_batch_norm(classifier)
+        pictures = keras.Input(classifier.input_shape[1:])
+        features = merged.get_layer("backbone")(pictures)
+        if fixed.layers[-1].name == "pooling":
+            features = fixed.layers[-1](features)
+        same = keras.Model(pictures, features)
+    return FrozenBackbone(fixed, backbone=backbone, room=room, pool=pool, faster=same), head
+
+
+class FrozenBackbone:
+    """A network that is not trained, to be run once over pictures."""
+
+    def __init__(self, network: Any, *, backbone: str, room: Room, pool: WorkerPool, faster: Any = None) -> None:
         """
         Args:
             network: From pictures to features; its weights must not change any more.
             backbone: Its name.
             room: Where features are kept.
             pool: Augments.
+            faster: The same function in fewer operations, which is run in its place.
         """
         import keras
 
-        self._network, self._room, self._pool = network, room, pool
+        self._network, self._room, self._pool = faster or network, room, pool
         digest = hashlib.sha256(
             f"{backbone} {type(network.layers[-1]).__name__} {network.output.dtype} "
             f"{keras.backend.backend()} {importlib.metadata.version('keras')}".encode()

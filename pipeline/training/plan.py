@@ -20,7 +20,6 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.pictures import MemoryRows, are_kept, decoding_seconds
 from pipeline.data.workers import WorkerPool
-from pipeline.model.classifier import split_classifier
 from pipeline.model.cost import network_cost
 from pipeline.recipe import Recipe, Stage
 from pipeline.session import SESSION_MARGIN
@@ -28,7 +27,7 @@ from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import FoldTask, Machine, stage_rows
-from pipeline.training.frozen import FrozenBackbone, kept_views
+from pipeline.training.frozen import freeze, kept_views
 from pipeline.training.memory import peak_memory, reset_peak_memory
 from pipeline.training.parts import with_parts
 from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
@@ -264,8 +263,7 @@ def _probe_stage(
     built = time.perf_counter() - started
     views = kept_views(recipe.stages[number])
     if views:
-        fixed, fitted = split_classifier(network)
-        backbone = FrozenBackbone(fixed, backbone=recipe.backbone, room=task.room("the plan"), pool=pool)
+        backbone, fitted = freeze(network, backbone=recipe.backbone, room=task.room("the plan"), pool=pool)
         feature_seconds = len(views) * len(source.pictures) / backbone.rate(source.pictures, views[-1])
         unknown = np.zeros(backbone.shape(source.pictures), dtype=np.float16)
         source, workers = replace(source, features=(unknown,) * len(views)), 0

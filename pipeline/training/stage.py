@@ -23,7 +23,7 @@ from pipeline.data.kept import Room
 from pipeline.data.pictures import MemoryRows
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
-from pipeline.model.classifier import build_classifier, split_classifier
+from pipeline.model.classifier import build_classifier
 from pipeline.model.cost import network_cost
 from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
 from pipeline.model.merged import merge_batch_norm
@@ -39,7 +39,7 @@ from pipeline.training.device import (
     resolved_precision,
     slow_here,
 )
-from pipeline.training.frozen import FrozenBackbone, kept_views
+from pipeline.training.frozen import freeze, kept_views
 from pipeline.training.schedule import ema_callback, make_optimizer, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
@@ -185,8 +185,7 @@ def on_features(
     views = kept_views(stage)
     if views is None:
         return None
-    fixed, head = split_classifier(network)
-    backbone = FrozenBackbone(fixed, backbone=recipe.backbone, room=task.room, pool=pool)
+    backbone, head = freeze(network, backbone=recipe.backbone, room=task.room, pool=pool)
     features = []
     for view in views:
         found = backbone.features(task.source.pictures, view)

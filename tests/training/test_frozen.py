@@ -18,7 +18,7 @@ from pipeline.data.workers import WorkerPool
 from pipeline.model.classifier import build_classifier, split_classifier
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.recipe import Head, Stage
-from pipeline.training.frozen import FrozenBackbone, View, kept_views
+from pipeline.training.frozen import FrozenBackbone, View, freeze, kept_views
 from pipeline.training.stage import LOG, load_network, stage_done
 from pipeline.training.validation import predict, predict_views
 from tests.conftest import make_picture
@@ -39,9 +39,7 @@ def classifier(**head: Any) -> Any:
 
 
 def frozen(network: Any, folder: Path, *, workers: int = 0, limit: int = PLENTY) -> FrozenBackbone:
-    return FrozenBackbone(
-        split_classifier(network)[0], backbone="tiny", room=Room(folder, limit), pool=WorkerPool(workers)
-    )
+    return freeze(network, backbone="tiny", room=Room(folder, limit), pool=WorkerPool(workers))[0]
 
 
 def features_in(folder: Path) -> list[Path]:
