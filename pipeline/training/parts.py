@@ -27,6 +27,7 @@ from pipeline.model.cost import network_cost
 from pipeline.recipe import Recipe
 from pipeline.training.device import device, divisible
 from pipeline.training.engines import fresh_process
+from pipeline.training.frozen import kept_views
 from pipeline.training.memory import available_memory, machine_memory, peak_memory
 from pipeline.training.stage import compile_for, stage_network
 
@@ -59,6 +60,9 @@ def with_parts(
     """
     for number, stage in enumerate(recipe.stages):
         if stage.accumulate != "auto":
+            continue
+        if kept_views(stage) is not None:  # the head alone is trained, on features: nothing to try
+            recipe = _set(recipe, number, 1)
             continue
         trial = Trial(recipe, number, stage.resolve_size(data.mean_size), len(data.classes))
         needs = json.dumps(_needs(trial))
