@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,24 +158,33 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def lock(path: Path, *, what: str, wait: bool = False) -> Iterator[None]:
+def lock(path: Path, *, what: str, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold `path` against other processes; the system lets go of it when this process dies, however it dies.
 
+    Args:
+        wait: Called several times a second while another process holds it; what it raises ends the waiting.
+
     Raises:
-        BusyError: Another process holds it, and `wait` is off.
+        BusyError: Another process holds it, and there is no `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise BusyError(
-                f"{what} is in use by another process (pid {holder})",
-                expected="one process at a time",
-                next_step="wait until it has ended, or end it",
-            ) from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if wait:
+                    wait()
+                    time.sleep(0.2)
+                    continue
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise BusyError(
+                    f"{what} is in use by another process (pid {holder})",
+                    expected="one process at a time",
+                    next_step="wait until it has ended, or end it",
+                ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

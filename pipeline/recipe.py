@@ -227,7 +227,10 @@ class Stage(Settings):
 
     @property
     def prediction_batch(self) -> int:
-        """How many pictures are predicted together: 32, if that is not four times what the training holds, or more."""
+        """How many pictures are predicted together: as many as training holds at once, or, where these are fewer than
+        32, up to four times as many; with `accumulate: auto` at most 32."""
+        if self.accumulate == "auto":
+            return min(32, self.batch_size)
         # Predicting keeps no activations for gradients, and small batches are slow.
         return max(self.at_once, min(32, 4 * self.at_once))
 

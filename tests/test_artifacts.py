@@ -184,7 +184,7 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, holder)
             with lock(path, what="the fold"):
                 pass
     release.send("go")
-    with lock(path, what="the fold", wait=True):
+    with lock(path, what="the fold", wait=lambda: None):
         assert Path(path).read_text() == str(os.getpid())
     with lock(path, what="the fold"):
         pass
@@ -195,7 +195,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path, holder):
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
     start = time.monotonic()
-    with lock(tmp_path / "in" / "lock", what="the fold", wait=True):
+    with lock(tmp_path / "in" / "lock", what="the fold", wait=lambda: None):
         pass
     assert time.monotonic() - start < 5
 

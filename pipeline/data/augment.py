@@ -111,7 +111,7 @@ class Augmenter:
     """
 
     def __init__(self, augment: Augment) -> None:
-        self.transforms = [_build(name, options) for name, options in _transforms(augment)]
+        self.transforms = [_build(name, options) for name, options in transforms_of(augment)]
         # All transforms draw from these two, which are seeded anew for each picture. `set_random_seed` would make two
         # for each transform: slower than a small transform, and all of one seed, so that transforms of one probability
         # always come together.
@@ -161,12 +161,17 @@ class Augmenter:
 def check_augment(augment: Augment) -> None:
     """Raise `RecipeError` unless `augment` can be built."""
     if isinstance(augment, str):
-        _transforms(augment)  # a preset that there is can be built, and albumentations takes a second to import
+        transforms_of(augment)  # a preset that there is can be built, and albumentations takes a second to import
     else:
         Augmenter(augment)
 
 
-def _transforms(augment: Augment) -> list[tuple[str, dict[str, Any]]]:
+def transforms_of(augment: Augment) -> list[tuple[str, dict[str, Any]]]:
+    """Names and settings of the transforms that a preset's name, or a recipe's own list, stands for.
+
+    Raises:
+        RecipeError: There is no such preset.
+    """
     if isinstance(augment, str):
         if augment not in PRESETS:
             raise RecipeError(

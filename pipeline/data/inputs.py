@@ -23,6 +23,7 @@ from pipeline.recipe import Augment
 T = TypeVar("T")
 
 _PREFETCH = 2  # batches
+_VIEWS = 2**32  # sets the drawing of views apart from that of orders and of mixed pictures
 
 Batch = tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]
 
@@ -47,8 +48,8 @@ class TrainingInput:
         rows: The rows to train on, int64.
         mixup: Alpha of the Beta distribution of shares; None for no mixup.
         cutmix: Likewise.
-        features: Of all pictures, what a frozen backbone makes of each view of them, float of shape (pictures, …) each;
-            where they are given, batches are of them, in float32, instead of pictures.
+        features: What a frozen backbone makes of all pictures, a view each; where they are given, batches are of
+            them, in float32, instead of pictures.
     """
 
     pictures: Pictures
@@ -63,7 +64,7 @@ class TrainingInput:
     stage: int
     mixup: float | None = None
     cutmix: float | None = None
-    features: tuple[NDArray[Any], ...] = ()
+    features: tuple[Rows, ...] = ()
 
     def followed_by(self, extra: ExtraInput | None) -> Self:
         """The same with extra pictures behind the others, all of them to train on."""
@@ -103,17 +104,24 @@ class TrainingInput:
             targets = one_hot[self.labels[task.rows]]
             yield pictures, mix_targets(targets, task.mix) if task.mix else targets, weights
 
+    @property
+    def example(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of what a batch holds of each row."""
+        if self.features:
+            return self.features[0].take(self.rows[:1]).shape[1:], "float32"
+        return (*self.pictures.size, 3), "uint8"
+
     def _feature_batches(self, epochs: range) -> Iterator[Batch]:
         """Each row comes in all of its views, in an order of its own, before one comes again."""
         one_hot, count = np.eye(self.classes, dtype=np.float32), len(self.features)
         for epoch in epochs:
-            rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch // count])
+            rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch // count, _VIEWS])
             order = rng.permuted(np.tile(np.arange(count, dtype=np.uint8), (len(self.ids), 1)), axis=1)
             for task, weights in self._epoch(epoch):
                 drawn = order[task.rows, epoch % count]
-                batch = np.empty((len(task.rows), *self.features[0].shape[1:]), dtype=np.float32)
-                for number, features in enumerate(self.features):
-                    batch[drawn == number] = features[task.rows[drawn == number]]
+                batch = np.empty((len(task.rows), *self.example[0]), dtype=np.float32)
+                for number in np.unique(drawn):
+                    batch[drawn == number] = self.features[number].take(task.rows[drawn == number])
                 yield batch, one_hot[self.labels[task.rows]], weights
 
     def _epoch(self, epoch: int) -> Iterator[tuple[Task, NDArray[np.float32]]]:
@@ -173,11 +181,9 @@ def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, 
 
     relay = relay or ErrorRelay()
     size = source.batch_size
-    inputs = tf.TensorSpec((size, *source.pictures.size, 3), tf.uint8)
-    if source.features:
-        inputs = tf.TensorSpec((size, *source.features[0].shape[1:]), tf.float32)
+    shape, dtype = source.example
     signature = (
-        inputs,
+        tf.TensorSpec((size, *shape), dtype),
         tf.TensorSpec((size, source.classes), tf.float32),
         tf.TensorSpec((size,), tf.float32),
     )

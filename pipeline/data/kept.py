@@ -4,6 +4,7 @@ A file is named by what it was made from, so that a change makes a new one; it a
 are kept in a folder, the least recently used go when room is short.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -29,7 +30,8 @@ class Room:
     """Where arrays are kept, and how much of the disk they may take.
 
     Attributes:
-        check: Called every few seconds while an array is made; what it raises ends that, and no file is left behind.
+        check: Called every few seconds while an array is made or waited for; what it raises ends that, and no file is
+            left behind.
     """
 
     folder: Path
@@ -41,8 +43,8 @@ class Room:
 class KeptArray:
     """A NumPy file, mapped and read as it is needed.
 
-    While it lives it holds a shared lock on the file, which keeps the file from being removed to make room; so
-    processes that it is sent to, which open the file by its name, find it.
+    From `held` or its first use on, while it lives, it holds a shared lock on the file, which keeps the file from being
+    removed to make room; so processes that it is sent to, which open the file by its name, find it.
     """
 
     file: Path
@@ -76,21 +78,30 @@ def keep(
 ) -> KeptArray | None:
     """The array of that name, made by `fill` if it is not there yet; None where there is no room for it.
 
-    A file that is damaged is made anew. Another process that needs an array of the same folder waits.
+    A file that is damaged is made anew. Another process that needs the same one waits.
 
     Args:
         fill: Is given the array to write, zeros of `shape` and `dtype`.
     """
-    file = room.folder / f"{name}.npy"
-    with lock(room.folder / "lock", what=str(room.folder), wait=True):
+    file, locks = room.folder / f"{name}.npy", room.folder / "lock"
+    with lock(locks / name, what=str(file), wait=room.check):
         kept = _opened(file, shape, np.dtype(dtype))
         if kept is None:
-            if not _make_room(room, int(np.prod(shape)) * np.dtype(dtype).itemsize):
+            with lock(locks / "room", what=str(room.folder), wait=room.check):
+                if not _make_room(room, int(np.prod(shape)) * np.dtype(dtype).itemsize):
+                    return None
+            try:
+                with atomic_path(file) as temporary:
+                    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+                    if hasattr(os, "posix_fallocate"):  # else a disk that is full by then would end the process
+                        with temporary.open("r+b") as opened:
+                            os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
+                    fill(array)
+                    array.flush()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
                 return None
-            with atomic_path(file) as temporary:
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
-                fill(array)
-                array.flush()
             kept = _opened(file, shape, np.dtype(dtype))
         os.utime(file)
         return kept
@@ -112,8 +123,10 @@ def _opened(file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> KeptArr
 
 
 def _make_room(room: Room, need: int) -> bool:
+    if need > room.limit_bytes:
+        return False
     free = shutil.disk_usage(room.folder).free - _SPARE_DISK
-    kept = sorted(room.folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
+    kept = sorted(room.folder.glob("[!.]*.npy"), key=lambda path: path.stat().st_mtime)  # none that is being written
     total = sum(path.stat().st_size for path in kept)
     for oldest in kept:
         if total + need <= room.limit_bytes and need <= free:

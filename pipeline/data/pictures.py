@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ class Pictures(Rows, Protocol):
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         ...
+
+
+Source = TypeVar("Source", bound=Rows)
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,14 @@ class MemoryPictures(MemoryRows):
 
 
 @dataclass(frozen=True)
-class ChosenPictures:
-    """These rows of other pictures, in this order; a row may come more than once."""
+class ChosenPictures(Generic[Source]):
+    """These rows of other pictures, or of their features, in this order; a row may come more than once."""
 
-    pictures: Pictures
+    pictures: Source
     rows: NDArray[np.int64]
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self: "ChosenPictures[Pictures]") -> tuple[int, int]:
         return self.pictures.size
 
     def __len__(self) -> int:
@@ -97,14 +100,14 @@ class ChosenPictures:
 
 
 @dataclass(frozen=True)
-class JoinedPictures:
+class JoinedPictures(Generic[Source]):
     """The rows of `first`, then those of `second`, which are of the same size."""
 
-    first: Pictures
-    second: Pictures
+    first: Source
+    second: Source
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self: "JoinedPictures[Pictures]") -> tuple[int, int]:
         return self.first.size
 
     def __len__(self) -> int:

@@ -60,8 +60,11 @@ def _followed(backbone: Any) -> Any:
     import keras
 
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    inside = {id(node) for node in backbone._nodes}  # a layer knows every graph that it is part of
     for norm in backbone.layers:
         if isinstance(norm, keras.layers.BatchNormalization):
             conv = norm.input._keras_history.operation
-            if type(conv) in kinds and conv.activation is keras.activations.linear and len(conv._outbound_nodes) == 1:
+            if type(conv) not in kinds or conv.activation is not keras.activations.linear:
+                continue
+            if sum(id(node) in inside for node in conv._outbound_nodes) == 1:
                 yield norm.name, (conv, norm)

@@ -169,7 +169,7 @@ class Ledger:
 
     @contextmanager
     def _changing(self) -> Iterator[list[Entry]]:
-        with lock(self.folder / ".log.lock", what=str(self.path), wait=True):
+        with lock(self.folder / ".log.lock", what=str(self.path), wait=lambda: None):
             entries = self.read()
             yield entries
             text = io.StringIO()

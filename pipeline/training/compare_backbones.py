@@ -36,7 +36,7 @@ from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floors
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
 from pipeline.recipe import Size, resolve_size
-from pipeline.training.device import device, peak_device_memory
+from pipeline.training.device import device, distribution, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
 from pipeline.training.frozen import FrozenBackbone, View
@@ -173,30 +173,36 @@ def compare_backbones(
 
 def extract(task: PassTask) -> None:
     """Find or make the features of all pictures, and write them with what they cost."""
-    with redirect_stdout(sys.stderr):  # Keras says there what it downloads, and the table may be read by a program
+    with (
+        redirect_stdout(sys.stderr),
+        distribution(),
+    ):  # Keras says there what it downloads; a program may read the table
         network = feature_network(task.candidate.backbone, weights=task.candidate.weights)
     cost = network_cost(network, task.size)
     pictures = task.machine.open(task.paths, task.size, task.cache)
     with WorkerPool(0) as pool:
         name, room = task.candidate.backbone, task.machine.room(task.cache)
         backbone = FrozenBackbone(network, backbone=name, room=room, pool=pool)
-        features = backbone.features(pictures, View())
-        if features is None:
-            features = np.empty(backbone.shape(pictures), dtype=np.float32)
+        kept = backbone.all_features(pictures, [View()])
+        features = np.empty(backbone.shape(pictures), dtype=np.float32)
+        if kept:
+            features[:] = kept[0].take(np.arange(len(pictures)))
+        else:
             backbone.fill(features, pictures, View())
+        peaks = peak_memory(), peak_device_memory()
         rate = backbone.rate(pictures, View(), seconds=2.0)
     made = Pass(
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
         flops=cost.flops,
         pictures_per_second=rate,
-        peak_bytes=peak_memory(),
-        device_bytes=peak_device_memory(),
+        peak_bytes=peaks[0],
+        device_bytes=peaks[1],
         device=device(),
         measured=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
     )
     with atomic_path(task.file) as temporary:
-        np.savez(temporary, features=features.astype(np.float32), cost=json.dumps(asdict(made)))
+        np.savez(temporary, features=features, cost=json.dumps(asdict(made)))
 
 
 def read_features(file: Path) -> tuple[NDArray[np.float32], Pass]:

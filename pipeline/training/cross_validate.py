@@ -97,7 +97,7 @@ def cross_validate(
         return Progress(None, missing)
     folder = workspace.oof(competition.slug, experiment)
     finishing = workspace.run(competition.slug, experiment) / "finish.lock"
-    with lock(finishing, what=f"the result of {experiment}", wait=True):
+    with lock(finishing, what=f"the result of {experiment}", wait=lambda: None):
         if trained or not (folder / MANIFEST).is_file():
             frames, manifest = summarise(list(tasks.values()), data)
             curves = learning_curves(tasks[numbers[0]].folder.parent, [stage.name for stage in recipe.stages])
@@ -311,9 +311,8 @@ def _stage_summaries(
                 "blocks": results[0]["blocks"],
                 **{key: results[0][key] for key in ("trainable_parameters", "parameters", "flops")},
                 "devices": max(result["devices"] for result in results),
-                "views_kept": results[0]["views_kept"],
                 # Folds may have been trained on different machines.
-                **{key: sorted({result[key] for result in results}) for key in ("precision", "onednn")},
+                **{key: sorted({result[key] for result in results}) for key in ("precision", "onednn", "views_kept")},
                 **scored(frame),
                 "gain": gain,
                 "gain_se": error,

@@ -7,6 +7,7 @@ The same holds for a batch that is taken in parts. Dropout draws other numbers i
 
 import os
 import platform
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -80,8 +81,9 @@ def resolved_precision(precision: str) -> str:
         devices = jax.devices()
         if devices[0].platform == "tpu":
             return "mixed_bfloat16"
-        found = [str(getattr(one, "compute_capability", "0.0")).split(".") for one in devices]
-        capability = min((int(major), int(minor)) for major, minor in found)
+        # AMD's are of another form, such as gfx90a.
+        found = [re.fullmatch(r"(\d+)\.(\d+)", str(getattr(one, "compute_capability", ""))) for one in devices]
+        capability = min((int(one[1]), int(one[2])) if one else (0, 0) for one in found)
     else:
         import tensorflow as tf
 
@@ -116,7 +118,9 @@ def _is_depthwise(layer: Any) -> bool:
 
 def onednn() -> bool:
     """Whether TensorFlow was told to use oneDNN, which changes results in the last digits."""
-    return os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
+    import keras
+
+    return keras.backend.backend() == "tensorflow" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
 
 
 def distribution() -> AbstractContextManager[Any]:

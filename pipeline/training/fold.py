@@ -19,7 +19,7 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.folds import inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
 from pipeline.data.kept import Room
-from pipeline.data.pictures import ChosenPictures, MemoryRows, Pictures, open_pictures
+from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS
@@ -309,11 +309,10 @@ def _by_head(task: FoldTask, classes: int, *, views: Sequence[str], **options: A
     backbone, head = freeze(network, backbone=task.recipe.backbone, room=room, pool=WorkerPool(0))
 
     def predicted(pictures: Pictures, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        features = [backbone.features(pictures, View(name)) for name in (PLAIN, *views)]
-        kept = [MemoryRows(each) for each in features if each is not None]
-        if len(kept) < len(features):  # there is no room
+        features = backbone.all_features(pictures, [View(name) for name in (PLAIN, *views)])
+        if features is None:
             (found,) = predict_views(network, pictures, rows, views=views, **options)
             return np.asarray(found)
-        return np.stack([predict(head, each, rows, **options) for each in kept])
+        return np.stack([predict(head, each, rows, **options) for each in features])
 
     return predicted

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,22 +18,35 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.data.augment import Augmenter, picture_seeds
+from pipeline.data.augment import Augmenter, picture_seeds, transforms_of
+from pipeline.data.inputs import prediction_blocks
 from pipeline.data.kept import Room, keep
-from pipeline.data.pictures import ChosenPictures, FilePictures, JoinedPictures, KeptPictures, Pictures, content_name
+from pipeline.data.pictures import (
+    ChosenPictures,
+    FilePictures,
+    JoinedPictures,
+    KeptPictures,
+    Pictures,
+    Rows,
+    content_name,
+)
 from pipeline.data.workers import Task, WorkerPool
+from pipeline.model.backbones import BACKBONES
 from pipeline.model.classifier import split_classifier
 from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Augment, Stage
-from pipeline.training.device import distribution, divisible, for_prediction
+from pipeline.training.device import device, distribution, divisible, for_prediction, onednn
 
 log = logging.getLogger(__name__)
 _BATCH = 32
 
 
+_POLICY = 1  # to be raised when a view of TTA, or how augmentation is seeded, changes
+
+
 class _Overflow(Exception):
-    """A feature is larger than float16 can hold."""
+    """A feature is larger than float16 can hold, or no number."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +59,20 @@ class View:
 
     @property
     def key(self) -> str:
-        return json.dumps([self.name, self.augment, self.number])
+        library = importlib.metadata.version("albumentations") if self.augment else ""
+        return json.dumps([_POLICY, self.name, transforms_of(self.augment), self.number, library])
 
     def batches(self, pictures: Pictures, pool: WorkerPool, size: int) -> Iterator[NDArray[np.uint8]]:
         """All pictures in this view, in batches of `size`; the last is filled up.
 
         How a picture is augmented is a function of its row and the view's number.
         """
-        parts = (np.resize(rows, size) for rows in np.split(np.arange(len(pictures)), range(size, len(pictures), size)))
-        if self.augment == ():
-            return (view(self.name)(pictures.take(rows)) for rows in parts)
-        tasks = (Task(rows, self._seeds(rows)) for rows in parts)
-        return pool.batches(pictures, self.augment, tasks, batch_size=size)
+        rows = np.arange(len(pictures))
+        if not self.augment:
+            blocks = prediction_blocks(pictures, rows, batch_size=size, views=[view(self.name)])
+            return (batch for block in blocks for batch, _ in block)
+        parts = (np.resize(part, size) for part in np.split(rows, range(size, len(rows), size)))
+        return pool.batches(pictures, self.augment, (Task(part, self._seeds(part)) for part in parts), batch_size=size)
 
     def _seeds(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
         return picture_seeds(map(str, rows), seed=0, fold=0, stage=0, epoch=self.number)
@@ -76,8 +91,8 @@ def freeze(classifier: Any, *, backbone: str, room: Room, pool: WorkerPool) -> "
     """A classifier in two, as `split_classifier` has it: what is not trained, and the head from features on."""
     import keras
 
-    fixed, head = split_classifier(classifier)
     with distribution():
+        fixed, head = split_classifier(classifier)
         merged, _ = merge_batch_norm(classifier)
         pictures = keras.Input(classifier.input_shape[1:])
         features = merged.get_layer("backbone")(pictures)
@@ -102,46 +117,48 @@ class FrozenBackbone:
         import keras
 
         self._network, self._room, self._pool = faster or network, room, pool
-        digest = hashlib.sha256(
-            f"{backbone} {type(network.layers[-1]).__name__} {network.output.dtype} "
-            f"{keras.backend.backend()} {importlib.metadata.version('keras')}".encode()
-        )
+        made_by = [
+            *(backbone, BACKBONES[backbone].preprocessing, type(network.layers[-1]).__name__, network.output.dtype),
+            *(keras.backend.backend(), importlib.metadata.version("keras"), device(), onednn()),
+        ]
+        digest = hashlib.sha256(repr(made_by).encode())
         for weight in network.get_weights():
             digest.update(np.ascontiguousarray(weight).data)
         self._key = digest.hexdigest()
 
-    def features(self, pictures: Pictures, seen: View) -> NDArray[np.float16] | None:
-        """What the network makes of all pictures in this view: shape (pictures, …).
+    def all_features(self, pictures: Pictures, views: Sequence[View]) -> list[Rows] | None:
+        """`features` in each view; None where there is no room for one, or where one leaves float16's range."""
+        found: list[Rows] = []
+        for seen in views:
+            try:
+                features = self.features(pictures, seen)
+                why = "there is no room to keep the backbone's features"
+            except _Overflow:
+                features, why = None, "the backbone's features are larger than float16 holds, or not finite"
+            if features is None:
+                log.warning("%s: every batch goes through the backbone, which is slower", why)
+                return None
+            found.append(features)
+        return found
 
-        Returns:
-            None where there is no room for it, or where it leaves float16's range.
-        """
+    def features(self, pictures: Pictures, seen: View) -> Rows | None:
+        """What the network makes of all pictures in this view, float16 of shape (pictures, …); None without room."""
         if isinstance(pictures, JoinedPictures):
-            parts = [self.features(part, seen) for part in (pictures.first, pictures.second)]
-            whole = [part for part in parts if part is not None]
-            return np.concatenate(whole) if len(whole) == len(parts) else None
+            first, second = (self.features(part, seen) for part in (pictures.first, pictures.second))
+            return JoinedPictures(first, second) if first and second else None
         if isinstance(pictures, ChosenPictures):
-            found = self.features(pictures.pictures, seen)
-            return None if found is None else found[pictures.rows]
+            chosen = self.features(pictures.pictures, seen)
+            return ChosenPictures(chosen, pictures.rows) if chosen else None
         if not isinstance(pictures, KeptPictures | FilePictures):
             raise TypeError(f"features are kept of pictures in files; received {type(pictures).__name__}")
         name = hashlib.sha256(f"{self._key} {content_name(pictures)} {seen.key}".encode()).hexdigest()[:24]
-        shape = self.shape(pictures)
-        why = "there is no room to keep the backbone's features"
-        try:
-            kept = keep(
-                f"features-{name}",
-                self._room,
-                shape=shape,
-                dtype=np.float16,
-                fill=lambda array: self.fill(array, pictures, seen),
-            )
-        except _Overflow:
-            kept, why = None, "the backbone's features are larger than float16 holds"
-        if kept is None:
-            log.warning("%s: every batch goes through the backbone, which is slower", why)
-            return None
-        return kept.array
+        return keep(
+            f"features-{name}",
+            self._room,
+            shape=self.shape(pictures),
+            dtype=np.float16,
+            fill=lambda array: self.fill(array, pictures, seen),
+        )
 
     def shape(self, pictures: Pictures) -> tuple[int, ...]:
         """Of all their features."""
@@ -152,7 +169,8 @@ class FrozenBackbone:
         """About how many pictures a second go through it, by some batches after the first, in which it is compiled."""
         size = divisible(_BATCH)
         done, started = -1, 0.0
-        for batch in itertools.cycle(itertools.islice(seen.batches(pictures, self._pool, size), 64)):
+        endless = itertools.chain.from_iterable(seen.batches(pictures, self._pool, size) for _ in itertools.count())
+        for batch in endless:
             self._network.predict_on_batch(for_prediction(batch))
             done += 1
             now = time.perf_counter()

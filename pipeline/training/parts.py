@@ -130,7 +130,8 @@ def _needs(trial: Trial) -> dict[str, Any]:
         "stage": trial.recipe.stages[trial.number].model_dump(mode="json", include=of_stage),
         "size": trial.size,
         "classes": trial.classes,
-        "versions": {package: importlib.metadata.version(package) for package in ("keras", backend)},
+        "keras": importlib.metadata.version("keras"),
+        "backend": backend,
         "memory": machine_memory(),
     }
 

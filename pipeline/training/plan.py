@@ -48,6 +48,7 @@ class StageProbe:
         decode_seconds: Near zero where the pictures were there already.
         feature_seconds: What a frozen backbone takes to see all pictures in all views, once for all folds; the rates
             are of its features then.
+        feature_rate: Pictures a second through that backbone; None where it is trained.
         input_rate: Of the input alone.
         train_rate: Of training, input included.
         predict_rate: Of prediction, input included, and what each prediction takes to begin: lower where rows are few.
@@ -71,6 +72,7 @@ class StageProbe:
     held_out: int
     decode_seconds: float
     feature_seconds: float
+    feature_rate: float | None
     input_rate: float
     train_rate: float
     predict_rate: float
@@ -195,7 +197,11 @@ def reckon(
     decode = sum(found.decode_seconds for found in probes if found.kept) + test_decode_seconds
     decode += sum(found.feature_seconds for found in probes)
     predicted = (held_out + test) * (1 + len(recipe.tta.views))
-    final = last.predict_setup_seconds + predicted / last.predict_rate
+    final = last.predict_setup_seconds + predicted / (last.feature_rate or last.predict_rate)
+    if last.feature_rate and not any(stage.unfreeze for stage in recipe.stages):  # then all folds share all features
+        views = len(recipe.tta.views)
+        decode += ((last.trained + held_out) * views + test * (1 + views)) / last.feature_rate
+        final = last.predict_setup_seconds + predicted / last.predict_rate
     fold = start_seconds + sum(found["seconds"] for found in stages) + final
     share = 1 - SESSION_MARGIN
     available = session_hours * 3600 * share - decode
@@ -259,15 +265,16 @@ def _probe_stage(
     decoded = time.perf_counter() - started
     started = time.perf_counter()
     network, freezing = stage_network(recipe, number, source, classes=source.classes, start=None)
-    cost, fitted, feature_seconds = network_cost(network, source.pictures.size), network, 0.0
+    cost, fitted, feature_seconds, feature_rate = network_cost(network, source.pictures.size), network, 0.0, None
     built = time.perf_counter() - started
     views = kept_views(recipe.stages[number])
     if views:
         backbone, fitted = freeze(network, backbone=recipe.backbone, room=task.room("the plan"), pool=pool)
-        feature_seconds = len(views) * len(source.pictures) / backbone.rate(source.pictures, views[-1])
-        unknown = np.zeros(backbone.shape(source.pictures), dtype=np.float16)
+        feature_rate = backbone.rate(source.pictures, views[-1])
+        feature_seconds = len(views) * len(source.pictures) / feature_rate
+        unknown = MemoryRows(np.zeros(backbone.shape(source.pictures), dtype=np.float16))
         source, workers = replace(source, features=(unknown,) * len(views)), 0
-        watched = replace(watched, pictures=MemoryRows(unknown))
+        watched = replace(watched, pictures=unknown)
     step()
     fed = input_rate(source, pool, workers=workers)
     step()
@@ -290,6 +297,7 @@ def _probe_stage(
         held_out=0 if rows.watched is rows.held_out else len(rows.held_out.rows),
         decode_seconds=decoded,
         feature_seconds=feature_seconds,
+        feature_rate=feature_rate,
         input_rate=fed,
         train_rate=train_rate,
         predict_rate=predict_rate,

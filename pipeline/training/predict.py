@@ -207,7 +207,7 @@ def predict_folds(
     network, models = prediction_network(recipe, classes=classes, weights=weights)
     views = recipe.tta.views if with_views else ()
     passes = len(pictures) * (1 + len(views))
-    batch_size = min(recipe.stages[-1].prediction_batch, passes)
+    batch_size = max(1, min(recipe.stages[-1].prediction_batch, passes))
     batches = len(weights) * -(-passes // batch_size)
     with tqdm(total=batches, desc="predicting", unit="batch", leave=False, disable=None) as bar:
         found = predict_views(

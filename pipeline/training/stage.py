@@ -20,7 +20,6 @@ import pandas as pd
 from pipeline.artifacts import atomic_path, read_json, write_json
 from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.kept import Room
-from pipeline.data.pictures import MemoryRows
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
 from pipeline.model.classifier import build_classifier
@@ -186,15 +185,11 @@ def on_features(
     if views is None:
         return None
     backbone, head = freeze(network, backbone=recipe.backbone, room=task.room, pool=pool)
-    features = []
-    for view in views:
-        found = backbone.features(task.source.pictures, view)
-        if found is None:
-            return None
-        features.append(found)
-    plain = MemoryRows(features[0])
-    held_out = replace(task.held_out, pictures=plain)
-    watched = held_out if task.watched is task.held_out else replace(task.watched, pictures=plain)
+    features = backbone.all_features(task.source.pictures, views)
+    if features is None:
+        return None
+    held_out = replace(task.held_out, pictures=features[0])
+    watched = held_out if task.watched is task.held_out else replace(task.watched, pictures=features[0])
     return head, replace(task.source, features=tuple(features)), held_out, watched
 
 

@@ -36,6 +36,7 @@ def probe_of(**changes: Any) -> StageProbe:
         "held_out": 0,
         "decode_seconds": 12.0,
         "feature_seconds": 0.0,
+        "feature_rate": None,
         "input_rate": 100.0,
         "train_rate": 10.0,
         "predict_rate": 40.0,
