@@ -42,6 +42,13 @@ def frozen(network: Any, folder: Path, *, workers: int = 0, limit: int = PLENTY)
     return freeze(network, backbone="tiny", room=Room(folder, limit), pool=WorkerPool(workers))[0]
 
 
+def made(backbone: FrozenBackbone, pictures: Pictures, seen: View = View()) -> Any:  # noqa: B008
+    """All features of the pictures."""
+    features = backbone.features(pictures, seen)
+    assert features is not None
+    return features.take(np.arange(len(features)))
+
+
 def features_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("features-*.npy"))
 
@@ -64,8 +71,7 @@ def frozen_stage(name: str = "head", **changes: Any) -> dict[str, Any]:
 )
 def test_features_give_the_logits_of_the_network(pictures: Pictures, tmp_path: Path, head: dict[str, Any]) -> None:
     network = classifier(**head)
-    features = frozen(network, tmp_path).features(pictures, View())
-    assert features is not None
+    features = made(frozen(network, tmp_path), pictures)
     assert features.dtype == np.float16
     assert features.shape == ((40, 4, 4, 128) if head.get("pooling") == "gem" else (40, 128))
     found = split_classifier(network)[1].predict(features, verbose=0)
@@ -80,13 +86,11 @@ def test_a_view_is_the_picture_augmented_from_its_row_and_number(pictures: Pictu
     Augmenter("medium")(by_hand, picture_seeds(map(str, range(40)), seed=0, fold=0, stage=0, epoch=2))
     expected = split_classifier(network)[0].predict(by_hand, verbose=0)
     seen = View(augment="medium", number=2)
-    found = [frozen(network, tmp_path / str(n), workers=n).features(pictures, seen) for n in (0, 1, 2)]
-    assert found[0] is not None
+    found = [made(frozen(network, tmp_path / str(n), workers=n), pictures, seen) for n in (0, 1, 2)]
     np.testing.assert_allclose(found[0], expected, rtol=2e-3, atol=1e-3)
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
-    flipped = frozen(network, tmp_path).features(pictures, View("flip"))
-    assert flipped is not None
+    flipped = made(frozen(network, tmp_path), pictures, View("flip"))
     assert np.abs(flipped - found[0]).max() > 0.1
 
 
@@ -113,20 +117,19 @@ def test_what_is_kept_is_named_by_all_that_it_depends_on(pictures: Pictures, tmp
 
 def test_features_of_joined_and_chosen_pictures_are_those_of_their_rows(pictures: Pictures, tmp_path: Path) -> None:
     backbone = frozen(classifier(), tmp_path)
-    plain = backbone.features(pictures, View())
-    assert plain is not None
+    plain = made(backbone, pictures)
     chosen = ChosenPictures(pictures, np.array([5, 0, 5]))
-    joined = backbone.features(JoinedPictures(pictures, chosen), View())
+    joined = made(backbone, JoinedPictures(pictures, chosen))
     np.testing.assert_array_equal(joined, plain[[*range(40), 5, 0, 5]])
     assert len(features_in(tmp_path)) == 1
 
 
 def test_a_damaged_file_is_made_anew(pictures: Pictures, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     backbone = frozen(classifier(), tmp_path)
-    before = np.array(backbone.features(pictures, View()))
+    before = made(backbone, pictures)
     (file,) = features_in(tmp_path)
     file.write_bytes(file.read_bytes()[:-2])
-    np.testing.assert_array_equal(backbone.features(pictures, View()), before)
+    np.testing.assert_array_equal(made(backbone, pictures), before)
     assert "damaged and made anew" in caplog.text
 
 
@@ -139,7 +142,7 @@ def test_without_room_or_range_every_batch_goes_through_the_backbone(
         last = network.get_layer("backbone").layers[-2]  # BatchNorm: the ReLU behind it passes its shift on
         last.set_weights([last.get_weights()[0], np.full(128, 1e5, np.float32), *last.get_weights()[2:]])
     backbone = frozen(network, tmp_path, limit=100 if fault == "no room" else PLENTY)
-    assert backbone.features(pictures, View()) is None
+    assert backbone.all_features(pictures, [View(), View("flip")]) is None
     assert features_in(tmp_path) == []
     assert "every batch goes through the backbone" in caplog.text
 
@@ -160,9 +163,9 @@ def test_which_stages_train_on_kept_views() -> None:
 
 
 def test_every_view_of_a_row_comes_once_before_one_comes_again() -> None:
-    features = tuple(np.array([[10 * row + number] for row in range(7)], np.float16) for number in range(3))
+    features = tuple(MemoryRows(np.array([[10 * row + n] for row in range(7)], np.float16)) for n in range(3))
     source = TrainingInput(
-        pictures=MemoryRows(features[0]),  # type: ignore[arg-type]  # not looked at
+        pictures=features[0],  # type: ignore[arg-type]  # not looked at
         ids=[str(row) for row in range(7)],
         labels=np.arange(7) % 2,
         classes=2,
