@@ -60,7 +60,8 @@ def _followed(backbone: Any) -> Any:
     import keras
 
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    inside = {id(node) for node in backbone._nodes}  # a layer knows every graph that it is part of
+    # A layer knows the nodes of every graph that it is part of.
+    inside = {id(node) for nodes in backbone._nodes_by_depth.values() for node in nodes}
     for norm in backbone.layers:
         if isinstance(norm, keras.layers.BatchNormalization):
             conv = norm.input._keras_history.operation

@@ -301,7 +301,7 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
             "onnxruntime, or leave the format out: --format",
         )
     oof_difference = None if checked.oof is None else float(np.abs(found - checked.oof).max())
-    precision = models.stored.manifest["recipe"]["precision"]
+    precision = models.stored.manifest["stages"][-1]["precision"][-1]
     if oof_difference is not None and not oof_difference <= OOF_TOLERANCE[precision]:
         raise KitError(
             f"the weights of {checked.name} do not give the stored OOF predictions: {oof_difference:.2g} apart",

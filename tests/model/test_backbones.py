@@ -108,7 +108,7 @@ def efficientnets(size: int) -> tuple[Any, Any]:
     return package, from_keras
 
 
-@pytest.mark.parametrize("size", [0, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_both_efficientnets_are_one_network(size: int) -> None:
     pytest.importorskip("efficientnet")
     package, from_keras = efficientnets(size)

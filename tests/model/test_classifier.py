@@ -184,10 +184,6 @@ def test_precision_is_restored_after_an_error() -> None:
         "mobilenet-v2-0.35",
         "mobilenet-v3-small",
         pytest.param("convnext-tiny", marks=pytest.mark.slow),
-        pytest.param("efficientnet-v2-b0", marks=pytest.mark.slow),
-        pytest.param("resnet-v2-50", marks=pytest.mark.slow),
-        pytest.param("xception", marks=pytest.mark.slow),
-        pytest.param("densenet-121", marks=pytest.mark.slow),
     ],
 )
 def test_saved_weights_give_the_same_bits(backbone: str, tmp_path: Path) -> None:

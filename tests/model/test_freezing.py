@@ -1,6 +1,7 @@
 """Blocks claim every layer once, and unfreezing trains what it says, no more."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,8 +67,12 @@ def test_blocks_partition_the_weights(name: str) -> None:
     assert check_partition(name) == COUNTS[name]
 
 
+# The sizes between a family's smallest and largest are built by the same lines of Keras.
+BETWEEN = re.compile(r".*efficientnet-(b[1-6]|v2-(b[12]|s|m))")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in COUNTS])
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in COUNTS and not BETWEEN.fullmatch(name)])
 def test_blocks_partition_the_weights_of_all_others(name: str) -> None:
     assert check_partition(name) > 10
     keras.utils.clear_session()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.model.classifier import build_classifier
+from pipeline.model.cost import network_cost
 from pipeline.model.merged import merge_batch_norm
 from pipeline.recipe import Head
 
@@ -39,13 +40,14 @@ def classifier(backbone: str, **settings: str) -> keras.Model:
 )
 def test_it_predicts_as_the_classifier_does_whatever_its_weights(backbone: str) -> None:
     network = classifier(backbone)
+    network_cost(network, (32, 32))  # which calls the layers once more, in a graph of its own
     merged, refresh = merge_batch_norm(network)
     assert merged.count_params() < network.count_params()
     for seed in (1, 2):
         change_batch_norm(network, seed)
         before = network.predict_on_batch(PICTURES)
         refresh()
-        np.testing.assert_allclose(merged.predict_on_batch(PICTURES), before, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(merged.predict_on_batch(PICTURES), before, rtol=1e-3, atol=1e-3)
         np.testing.assert_array_equal(network.predict_on_batch(PICTURES), before)
         assert np.abs(before[0] - before[1]).max() > 1e-3
 

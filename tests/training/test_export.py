@@ -239,7 +239,7 @@ def test_weights_that_were_not_scored_are_not_exported(copied: Run, tmp_path: Pa
 
 
 def test_mixed_precision_may_be_further_from_what_is_stored() -> None:
-    assert set(OOF_TOLERANCE) == set(get_args(Recipe.model_fields["precision"].annotation))
+    assert {*OOF_TOLERANCE, "auto"} == set(get_args(Recipe.model_fields["precision"].annotation))
     assert min(OOF_TOLERANCE.values()) == OOF_TOLERANCE["float32"]
 
 

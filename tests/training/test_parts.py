@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from pipeline.predictions.store import read_predictions
 from pipeline.recipe import Stage
 from pipeline.training import parts as parts_module
 from pipeline.training.device import for_training, in_parts
-from pipeline.training.engines import fresh_process
 from pipeline.training.fold import stage_rows
 from pipeline.training.parts import Trial, try_batch, with_parts
 from pipeline.training.schedule import ema_callback, make_optimizer
@@ -255,30 +253,6 @@ def test_another_error_is_not_taken_for_too_little_memory(begin: Callable[..., R
     run = begin(stage("one", **AUTO))
     with pytest.raises(DataError):
         with_parts(run.recipe, run.data, folder=tmp_path, run=broken)
-
-
-def within(trial: Trial) -> str:
-    """`try_batch` in a process that may take 1 GiB more than it has; at one picture it may take what it likes."""
-    import keras  # noqa: F401  what importing takes is not counted
-
-    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[0])
-    limit = pages * resource.getpagesize() + 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    return try_batch(trial)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of this kind are Linux'")
-def test_a_process_whose_memory_ends_is_survived(begin: Callable[..., Run], tmp_path: Path) -> None:
-    run, tried = begin(stage("one", **AUTO | {"batch_size": 256, "size": [256, 256]})), list[int]()
-
-    def limited(_: Any, trial: Trial, *, what: str) -> Any:
-        tried.append(trial.recipe.stages[0].parts)
-        return fresh_process(within, trial, what=what)
-
-    [found] = with_parts(run.recipe, run.data, folder=tmp_path / "_parts", run=limited).stages
-    assert tried == [1, 2, 4, 8, 16, 32, 64][: len(tried)]
-    assert 1 < found.parts < 256
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pipeline.model.classifier import build_classifier
 from pipeline.model.freezing import unfreeze
 from pipeline.predictions.store import read_predictions
 from pipeline.recipe import load_recipe, shipped_recipes, smoke
+from pipeline.training.device import resolved_precision
 from pipeline.training.schedule import make_optimizer
 from tests.training.conftest import Run
 
@@ -39,14 +40,14 @@ def test_the_recipes_own_network_trains_a_step_in_its_last_stage(name: str) -> N
     BatchNorm is trained, as random weights need it: frozen, it lets the signal vanish on its way through MobileNetV3.
     """
     recipe = load_recipe(name, overrides=["weights=none", "stages.*.schedule=constant"])
-    stage = recipe.stages[-1]
+    stage, precision = recipe.stages[-1], resolved_precision(recipe.precision)
     side = max(64, BACKBONES[recipe.backbone].smallest)  # at 32 its last maps are 1×1, too few to normalise by
     network = build_classifier(
-        backbone=recipe.backbone, weights="none", head=recipe.head, classes=3, precision=recipe.precision
+        backbone=recipe.backbone, weights="none", head=recipe.head, classes=3, precision=precision
     )
     unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm="trained")
-    optimizer = make_optimizer(stage, steps_per_epoch=1, precision=recipe.precision, scales={})
-    if recipe.precision == "mixed_float16":  # a scale that holds here need not be found by steps that are skipped
+    optimizer = make_optimizer(stage, steps_per_epoch=1, precision=precision, scales={})
+    if precision == "mixed_float16":  # a scale that holds here need not be found by steps that are skipped
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer.inner_optimizer, initial_scale=64.0)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     network.compile(optimizer=optimizer, loss=loss, run_eagerly=True, jit_compile=False)
