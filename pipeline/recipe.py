@@ -187,7 +187,7 @@ class Stage(Settings):
     layer_decay: float | None = Field(default=None, gt=0, lt=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
     augment: Augment = "light"
-    feature_views: Annotated[int, Field(ge=0, le=100)] | Literal["every"] = 4
+    feature_views: Annotated[int, Field(ge=1, le=100)] | Literal["every"] = 4
     mixup: float | None = Field(default=None, gt=0)
     cutmix: float | None = Field(default=None, gt=0)
     batch_norm: Literal["frozen", "trained"] = "frozen"
@@ -198,9 +198,11 @@ class Stage(Settings):
             raise ValueError("batch_norm: trained has no effect while unfreeze is 0; leave it out")
         if self.unfreeze == 0 and self.layer_decay is not None:
             raise ValueError("layer_decay has no effect while unfreeze is 0; leave it out")
-        default = type(self).model_fields["feature_views"].default  # which a stored recipe names, too
-        if self.feature_views != default and (self.unfreeze or self.mixup or self.cutmix):
-            raise ValueError("feature_views has no effect with unfreeze above 0, mixup or cutmix; leave it out")
+        if self.feature_views != type(self).model_fields["feature_views"].default:  # which a stored recipe names, too
+            if self.unfreeze or self.mixup or self.cutmix:
+                raise ValueError("feature_views has no effect with unfreeze above 0, mixup or cutmix; leave it out")
+            if self.feature_views != "every" and self.augment in ("none", ()):
+                raise ValueError("feature_views has no effect without augment; leave it out")
         if self.accumulate != "auto" and self.batch_size % self.accumulate:
             raise ValueError(f"accumulate must divide batch_size ({self.batch_size})")
         if isinstance(self.schedule, Cosine) and self.schedule.warmup_epochs >= self.epochs:

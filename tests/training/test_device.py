@@ -118,10 +118,12 @@ def test_two_devices_give_what_one_gives(begin: Callable[..., Run], tmp_path: Pa
 @pytest.mark.slow
 def test_two_devices_train_with_mixed_precision_dropout_and_batch_norm(begin: Callable[..., Run]) -> None:
     settings: dict[str, Any] = {"precision": "mixed_float16", "head": {"dropout": 0.2}}
-    run = begin(stage("one", epochs=6), stage("parts", batch_size=4, accumulate=2), **settings)
+    frozen = stage("frozen", unfreeze=0, batch_norm="frozen", learning_rate=1e-3)  # trains the head on features
+    run = begin(stage("one", epochs=6), stage("parts", batch_size=4, accumulate=2), frozen, **settings)
     assert on_two_devices(run, **settings)["devices"] == 2
-    results = [read_json(run.task(0).stage_folder(number) / "stage.json") for number in (0, 1)]
+    results = [read_json(run.task(0).stage_folder(number) / "stage.json") for number in (0, 1, 2)]
     assert min(result["score"] for result in results) >= 0.75
+    assert [result["views_kept"] for result in results] == [0, 0, 2]
 
 
 def batch(size: int, real: int) -> tuple[Any, Any, Any]:
