@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -36,7 +37,6 @@ FAMILIES: dict[str, Callable[[Any], Any]] = {
     "densenet-121": apps.densenet.preprocess_input,
 }
 SLOW_FAMILIES: dict[str, Callable[[Any], Any]] = {
-    "efficientnet-v2-s": apps.efficientnet_v2.preprocess_input,
     "mobilenet-v3-large": apps.mobilenet_v3.preprocess_input,
     "resnet-v2-50": apps.resnet_v2.preprocess_input,
 }
@@ -292,7 +292,9 @@ def request(monkeypatch: pytest.MonkeyPatch, module: Any, build: Callable[[], An
 
 
 QUICK_FILES = ("mobilenet-0.25", "mobilenet-v2-0.35", "mobilenet-v3-small", "efficientnet-v2-b0")
-KERAS_NAMES = [name for name, backbone in BACKBONES.items() if backbone.source == "keras"]
+# Of the sizes between a family's smallest and largest the table is as it was when each was asked for.
+BETWEEN = re.compile(r".*efficientnet-(b[1-6]|v2-(b[12]|s|m))")
+KERAS_NAMES = [n for n, backbone in BACKBONES.items() if backbone.source == "keras" and not BETWEEN.fullmatch(n)]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,5 @@
 """One finished experiment that the training tests share; whoever changes it works on a copy."""
 
-import os
-
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tiny pictures: more threads only get in each other's way
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
-
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
