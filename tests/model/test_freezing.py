@@ -67,7 +67,7 @@ def test_blocks_partition_the_weights(name: str) -> None:
     assert check_partition(name) == COUNTS[name]
 
 
-# The sizes between a family's smallest and largest are built by the same lines of Keras, as its B7 is by those of its B0.
+# The sizes between a family's smallest and largest are built by the same lines of Keras; so is Keras' own B7.
 BETWEEN = re.compile(r".*efficientnet-(b[1-6]|v2-(b[123]|s|m))|keras-efficientnet-b7")
 
 
