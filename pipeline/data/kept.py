@@ -83,7 +83,7 @@ def keep(
     Args:
         fill: Is given the array to write, zeros of `shape` and `dtype`.
     """
-    file, locks = room.folder / f"{name}.npy", room.folder / "lock"
+    file, locks = room.folder / f"{name}.npy", room.folder / "locks"
     with lock(locks / name, what=str(file), wait=room.check):
         kept = _opened(file, shape, np.dtype(dtype))
         if kept is None:

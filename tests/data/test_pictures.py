@@ -142,7 +142,7 @@ def test_an_unreadable_picture_is_named_and_leaves_nothing_behind(paths, cache, 
         Path(paths[3]).unlink()
     with pytest.raises(DataError, match=r"3\.jpg"):
         open_kept(paths, cache)
-    assert [path.name for path in cache.glob("*") if path.name != "lock"] == []
+    assert [path.name for path in cache.glob("*") if path.name != "locks"] == []
 
 
 def test_decoding_that_is_to_end_leaves_nothing_and_begins_anew(paths, cache, monkeypatch):
@@ -162,7 +162,7 @@ def test_decoding_that_is_to_end_leaves_nothing_and_begins_anew(paths, cache, mo
         open_until(3)
     assert looks == [0, 2, 4]
     assert len(decoded) == 4
-    assert [path.name for path in cache.glob("*") if path.name != "lock"] == []
+    assert [path.name for path in cache.glob("*") if path.name != "locks"] == []
     looks.clear()
     decoded.clear()
     assert np.array_equal(everything(open_until(99)), np.stack([resize(decode(Path(path)), SIZE) for path in paths]))
