@@ -238,11 +238,11 @@ def _held_out(
 def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
     height, width = result["size"]
     # A frozen backbone sees each view of a picture once, and the head is trained on what it made of them.
-    trained = counted(result["views_kept"], "view", "views") + " kept" if result["views_kept"] else "unfrozen"
+    kept = f" on {counted(result['views_kept'], 'kept view', 'kept views')}" if result["views_kept"] else ""
     log.info(
-        "fold %d  %-16s %4d×%-4d  %d/%d blocks %-12s  %9s  %s %.4f  loss %.4f  %4.0f s",
-        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"], trained),
-        counted(result["epochs"], "epoch", "epochs"),
+        "fold %d  %-16s %4d×%-4d  %d/%d blocks unfrozen  %9s%s  %s %.4f  loss %.4f  %4.0f s",
+        *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"]),
+        *(counted(result["epochs"], "epoch", "epochs"), kept),
         *(task.competition.metric, result["score"], result["loss"], seconds),
     )
 
