@@ -269,8 +269,8 @@ class Recipe(Settings):
         extra: Names of extra rows to train on, too: declared in competition.yaml, or made by `kit pseudo-label`.
         precision: What the network computes in; its logits are float32 always. `auto`: mixed where the device gains by
             it (`training/device.py`), float32 elsewhere.
-        select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: `fold`, `inner`
-            (`{kind: inner, one_in: 10}`) or `last`.
+        select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: none, the `last` epoch
+            being kept; `inner` (`{kind: inner, one_in: 10}`); or those of the scored `fold`.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
@@ -282,7 +282,7 @@ class Recipe(Settings):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
-    select_on: Annotated[SelectOn, BeforeValidator(_kind)] = OnFold()
+    select_on: Annotated[SelectOn, BeforeValidator(_kind)] = OnLast()
     stages: tuple[Stage, ...] = Field(min_length=1)
     tta: TTA = TTA()
 
@@ -325,7 +325,8 @@ class Recipe(Settings):
             for setting, there in watching.items():
                 if there:
                     raise ValueError(
-                        f"stage {stage.name}: {setting} has no effect with select_on: last; leave one of them out"
+                        f"stage {stage.name}: {setting} has no effect with select_on: last, the default; leave it out, or "
+                        "say which rows it is to watch: select_on: inner (or fold)"
                     )
         return self
 

@@ -41,6 +41,11 @@ for _name in [name for name in os.environ if name.startswith("KAGGLE_") and name
 for _name in ("XDG_CONFIG_HOME", "VERBOSE", "VERBOSE_OUTPUT", "all_proxy", "ALL_PROXY"):
     os.environ.pop(_name, None)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-backbone", action="store_true", help="each network through the whole story: hours")
+
+
 # Far apart in RGB, so that a tiny network tells the classes from each other by colour.
 COLOURS = ((210, 60, 50), (60, 190, 70), (50, 70, 210), (200, 200, 60), (190, 60, 190), (60, 190, 190))
 

@@ -33,10 +33,12 @@ def test_backbones_from_the_command_line(workspace: Path) -> None:
     assert row["recommended"] is True
     assert "decoded anew" in done.stderr
     assert (row["backbone"], row["weights"], row["to the best"]) == ("tiny", "none", 0.0)
-    assert "left out: mobilenet-0.25 (imagenet): cannot download" in done.stderr
+    assert "left out: mobilenet-0.25 (imagenet): its weights are not in" in done.stderr
+    assert "1 network over 24 pictures of" in done.stderr
     assert (workspace / "oof" / "tiny" / "_report" / "backbones.png").stat().st_size > 5000
     again = kit("backbones", "tiny", "--backbone", "tiny=none")  # of what was kept
     assert "recommended: tiny (none)" in again.stdout
+    assert "next: kit train progressive-lite tiny --set backbone=tiny --set weights=none" in again.stdout
     assert "_report/backbones.png" in again.stdout
 
 

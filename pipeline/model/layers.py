@@ -1,6 +1,7 @@
-"""Layers and the small network that the kit brings itself; importing this module does not import Keras."""
+"""Layers and networks that the kit brings itself; importing this module does not import Keras."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,77 @@ def tiny_network(pictures: Any) -> Any:
         features = keras.layers.BatchNormalization(momentum=0.9, name=f"block{number}_bn")(features)
         features = keras.layers.ReLU(name=f"block{number}_relu")(features)
     return features
+
+
+# Kernel, stride, expansion, channels, repeats: EfficientNet-B0's blocks.
+_LITE_BLOCKS = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+
+
+def lite_network(pictures: Any, *, width: float, depth: float) -> Any:
+    """EfficientNet-Lite (Liu, “Higher accuracy on vision models with EfficientNet-Lite”, 2020): EfficientNet without
+    squeeze-and-excitation, with ReLU6, and with stem, first block, last block and top as B0 has them.
+
+    Args:
+        pictures: Prepared, of shape [batch, height, width, 3].
+        width: What the blocks' channels are multiplied by.
+        depth: What the blocks' repeats are multiplied by.
+
+    Returns:
+        Features of shape [batch, height / 32, width / 32, 1280], rounded up.
+    """
+    import keras
+
+    layers = keras.layers
+
+    def normalised(x: Any, name: str, *, relu: bool = True) -> Any:
+        x = layers.BatchNormalization(name=f"{name}bn")(x)
+        return layers.ReLU(max_value=6.0, name=f"{name}activation")(x) if relu else x
+
+    def convolved(x: Any, channels: int, size: int, name: str, *, stride: int = 1) -> Any:
+        options = {"strides": stride, "padding": "same", "use_bias": False, "kernel_initializer": _FAN_OUT}
+        return layers.Conv2D(channels, size, name=f"{name}conv", **options)(x)
+
+    x = normalised(convolved(pictures, 32, 3, "stem_", stride=2), "stem_")
+    ends = (0, len(_LITE_BLOCKS) - 1)
+    repeats = [block[-1] if i in ends else math.ceil(depth * block[-1]) for i, block in enumerate(_LITE_BLOCKS)]
+    number = 0
+    for stage, (size, stride, expansion, base, _) in enumerate(_LITE_BLOCKS):
+        channels = _multiple_of_8(base * width)
+        for repeat in range(repeats[stage]):
+            name, before, strides = f"block{stage + 1}{chr(ord('a') + repeat)}_", x, 1 if repeat else stride
+            if expansion > 1:
+                x = normalised(convolved(x, x.shape[-1] * expansion, 1, f"{name}expand_"), f"{name}expand_")
+            depthwise = {"strides": strides, "padding": "same", "use_bias": False, "depthwise_initializer": _FAN_OUT}
+            x = normalised(layers.DepthwiseConv2D(size, name=f"{name}dwconv", **depthwise)(x), name)
+            x = convolved(x, channels, 1, f"{name}project_")
+            x = normalised(x, f"{name}project_", relu=False)
+            if strides == 1 and before.shape[-1] == channels:
+                # Stochastic depth: a block is left out of a picture's way, the later the more often.
+                rate = 0.2 * number / sum(repeats)
+                x = layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}drop")(x) if rate else x
+                x = layers.Add(name=f"{name}add")([x, before])
+            number += 1
+    return normalised(convolved(x, 1280, 1, "top_"), "top_")
+
+
+_FAN_OUT = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"},
+}
+
+
+def _multiple_of_8(channels: float) -> int:
+    """Rounded to a multiple of 8, but not down by more than a tenth."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 @functools.cache

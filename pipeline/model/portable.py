@@ -35,6 +35,9 @@ def portable_classifier(classifier: "keras.Model") -> "keras.Model":
         if isinstance(layer, keras.layers.Dropout):  # of `efficientnet`: a class of its own
             return keras.layers.Dropout(layer.rate, name=layer.name)
         config = layer.get_config()
+        if _is_depthwise(layer):
+            kept = ("name", "kernel_size", "strides", "padding", "use_bias")
+            return keras.layers.DepthwiseConv2D(**{key: config[key] for key in kept})
         if getattr(getattr(layer, "activation", None), "__name__", "") == "swish":  # of `efficientnet`, likewise
             config["activation"] = "silu"
         return type(layer).from_config(config)
@@ -44,13 +47,18 @@ def portable_classifier(classifier: "keras.Model") -> "keras.Model":
             return layer(keras.ops.flip(args[0], axis=-1))
         if layer.name == "pooling" and gem_power is not None:
             return _gem(args[0], gem_power)
+        if isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.gelu:
+            return _gelu(args[0])
         return layer(*args, **kwargs)
 
     copy = keras.models.clone_model(classifier, clone_function=clone, call_function=call, recursive=True)
     for source, target in ((classifier, copy), (backbone, copy.get_layer("backbone"))):
         for layer in source.layers:
             if layer.weights and layer is not backbone and not isinstance(layer, gem_layer()):
-                target.get_layer(layer.name).set_weights(layer.get_weights())
+                kernel, *others = layer.get_weights()
+                target.get_layer(layer.name).set_weights(
+                    [kernel.transpose(0, 1, 3, 2) if _is_depthwise(layer) else kernel, *others]
+                )
     pictures = keras.Input((None, None, 3), dtype="uint8", name="pictures")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(copy(pictures))
     return keras.Model(pictures, probabilities, name="pictures_to_probabilities")
@@ -63,6 +71,20 @@ def _rescaling(settings: dict[str, Any]) -> Any:
     scale = [1.0 / (settings["divisor"] * std) for std in settings["std"]]
     offset = [-mean / std for mean, std in zip(settings["mean"], settings["std"], strict=True)]
     return keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")
+
+
+def _is_depthwise(layer: Any) -> bool:
+    """A convolution of each channel alone, said as one of groups, as ConvNeXt's: the converter to ONNX knows none."""
+    import keras
+
+    return type(layer) is keras.layers.Conv2D and layer.groups == layer.filters > 1
+
+
+def _gelu(x: Any) -> Any:
+    """Keras' exact GELU (Hendrycks & Gimpel, 2016), by erf: the converter to ONNX does not know TensorFlow's Erfc."""
+    from keras import ops
+
+    return 0.5 * x * (1.0 + ops.erf(x * 0.5**0.5))
 
 
 def _gem(features: Any, power: float) -> Any:

@@ -10,6 +10,8 @@ import importlib
 import os
 import re
 import tempfile
+import urllib.error
+import urllib.request
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +77,10 @@ class PublishedFile:
     def url(self) -> str:
         return ADDRESSES[self.host] + self.folder + self.name
 
+    def here(self) -> bool:
+        """Whether it can be had without a network."""
+        return (models_folder() / self.name).is_file()
+
     def expected_digest(self) -> str:
         """MD5 or SHA-256 in hexadecimal, or nothing where none is published. Imports Keras for its tables."""
         module, colon, key = self.digest.partition(":")
@@ -105,6 +111,17 @@ def obtain(file: PublishedFile) -> Path:
     else:
         _download(file, path)
     return path
+
+
+def reachable(host: str, *, seconds: float = 5.0) -> bool:
+    """Whether the server of a key of `ADDRESSES` answers, whatever it says."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(ADDRESSES[host], method="HEAD"), timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _verify(path: Path, file: PublishedFile) -> None:

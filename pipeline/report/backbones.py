@@ -51,8 +51,15 @@ def backbones_text(probes: Probes) -> str:
         *(["pictures/s hold their decoding: there is no room to keep them decoded (--cache-gb)"] * probes.decoding),
         recommendation(probes),
     ]
-    lines += [f"left out: {one.name}: {reason}" for one, reason in probes.left_out.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *left_out_text(probes)])
+
+
+def left_out_text(probes: Probes) -> list[str]:
+    """One line a reason, with all whom it left out."""
+    names: dict[str, list[str]] = {}
+    for one, reason in probes.left_out.items():
+        names.setdefault(reason, []).append(one.name)
+    return [f"left out: {', '.join(those)}: {reason}" for reason, those in names.items()]
 
 
 def recommendation(probes: Probes) -> str:

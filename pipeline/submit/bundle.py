@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
 from pipeline.errors import DataError, KitError
-from pipeline.model.backbones import BACKBONES
-from pipeline.model.weights import obtain
+from pipeline.model.backbones import BACKBONES, weights_file
+from pipeline.model.weights import PublishedFile
 from pipeline.predictions.manifests import finished_weights
 from pipeline.recipe import Recipe
 from pipeline.submit.job import Job
@@ -32,7 +32,7 @@ _TEXT = {".py", ".txt", ".md", ".json", ".toml", ".cfg", ""}
 def needs_bundle(job: Job) -> bool:
     """Whether this kernel cannot do without a bundle."""
     weights = job.recipe["weights"]
-    published = weights in BACKBONES[job.recipe["backbone"]].files
+    published = isinstance(BACKBONES[job.recipe["backbone"]].files.get(weights), PublishedFile)
     fetches = published or bool(job.packages)
     own_file = not published and weights != "none"
     return bool(job.model or job.attached or own_file or (fetches and not job.internet))
@@ -70,10 +70,8 @@ def gather(job: Job, recipe: Recipe, target: Path, *, workspace: Workspace, pack
             for fold in job.model["folds"]:
                 weights = finished_weights(workspace, job.competition, job.experiment, fold, **known)
                 _link(weights, files, f"fold-{fold}.weights.h5")
-        elif recipe.weights in BACKBONES[recipe.backbone].files:
-            _link(obtain(BACKBONES[recipe.backbone].files[recipe.weights]), files)
         elif recipe.weights != "none":
-            _link(Path(recipe.weights), files)
+            _link(weights_file(recipe.backbone, recipe.weights), files)
         if job.attached:
             (files / f"{job.bundle}.b85").write_text(packed, "ascii")
         digest = _content_sha256(files)

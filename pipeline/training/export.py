@@ -285,12 +285,7 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
     """Write one file, load it again, and hold its probabilities against the network's."""
     started = time.perf_counter()
     file = folder / f"{checked.name}.{format.value}"
-    if format is ModelFormat.keras:
-        portable.save(file)
-        found = _run_keras(file, checked.pictures)
-    else:
-        _write_onnx(portable, file, _labels(models))
-        found = _run_onnx(file, checked.pictures)
+    found = write_and_run(portable, file, checked.pictures, labels=_labels(models))
     expected = softmax(_called(checked.network, checked.pictures).astype(np.float64), axis=1)
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:  # nor NaN
@@ -320,6 +315,17 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
     )
 
 
+def write_and_run(
+    portable: Any, file: Path, pictures: NDArray[np.uint8], *, labels: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Write a network of `portable_classifier` in the format that the file's suffix names, and predict by the file."""
+    if file.suffix == f".{ModelFormat.keras.value}":
+        portable.save(file)
+        return _run_keras(file, pictures)
+    write_onnx(portable, file, labels)
+    return run_onnx(file, pictures)
+
+
 def _run_keras(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     import keras
 
@@ -334,7 +340,7 @@ def _called(model: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(keras.ops.convert_to_numpy(model(pictures, training=False)), dtype=np.float32)
 
 
-def _write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
+def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     import keras
     import onnx
 
@@ -367,7 +373,7 @@ def _quiet(log: logging.Logger) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _run_onnx(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_onnx(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

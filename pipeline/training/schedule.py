@@ -31,25 +31,29 @@ def make_optimizer(stage: Stage, *, steps_per_epoch: int, precision: str, scales
 
 
 def _scaled(kind: Any, scales: Mapping[str, float]) -> Any:
-    """The optimizer class with a learning rate of its own for some variables, which Keras has not."""
+    """The optimizer class, with what Keras has not: a learning rate of its own for some variables, and weights that
+    decay only where they are kernels. Biases, BatchNorm's gamma and beta and the like do not (He et al., “Bag of tricks
+    for image classification”, CVPR 2019); Keras' AdamW decays all."""
     import keras
 
-    if not scales:
-        return kind
+    class Kernels(kind):
+        def build(self, variables: Any) -> None:
+            self.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+            super().build(variables)
 
-    class Scaled(kind):
+    class Scaled(Kernels):
         def _apply_weight_decay(self, variables: Any) -> None:
             """Below, at each variable's own rate."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             # By its index, as Keras' own optimizers do: with TensorFlow `variable` is the bare one, which has no path.
-            path = self._trainable_variables[self._get_variable_index(variable)].path
-            rate = learning_rate * scales.get(path, 1.0)
-            if self.weight_decay:
+            keras_variable = self._trainable_variables[self._get_variable_index(variable)]
+            rate = learning_rate * scales.get(keras_variable.path, 1.0)
+            if self.weight_decay and self._use_weight_decay(keras_variable):
                 self.assign_sub(variable, variable * keras.ops.cast(rate * self.weight_decay, variable.dtype))
             super().update_step(gradient, variable, rate)
 
-    return Scaled
+    return Scaled if scales else Kernels
 
 
 def ema_callback(stage: Stage) -> list[Any]:

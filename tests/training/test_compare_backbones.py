@@ -12,14 +12,20 @@ from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.data.competition_data import load_data
 from pipeline.errors import KitError, RecipeError
+from pipeline.model.backbones import BACKBONES
+from pipeline.model.torch_weights import PackagedFile
 from pipeline.predictions.probe import Candidate
+from pipeline.report.backbones import left_out_text
 from pipeline.training import compare_backbones as module
 from pipeline.training.compare_backbones import (
+    SHORT_LIST,
     PassTask,
     candidates_of,
     compare_backbones,
     default_size,
+    expected_seconds,
     head_predictions,
+    out_of_reach,
     read_features,
 )
 from pipeline.training.fold import Machine
@@ -87,19 +93,56 @@ def test_no_labels_of_a_fold_reach_its_predictions(tiny_competition: Competition
     assert not np.array_equal(after[data.rows_of(1)], before[data.rows_of(1)])
 
 
-def test_weights_that_cannot_be_had_leave_the_others_alone(tiny_competition: Competition, tmp_path: Path) -> None:
-    def offline(work: Callable[[Any], Any], argument: Any, *, what: str) -> Any:
-        if argument.candidate != TINY:
-            raise RecipeError("cannot download the weights", expected="a network", next_step="put the file there")
+def test_weights_that_cannot_be_had_leave_the_others_alone(
+    tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network: they are not built, and a server is asked once."""
+    asked, passes, said = [], [], []
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    reachable = module.reachable
+    monkeypatch.setattr(module, "reachable", lambda host: asked.append(host) or reachable(host))
+
+    def counting(work: Callable[[Any], Any], argument: Any, *, what: str) -> Any:
+        passes.append(argument.candidate)
         return work(argument)
 
-    options: dict[str, Any] = {"workspace": Workspace(tmp_path), "size": (32, 32), "run": offline}
-    lacking = Candidate("mobilenet-0.25", "imagenet")
-    probes = compare_backbones(tiny_competition, [lacking, TINY], **options)
-    assert probes.left_out == {lacking: "cannot download the weights"}
-    assert [one.candidate for one in probes.found] == [TINY]
-    with pytest.raises(KitError, match=r"none of the backbones[\s\S]*cannot download"):
-        compare_backbones(tiny_competition, [lacking], **options)
+    options: dict[str, Any] = {"workspace": Workspace(tmp_path), "size": (32, 32), "run": counting, "say": said.append}
+    lacking = [Candidate(name, "imagenet") for name in ("mobilenet-0.25", "mobilenet-0.5", "xception")]
+    probes = compare_backbones(tiny_competition, [*lacking, TINY], **options)
+    assert passes == [TINY] and asked == ["keras-tf"]
+    assert list(probes.left_out) == lacking
+    for reason in probes.left_out.values():
+        assert reason.startswith(f"its weights are not in {tmp_path / 'keras' / 'models'}, and https://")
+    assert said == ["1 network over 24 pictures of 32×32: about 1 min"]
+    [line] = left_out_text(probes)
+    assert line.startswith(
+        "left out: mobilenet-0.25 (imagenet), mobilenet-0.5 (imagenet), xception (imagenet): its weights"
+    )
+    with pytest.raises(KitError, match=r"none of the backbones[\s\S]*cannot be reached"):
+        compare_backbones(tiny_competition, lacking, **options)
+    assert compare_backbones(tiny_competition, [TINY], **options).found == probes.found
+    assert len(said) == 1, "what is kept takes no time"
+
+
+def test_weights_that_are_here_or_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    lite, mobile = Candidate("efficientnet-lite0", "imagenet"), Candidate("mobilenet-0.25", "imagenet")
+    monkeypatch.setattr(PackagedFile, "packaged", lambda self: None)
+    assert "pip install" in out_of_reach([lite])[lite]
+    for one in (lite, mobile):
+        file = tmp_path / "models" / BACKBONES[one.backbone].files["imagenet"].name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+    assert out_of_reach([lite, mobile, TINY]) == {}
+
+
+def test_what_takes_longer_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_operations_per_second", lambda: 3e10)
+    one, other = Candidate("mobilenet-v2-1.0", "imagenet"), Candidate("xception", "imagenet")
+    # 10 s for a process, and 1000 pictures × 0.6e9 operations at a third of 3e10.
+    assert expected_seconds([one], rows=1000, size=(224, 224)) == pytest.approx(10 + 60)
+    assert expected_seconds([one, other], rows=1000, size=(448, 448)) == pytest.approx(20 + 4 * (60 + 910))
+    assert list(SHORT_LIST.values()) == sorted(SHORT_LIST.values())
 
 
 def test_how_backbones_are_named() -> None:

@@ -251,7 +251,7 @@ def test_a_converters_warnings_are_not_shown(tmp_path: Path, caplog: pytest.LogC
     excited = layers.Multiply()([features, layers.ReLU(6.0)(squeezed + 3.0)])
     found = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(excited))
     network, file = keras.Model(pictures, found), tmp_path / "squeezed.onnx"
-    export._write_onnx(network, file, {"classes": CLASSES})
+    export.write_onnx(network, file, {"classes": CLASSES})
     assert caplog.records == []
     batch = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
     np.testing.assert_allclose(onnx_probabilities(file, batch), network(batch), atol=1e-6)

@@ -85,7 +85,7 @@ def test_only_a_plateau_needs_a_callback(kind: str) -> None:
 )
 def test_optimizer_has_its_settings_and_the_stages_rate(settings: Any, kind: type, option: str, value: object) -> None:
     optimizer = make_optimizer(stage(optimizer=settings), steps_per_epoch=5, precision="float32", scales={})
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     assert getattr(optimizer, option) == value
     assert float(optimizer.learning_rate) == pytest.approx(PEAK)
 
@@ -134,14 +134,24 @@ def test_a_variable_learns_at_its_own_rate() -> None:
     assert fallen == pytest.approx([PEAK * 0.25, PEAK * 0.5, PEAK], rel=1e-4)
 
 
-def test_weight_decay_is_at_the_variable_s_own_rate() -> None:
-    """Without a gradient a weight falls by its rate × the decay alone."""
-    weights = [keras.Variable(np.ones(2), name=name, dtype="float32") for name in ("low", "head")]
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("scale", [None, 0.25])
+def test_kernels_decay_at_their_own_rate_and_nothing_else_does(scale: float | None, precision: str) -> None:
+    """Without a gradient a weight falls by its rate × the decay alone; gamma, beta and biases stay."""
+    layers = keras.layers
+    network = keras.Sequential([layers.Input((4, 4, 2)), layers.Conv2D(2, 1, bias_initializer="ones")])
+    for layer in (layers.BatchNormalization(beta_initializer="ones"), layers.Flatten(), layers.Dense(1)):
+        network.add(layer)
+    kernel, head = network.layers[0].kernel, network.layers[-1].kernel
     settings = stage(optimizer={"kind": "adamw", "weight_decay": 0.5})
-    optimizer = make_optimizer(settings, steps_per_epoch=5, precision="float32", scales={weights[0].path: 0.25})
-    optimizer.apply([keras.ops.zeros(2)] * 2, weights)
-    fallen = [1 - keras.ops.convert_to_numpy(weight)[0] for weight in weights]
-    assert fallen == pytest.approx([PEAK * 0.25 * 0.5, PEAK * 0.5], rel=1e-4)
+    scales = {} if scale is None else {kernel.path: scale}
+    optimizer = make_optimizer(settings, steps_per_epoch=5, precision=precision, scales=scales)
+    weights = network.trainable_variables
+    before = [keras.ops.convert_to_numpy(weight) for weight in weights]
+    optimizer.apply([keras.ops.zeros(weight.shape) for weight in weights], weights)
+    for weight, was in zip(weights, before, strict=True):
+        decay = {kernel.path: PEAK * 0.5 * (scale or 1), head.path: PEAK * 0.5}.get(weight.path, 0.0)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(weight), was * (1 - decay), rtol=1e-6)
 
 
 def test_the_moving_average_by_hand() -> None:

@@ -1,0 +1,122 @@
+"""Every network through the whole story: built, unfrozen block by block, trained, saved, predicted with, exported.
+
+The sources' own networks and one of each other family; all of them with `pytest --every-backbone`, which takes hours.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from pipeline.model.backbones import BACKBONES
+from pipeline.model.classifier import build_classifier
+from pipeline.model.freezing import blocks, unfreeze
+from pipeline.model.portable import portable_classifier
+from pipeline.recipe import Head, Stage
+from pipeline.training.export import ModelFormat, write_and_run
+from pipeline.training.schedule import make_optimizer
+
+SOURCES = ("efficientnet-b7", "efficientnet-b4", "xception", "convnext-tiny", "mobilenet-v3-large")
+FAMILIES = ("tiny", "efficientnet-lite2", "keras-efficientnet-b0", "efficientnet-v2-b0", "mobilenet-0.25")
+FAMILIES += ("mobilenet-v2-0.35", "resnet-50", "resnet-v2-50", "densenet-121")
+# How many blocks each has, counted in its paper or source; the others have more than ten.
+BLOCKS = {
+    "tiny": 4,
+    "efficientnet-lite0": 1 + 16 + 1,  # stem, MBConv, top
+    "efficientnet-lite1": 1 + (1 + 3 + 3 + 4 + 4 + 5 + 1) + 1,
+    "efficientnet-lite2": 1 + (1 + 3 + 3 + 4 + 4 + 5 + 1) + 1,
+    "efficientnet-b0": 1 + 16 + 1,
+    "efficientnet-b7": 1 + (4 + 7 + 7 + 10 + 10 + 13 + 4) + 1,
+    "keras-efficientnet-b0": 1 + 16 + 1,
+    "efficientnet-v2-b0": 1 + 21 + 1,
+    "convnext-tiny": 1 + 3 + (3 + 3 + 9 + 3),  # stem, downsampling, blocks
+    "mobilenet-0.25": 1 + 13,
+    "mobilenet-v2-0.35": 1 + 17 + 1,
+    "mobilenet-v3-small": 1 + 11 + 1,
+    "mobilenet-v3-large": 1 + 15 + 1,
+    "resnet-50": 1 + (3 + 4 + 6 + 3),
+    "resnet-v2-50": 1 + (3 + 4 + 6 + 3),
+    "xception": 14,
+    "densenet-121": 1 + (6 + 12 + 24 + 16) + 3,  # stem, dense layers, transitions
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = list(BACKBONES) if metafunc.config.getoption("--every-backbone") else [*SOURCES, *FAMILIES]
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in chosen if name != "tiny"]
+    metafunc.parametrize("name", ["tiny", *slow])
+
+
+def settled(network: Any, batch: np.ndarray) -> None:
+    """Give BatchNorm the statistics of these pictures: with fresh ones a deep network gives one answer to all."""
+    for layer in network.get_layer("backbone")._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    network(batch, training=True)
+
+
+def values(network: Any) -> dict[str, np.ndarray]:
+    found = {w.path: keras.ops.convert_to_numpy(w).copy() for w in network.weights if "seed_generator" not in w.path}
+    assert len({id(one) for one in found.values()}) == len(found)
+    return found
+
+
+def step(network: Any, batch: np.ndarray, name: str, fraction: float) -> None:
+    """One step moves what is unfrozen and nothing else."""
+    summary = unfreeze(network.get_layer("backbone"), name, fraction, batch_norm="frozen")
+    assert summary.unfrozen == math.floor(fraction * summary.blocks + 0.5)
+    stage = Stage(name="one", unfreeze=fraction, epochs=1, learning_rate=1e-3, optimizer="adamw", clip_norm=1.0)
+    optimizer = make_optimizer(stage, steps_per_epoch=1, precision="float32", scales={})
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    network.compile(optimizer=optimizer, loss=loss, run_eagerly=True, jit_compile=False)  # tracing takes longer
+    before = values(network)
+    assert np.isfinite(network.train_on_batch(batch, np.eye(3, dtype=np.float32)[np.arange(len(batch)) % 3]))
+    after = values(network)
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    trained = {weight.path for weight in network.trainable_weights}
+    assert moved <= trained, "frozen weights and BatchNorm's statistics stay"
+    assert len(moved) > 0.9 * len(trained), "a few may stay, such as a bias without a gradient"
+
+
+def test_the_whole_story(name: str, tmp_path: Path) -> None:
+    keras.utils.clear_session(free_memory=True)
+    keras.utils.set_random_seed(0)
+    side = max(64, BACKBONES[name].smallest)
+    noise = np.random.default_rng(0).integers(0, 256, (3, side, side + 32, 3))
+    batch = (noise * np.linspace(0.2, 1, 3)[:, None, None, None] * [1.0, 0.7, 0.4]).astype(np.uint8)
+    network = build_classifier(backbone=name, weights="none", head=Head(dropout=0), classes=3)
+    backbone = network.get_layer("backbone")
+    grouped = blocks(backbone, name)
+    assert len(grouped) == BLOCKS[name] if name in BLOCKS else len(grouped) > 10
+    # Every weight in one block, in the network's own order, and none of BatchNorm alone: it would train nothing.
+    assert [w.path for block in grouped for layer in block for w in layer.weights] == [w.path for w in backbone.weights]
+    assert all(any(not isinstance(x, keras.layers.BatchNormalization) for x in block) for block in grouped)
+
+    settled(network, batch)
+    parts = (0, 0.25, 0.5, 0.75, 1)
+    shares = [unfreeze(backbone, name, part, batch_norm="trained").trainable_parameters for part in parts]
+    assert shares[0] == 0 and shares == sorted(set(shares))
+    everything = {w.path for w in backbone.weights if "moving_" not in w.path}
+    assert {w.path for w in backbone.trainable_weights} == everything
+    for fraction in (0.25, 1):
+        step(network, batch, name, fraction)
+
+    network.save_weights(tmp_path / "all.weights.h5")
+    again = build_classifier(backbone=name, weights="none", head=Head(dropout=0), classes=3)
+    again.load_weights(tmp_path / "all.weights.h5")
+    wanted = {}
+    for key, some in {"all": batch, "one, smaller": batch[:1, :, :side]}.items():
+        logits = keras.ops.convert_to_numpy(network(some, training=False))
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(some, training=False)), logits)
+        wanted[key] = some, softmax(logits.astype(np.float64), axis=1)
+    assert np.ptp(wanted["all"][1], axis=0).max() > 1e-3, "every picture is the same to this network: it shows nothing"
+
+    portable = portable_classifier(again)
+    for format in ModelFormat:
+        for some, expected in wanted.values():
+            found = write_and_run(portable, tmp_path / f"all.{format.value}", some, labels={})
+            np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=format.value)
