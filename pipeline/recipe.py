@@ -325,8 +325,8 @@ class Recipe(Settings):
             for setting, there in watching.items():
                 if there:
                     raise ValueError(
-                        f"stage {stage.name}: {setting} has no effect with select_on: last, the default; leave it out, or "
-                        "say which rows it is to watch: select_on: inner (or fold)"
+                        f"stage {stage.name}: {setting} has no effect with select_on: last, the default; leave it out, "
+                        "or say which rows it is to watch: select_on: inner (or fold)"
                     )
         return self
 

@@ -413,7 +413,9 @@ def test_nothing_chooses_unless_told():
 def test_nothing_can_be_watched_where_nothing_chooses(path, value, named):
     content = changed(f"stages.1.{path}", value)
     parse({**content, "select_on": "inner"})
-    assert f"stage all: {named} has no effect with select_on: last, the default" in refused({**content, "select_on": "last"})
+    assert f"stage all: {named} has no effect with select_on: last, the default" in refused(
+        {**content, "select_on": "last"}
+    )
 
 
 def test_how_many_rows_choose_belongs_to_inner_alone():

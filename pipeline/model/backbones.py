@@ -330,6 +330,17 @@ def _check_weights_path(name: str, backbone: Backbone, weights: str) -> None:
         )
 
 
+def check_packaged(name: str, weights: str) -> None:
+    """Find out without Keras whether weights that come in a package can be had.
+
+    Raises:
+        RecipeError: The package is not installed.
+    """
+    file = BACKBONES[name].files.get(weights)
+    if isinstance(file, PackagedFile) and not file.here():
+        raise file.absent()
+
+
 def build_backbone(name: str, *, weights: str) -> "keras.Model":
     """Build a backbone, with its preprocessing in front.
 
@@ -381,10 +392,12 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
         return {"tiny": tiny_network, "lite": lite_network}[backbone.network](prepared, **backbone.options)
     free = {"include_top": False, "weights": None, "input_shape": (None, None, 3)}
     constructor = getattr(keras.applications, backbone.network)
-    if not backbone.network.startswith("EfficientNetB"):
-        return constructor(**free, **backbone.options, input_tensor=prepared).output
     package = _efficientnet_package() if backbone.source == "efficientnet" else None
-    if package is not None:
+    if not _has_to_be_cut(backbone):
+        return constructor(**free, **backbone.options, input_tensor=prepared).output
+    if backbone.network.startswith("ConvNeXt"):
+        network = constructor(**free, **backbone.options)
+    elif package is not None:
         network = getattr(package, backbone.network)(**free)
     else:
         whole = constructor(**free)
@@ -398,7 +411,36 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
         return layer(*(prepared if arg is pictures else arg for arg in args), **kwargs)
 
     # New layers, not the same ones called again: a layer called twice has no one output any more.
-    return keras.models.clone_model(network, input_tensors=pictures, call_function=call).output
+    return keras.models.clone_model(
+        network, input_tensors=pictures, clone_function=_depthwise, call_function=call, recursive=True
+    ).output
+
+
+def _has_to_be_cut(backbone: Backbone) -> bool:
+    """Whether the network is not used as its constructor makes it, and its published weights fit that alone."""
+    return backbone.network.startswith(("EfficientNetB", "ConvNeXt"))
+
+
+def _depthwise(layer: Any) -> Any:
+    """A layer's copy; a convolution of each channel alone said as one, where ConvNeXt says it in groups.
+
+    Keras compiles groups by XLA on TensorFlow, which on a CPU takes many times as long (`benchmarks/RESULTS.md`), and
+    the converter to ONNX does not know them.
+    """
+    import keras
+
+    if type(layer) is not keras.layers.Conv2D or layer.groups == 1:
+        return type(layer).from_config(layer.get_config())
+    return keras.layers.DepthwiseConv2D(
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        use_bias=layer.use_bias,
+        depthwise_initializer=layer.kernel_initializer,
+        bias_initializer=layer.bias_initializer,
+        dtype=layer.dtype_policy,
+        name=layer.name,
+    )
 
 
 def _efficientnet_package() -> Any:
@@ -421,14 +463,15 @@ def _efficientnet_package() -> Any:
 def _load(backbone: Backbone, model: "keras.Model", path: Path, name: str) -> None:
     import keras
 
-    legacy = not path.name.endswith(".weights.h5")
-    if not (backbone.network.startswith("EfficientNetB") and legacy and holds_normalization(path)):
+    legacy, convnext = not path.name.endswith(".weights.h5"), backbone.network.startswith("ConvNeXt")
+    if not (legacy and (convnext or (_has_to_be_cut(backbone) and holds_normalization(path)))):
         load_weights(model, path, given_name=name)
         return
-    # A file of keras.applications' EfficientNet fits its uncut network alone; the layers' names are the same.
+    # Such a file of keras.applications fits its uncut network alone, whose layers come in the same order.
     constructor = getattr(keras.applications, backbone.network)
-    whole = constructor(include_top=False, weights=None, input_shape=(None, None, 3))
+    whole = constructor(include_top=False, weights=None, input_shape=(None, None, 3), **backbone.options)
     load_weights(whole, path, given_name=name)
-    for layer in model.layers:
-        if layer.weights:
-            layer.set_weights(whole.get_layer(layer.name).get_weights())
+    sources = [x for x in whole.layers if x.weights and not isinstance(x, keras.layers.Normalization)]
+    for source, target in zip(sources, [layer for layer in model.layers if layer.weights], strict=True):
+        pairs = zip(source.get_weights(), target.weights, strict=True)
+        target.set_weights([a if a.shape == tuple(w.shape) else a.transpose(0, 1, 3, 2) for a, w in pairs])

