@@ -72,7 +72,7 @@ def test_a_folder_and_a_pattern_in_every_format(here: Path) -> None:
     ]
     assert "probabilities calibrated by temperature" in lines[-1]
     assert "fitted on OOF predictions; ECE of single fold models there 0." in lines[-1]
-    assert lines[-1].endswith("(select_on: fold); that of the mean of 2, shown here, is not known")
+    assert lines[-1].endswith("; that of the mean of 2, shown here, is not known")
     by_pattern = kit("predict", "colours", "photos/**/*.*g", "--top", "2", "--format", "json")
     assert json.loads(by_pattern.stdout)[0].keys() == {"picture", "rank", "class", "probability"}
     assert "calibrated by temperature" in by_pattern.stderr

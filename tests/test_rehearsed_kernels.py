@@ -164,8 +164,7 @@ def test_weights_from_a_package_travel_with_a_kernel_without_internet(
     (workspace.root / "lite.yaml").write_text(yaml.safe_dump(small))
     kaggle()
     words = ("--recipe", "lite.yaml", "--competition", "tiny", "--no-gpu", "--no-internet", "--fold", "0")
-    result = kit("kernel", "run", "train", *words)
-    assert "now in" in result.output or "fold" in result.output
+    kit("kernel", "run", "train", *words)
     [bundle] = workspace.root.glob("kernels/train/bundle/*/files")
     assert (bundle / "efficientnet-lite0-57934424.weights.h5").is_file()
     [found] = workspace.root.glob("kernels/train/output/*/runs/tiny/*/fold-0/oof.parquet")

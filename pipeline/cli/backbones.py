@@ -1,15 +1,14 @@
 """The command that compares backbones."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CacheOption, Format, FormatOption, say_left_out, show
+from pipeline.cli.output import ROOT, CacheOption, Format, FormatOption, recipe_for_this_machine, say_left_out, show
 
 if TYPE_CHECKING:
     from pipeline.predictions.probe import Candidate
-
-_STEPWISE = "progressive-lite"
 
 
 def backbones(
@@ -64,7 +63,8 @@ def backbones(
     save_figure(backbones_figure(probes, title=f"backbones on {competition}, nothing of them trained"), picture)
     if format is Format.table:
         print(backbones_text(probes))
-        print(f"next: {_training(recommended(probes.found).candidate, competition)}")
+        if (chosen_one := recommended(probes.found).candidate).weights != "none":
+            print(f"next: {_training(chosen_one, competition)}")
         print(f"\nfigure: {picture}")
         return
     show(backbone_rows(probes), format)
@@ -76,7 +76,8 @@ def _training(chosen: "Candidate", competition: str) -> str:
     """The command that trains it step by step."""
     from pipeline.recipe import load_recipe
 
-    recipe, command = load_recipe(_STEPWISE), f"kit train {_STEPWISE} {competition}"
+    name = recipe_for_this_machine()
+    recipe, command = load_recipe(name), f"kit train {name} {competition}"
     if chosen.backbone != recipe.backbone:
         command += f" --set backbone={chosen.backbone}"
-    return command if chosen.weights == recipe.weights else f"{command} --set weights={chosen.weights}"
+    return command if chosen.weights == recipe.weights else f"{command} --set weights={shlex.quote(chosen.weights)}"

@@ -1,14 +1,21 @@
 """Commands that make and describe competitions: demo, init, folds."""
 
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, Format, FormatOption, say_left_out, show
+from pipeline.cli.output import (
+    ROOT,
+    Format,
+    FormatOption,
+    packages_for,
+    recipe_for_this_machine,
+    say_left_out,
+    show,
+)
 from pipeline.errors import DataError
 
 
@@ -77,7 +84,8 @@ def init(
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
     print(f"look at it: kit explore {slug}")
-    print(f"next: kit train {_recipe_for_this_machine()} {slug}    (all recipes: {', '.join(_recipe_names())})")
+    recipe = recipe_for_this_machine()
+    print(f"next: {packages_for(recipe)}kit train {recipe} {slug}    (all recipes: {', '.join(_recipe_names())})")
 
 
 def folds(competition: str, format: FormatOption = Format.table) -> None:
@@ -115,10 +123,6 @@ def check_slug(slug: str) -> None:
             expected="small letters, digits and dashes, as in its address on Kaggle",
             next_step="choose another",
         )
-
-
-def _recipe_for_this_machine() -> str:
-    return "progressive-b7" if shutil.which("nvidia-smi") else "progressive-lite"
 
 
 def _recipe_names() -> list[str]:

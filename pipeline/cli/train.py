@@ -53,7 +53,7 @@ def train(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.model.backbones import check_backbone, check_packaged
+    from pipeline.model.backbones import check_backbone
     from pipeline.recipe import load_recipe
     from pipeline.report.tables import result_text
 
@@ -75,8 +75,6 @@ def train(
     described = load_competition(competition, root=ROOT)
     # Not after minutes of reading the data.
     check_backbone(settings.backbone, weights="none" if smoke else settings.weights, sizes=())
-    if not smoke:
-        check_packaged(settings.backbone, settings.weights)
     begin_training()
     experiment = f"{settings.name}-{suffix}" if suffix else settings.name
     machine = machine_of(workers, cache_gb)

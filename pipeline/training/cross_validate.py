@@ -24,7 +24,7 @@ from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.errors import DataError, KitError
-from pipeline.model.backbones import check_backbone
+from pipeline.model.backbones import check_backbone, check_packaged
 from pipeline.predictions.manifests import MANIFEST, extra_in_words
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
 from pipeline.predictions.store import (
@@ -85,6 +85,7 @@ def cross_validate(
         log.info("%s", note)
     trained, fitting = False, recipe
     if not all(tasks[fold].done for fold in wanted):
+        check_packaged(recipe.backbone, recipe.weights)
         fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
     for fold in wanted:
         if tasks[fold].done:

@@ -112,8 +112,7 @@ def slow_here(network: Any, precision: str) -> list[str]:
 def _is_depthwise(layer: Any) -> bool:
     import keras
 
-    grouped = isinstance(layer, keras.layers.Conv2D) and layer.groups > 1
-    return grouped or isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.SeparableConv2D)
+    return isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.SeparableConv2D)
 
 
 def onednn() -> bool:

@@ -24,13 +24,13 @@ def make_optimizer(stage: Stage, *, steps_per_epoch: int, precision: str, scales
         kind, options["weight_decay"] = keras.optimizers.AdamW, settings.weight_decay
     elif isinstance(settings, SGD):
         kind, options["momentum"] = keras.optimizers.SGD, settings.momentum
-    optimizer = _scaled(kind, scales)(learning_rate(stage, steps_per_epoch=steps_per_epoch), **options)
+    optimizer = _as_the_field_does(kind, scales)(learning_rate(stage, steps_per_epoch=steps_per_epoch), **options)
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 
-def _scaled(kind: Any, scales: Mapping[str, float]) -> Any:
+def _as_the_field_does(kind: Any, scales: Mapping[str, float]) -> Any:
     """The optimizer class, with what Keras has not: a learning rate of its own for some variables, and weights that
     decay only where they are kernels. Biases, BatchNorm's gamma and beta and the like do not (He et al., “Bag of tricks
     for image classification”, CVPR 2019); Keras' AdamW decays all."""

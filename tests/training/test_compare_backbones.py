@@ -136,12 +136,14 @@ def test_weights_that_are_here_or_in_a_package(tmp_path: Path, monkeypatch: pyte
     assert out_of_reach([lite, mobile, TINY]) == {}
 
 
-def test_what_takes_longer_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_operations_per_second", lambda: 3e10)
-    one, other = Candidate("mobilenet-v2-1.0", "imagenet"), Candidate("xception", "imagenet")
-    # 10 s for a process, and 1000 pictures × 0.6e9 operations at a third of 3e10.
-    assert expected_seconds([one], rows=1000, size=(224, 224)) == pytest.approx(10 + 60)
-    assert expected_seconds([one, other], rows=1000, size=(448, 448)) == pytest.approx(20 + 4 * (60 + 910))
+def test_what_takes_longer_is_said_to() -> None:
+    small, large = Candidate("mobilenet-v2-1.0", "imagenet"), Candidate("xception", "imagenet")
+    usual = {"rows": 1000, "size": (224, 224)}
+    least = expected_seconds([small], **usual)
+    for longer in ({**usual, "rows": 2000}, {**usual, "size": (448, 224)}):
+        assert least < expected_seconds([small], **longer) < 2 * least
+    assert expected_seconds([large], **usual) > least
+    assert expected_seconds([small, large], **usual) == pytest.approx(least + expected_seconds([large], **usual))
     assert list(SHORT_LIST.values()) == sorted(SHORT_LIST.values())
 
 

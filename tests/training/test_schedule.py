@@ -85,7 +85,7 @@ def test_only_a_plateau_needs_a_callback(kind: str) -> None:
 )
 def test_optimizer_has_its_settings_and_the_stages_rate(settings: Any, kind: type, option: str, value: object) -> None:
     optimizer = make_optimizer(stage(optimizer=settings), steps_per_epoch=5, precision="float32", scales={})
-    assert isinstance(optimizer, kind)
+    assert next(one for one in type(optimizer).__mro__ if one.__module__.startswith("keras.")) is kind
     assert getattr(optimizer, option) == value
     assert float(optimizer.learning_rate) == pytest.approx(PEAK)
 
