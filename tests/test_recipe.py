@@ -152,6 +152,7 @@ def test_resolve_size(size, expected):
         ("stages.1.schedule", "cosine"),
         ("stages.1.augment", "heavy"),
         ("stages.1.augment", [{"HorizontalFlip": {"p": 0.5}}]),
+        ("select_on", "fold"),
         ("stages.1.monitor", "score"),
         ("stages.1.early_stopping", {"patience": 2}),
         ("stages.1.batch_norm", "trained"),
@@ -159,7 +160,8 @@ def test_resolve_size(size, expected):
     ],
 )
 def test_the_fingerprint_changes_with_what_matters(path, value):
-    assert parse(changed(path, value)).fingerprint() != parse(SMALL).fingerprint()
+    watched = {"select_on": "inner"}  # some of these settings need something to watch
+    assert parse({**watched, **changed(path, value)}).fingerprint() != parse({**watched, **SMALL}).fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,8 @@ def _features(backbone: Backbone, pictures: Any, prepared: Any) -> Any:
     import keras
 
     if backbone.source == "here":
-        return {"tiny": tiny_network, "lite": lite_network}[backbone.network](prepared, **backbone.options)
+        own: dict[str, Any] = {"tiny": tiny_network, "lite": lite_network}
+        return own[backbone.network](prepared, **backbone.options)
     free = {"include_top": False, "weights": None, "input_shape": (None, None, 3)}
     constructor = getattr(keras.applications, backbone.network)
     package = _efficientnet_package() if backbone.source == "efficientnet" else None

@@ -285,7 +285,7 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
     """Write one file, load it again, and hold its probabilities against the network's."""
     started = time.perf_counter()
     file = folder / f"{checked.name}.{format.value}"
-    found = write_and_run(portable, file, checked.pictures, labels=_labels(models))
+    [found] = write_and_run(portable, file, [checked.pictures], labels=_labels(models))
     expected = softmax(_called(checked.network, checked.pictures).astype(np.float64), axis=1)
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:  # nor NaN
@@ -316,21 +316,17 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
 
 
 def write_and_run(
-    portable: Any, file: Path, pictures: NDArray[np.uint8], *, labels: dict[str, Any]
-) -> NDArray[np.float32]:
+    portable: Any, file: Path, batches: Sequence[NDArray[np.uint8]], *, labels: dict[str, Any]
+) -> list[NDArray[np.float32]]:
     """Write a network of `portable_classifier` in the format that the file's suffix names, and predict by the file."""
-    if file.suffix == f".{ModelFormat.keras.value}":
-        portable.save(file)
-        return _run_keras(file, pictures)
-    write_onnx(portable, file, labels)
-    return run_onnx(file, pictures)
-
-
-def _run_keras(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     import keras
 
-    model = keras.saving.load_model(file, safe_mode=True, compile=False)
-    return _called(model, pictures)
+    if file.suffix == f".{ModelFormat.keras.value}":
+        portable.save(file)
+        model = keras.saving.load_model(file, safe_mode=True, compile=False)
+        return [_called(model, pictures) for pictures in batches]
+    write_onnx(portable, file, labels)
+    return run_onnx(file, batches)
 
 
 def _called(model: Any, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -373,9 +369,9 @@ def _quiet(log: logging.Logger) -> Iterator[None]:
         log.setLevel(level)
 
 
-def run_onnx(file: Path, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_onnx(file: Path, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    [found] = session.run(["probabilities"], {"pictures": pictures})
-    return np.asarray(found, dtype=np.float32)
+    found = [session.run(["probabilities"], {"pictures": pictures})[0] for pictures in batches]
+    return [np.asarray(one, dtype=np.float32) for one in found]
