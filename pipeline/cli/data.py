@@ -84,7 +84,7 @@ def init(
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
     print(f"look at it: kit explore {slug}")
-    recipe = recipe_for_this_machine()
+    recipe = "demo" if slug == "demo" else recipe_for_this_machine()
     print(f"next: {packages_for(recipe)}kit train {recipe} {slug}    (all recipes: {', '.join(_recipe_names())})")
 
 
