@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 INK, FAINT, GRID = "#333333", "#8c8c8c", "#e6e6e6"
 _BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
 _MOST_NAMES = 12  # more of them cannot be read
+_LETTER = 0.075  # width of a letter of a stage's name, in inches
 
 
 def plot_learning_curves(curves: "pd.DataFrame", path: Path, *, title: str, metric: str, select_on: str) -> None:
@@ -187,20 +188,32 @@ def _draw_training(axis: Any, curves: "pd.DataFrame") -> None:
 
 def _mark_stages(axis: Any, curves: "pd.DataFrame") -> None:
     low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.08 * (high - low))
+    stages = [(stage["stage"].iloc[0], stage["step"]) for _, stage in curves.groupby("number")]
+    # A name that is longer than its stage would run into the next: then all stand upright.
+    panel = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
+    epoch = panel.width / (curves["step"].nunique() + 1)
+    upright = any(_LETTER * len(name) > epoch * steps.nunique() for name, steps in stages[:-1])
+    # Where a stage is narrower than a line of text, the next name begins below this one.
+    below = [0.0]
+    for name, steps in stages[:-1]:
+        narrow = upright and epoch * steps.nunique() < 2 * _LETTER
+        below.append(below[-1] + _LETTER * (len(name) + 1) if narrow else 0.0)
+    room = max(start + _LETTER * (len(name) + 1) for start, (name, _) in zip(below, stages, strict=True))
+    axis.set_ylim(low, high + (room / panel.height if upright else 0.08) * (high - low))
     # A curve of one epoch has no width of its own, and the stages' names would lie far outside.
     axis.set_xlim(curves["step"].min() - 0.6, curves["step"].max() + 0.6)
-    for number, (_, stage) in enumerate(curves.groupby("number")):
-        start = stage["step"].min() - 0.5
+    for number, (name, steps) in enumerate(stages):
+        start = steps.min() - 0.5
         if number:
             axis.axvline(start, color=FAINT, linewidth=0.8, linestyle=":")
         axis.annotate(
-            stage["stage"].iloc[0],
+            name,
             (start, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -3),
+            xytext=(4, -3 - 72 * below[number]),
             textcoords="offset points",
             va="top",
+            rotation=90 if upright else 0,
             fontsize=8,
             color=INK,
         )

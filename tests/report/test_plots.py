@@ -1,5 +1,6 @@
 """The pictures of results: there, readable, and showing what they were given."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.report.plots import _draw, _draw_training, _mark_stages, plot_leaderboard, plot_learning_curves
+from pipeline.report.plots import (
+    _draw,
+    _draw_training,
+    _mark_stages,
+    learning_curves_figure,
+    plot_leaderboard,
+    plot_learning_curves,
+)
 
 
 def curves(*, folds: int, epochs: tuple[int, ...] = (4, 3)) -> pd.DataFrame:
@@ -145,3 +153,18 @@ def test_every_server_has_a_panel(tmp_path: Path) -> None:
     assert two.shape[0] == one.shape[0]
     many = [submission(0.9, public=0.85 + number / 1000, private=None) for number in range(40)]
     assert scatter(many, tmp_path / "many.png").std() > 1
+
+
+@pytest.mark.parametrize("epochs", [(8, 4, 4, 12), (1, 1, 1, 1), (30, 1, 1, 30), (5, 5)])
+def test_stages_names_do_not_run_into_one_another(epochs: tuple[int, ...]) -> None:
+    frame = curves(folds=1, epochs=epochs)
+    names = {f"s{number}": name for number, name in enumerate(("head", "half", "three-quarters", "all"))}
+    figure = learning_curves_figure(
+        frame.assign(stage=frame["stage"].map(names)), title="x", metric="accuracy", select_on="last"
+    )
+    figure.canvas.draw()
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert len(boxes) == len(epochs)
+        assert not [1 for left, right in itertools.pairwise(boxes) if left.overlaps(right)]
+        assert all(axis.get_window_extent().y0 < box.y0 for box in boxes)
