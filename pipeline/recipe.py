@@ -113,7 +113,15 @@ class Head(Settings):
 
 Side = Annotated[int, Field(ge=8, le=4096)]
 Fraction = Annotated[float, Field(gt=0, le=4)]
-Size = tuple[Side, Side] | Literal["mean"] | Fraction
+
+
+class Square(Settings):
+    """The mean's shape with as many pixels as a square of this side has, or the mean itself where it has fewer."""
+
+    square: Side
+
+
+Size = tuple[Side, Side] | Literal["mean"] | Fraction | Square
 Augment = str | tuple[dict[str, dict[str, Any]], ...]
 
 
@@ -121,7 +129,10 @@ def resolve_size(size: Size, mean: tuple[float, float]) -> tuple[int, int]:
     """Height and width in pixels, given the mean height and width of the training pictures."""
     if isinstance(size, tuple):
         return size
-    fraction = 1.0 if size == "mean" else float(size)
+    if isinstance(size, Square):
+        fraction = min(1.0, size.square / math.sqrt(mean[0] * mean[1]))
+    else:
+        fraction = 1.0 if size == "mean" else float(size)
     height, width = (max(1, round(side * fraction / SIZE_MULTIPLE)) * SIZE_MULTIPLE for side in mean)
     return height, width
 
@@ -149,7 +160,8 @@ class Stage(Settings):
     Attributes:
         unfreeze: Share of the backbone's blocks that are trained, counted from the output end, 0..1.
         size: `[height, width]`, `mean` (of the training pictures, each side rounded to a multiple of 32)
-            or a fraction of that mean, rounded likewise.
+            or a fraction of that mean, or `{square: 224}`: the mean's shape with as many pixels as a square of that
+            side, at most the mean's own; both rounded likewise.
         batch_size: Pictures that each step of the optimizer is of, on every machine.
         accumulate: In how many parts a batch goes through the network, one after the other, so that only
             `batch_size / accumulate` pictures need memory at once; `auto` takes the fewest that fit the machine. The

@@ -87,7 +87,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _is_branch(part: int | str) -> bool:
     """Whether pydantic put this part of a location in to name the branch of a union."""
     return isinstance(part, str) and (
-        part in {"adam", "adamw", "sgd", "constant", "exponential", "cosine", "plateau"}
+        part in {"Square", "adam", "adamw", "sgd", "constant", "exponential", "cosine", "plateau"}
         or bool(re.match(r"^(tuple|literal|float|str|constrained|function|list|dict)[\[\-(]|^(float|str)$", part))
     )
 

@@ -489,7 +489,7 @@ def test_a_download_describes_the_competition(
     monkeypatch.chdir(work)
     text = done("download", "tiny")
     assert "32 files" in text or "31 files" in text
-    assert "kit train RECIPE tiny" in text
+    assert "kit train progressive-lite tiny" in text
     assert (work / "competitions" / "tiny" / "competition.yaml").is_file()
     assert not (work / "competitions" / "tiny" / "data").is_symlink()
     before = len(rehearsal.requests)
@@ -497,7 +497,7 @@ def test_a_download_describes_the_competition(
     assert "the data is there: competitions/tiny/data" in again
     assert "described already" in again
     (work / "competitions" / "tiny" / "competition.yaml").unlink()
-    assert "kit train RECIPE tiny" in done("download", "tiny")  # what was interrupted in between
+    assert "kit train progressive-lite tiny" in done("download", "tiny")  # what was interrupted in between
     assert len(rehearsal.requests) == before
 
 

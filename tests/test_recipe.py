@@ -124,6 +124,8 @@ def test_every_fault_is_told_at_once():
         (0.5, (160, 320)),  # 173 / 32 = 5.41 → 5; 316.5 / 32 = 9.89 → 10
         (0.01, (32, 32)),  # never nothing
         ([100, 50], (100, 50)),  # as given
+        ({"square": 168}, (128, 224)),  # 168 / √(346 · 633) = 0.359; 124.2 / 32 = 3.88 → 4; 227.3 / 32 = 7.1 → 7
+        ({"square": 4000}, (352, 640)),  # never more than there is
     ],
 )
 def test_resolve_size(size, expected):

@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.artifacts import atomic_path
 from pipeline.errors import RecipeError
 from pipeline.model.weights import models_folder
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # NumPy inside the functions: what only names a backbone must not wait for it
     import keras
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first in every file of `torch.save` before PyTorch 1.6
 _VERSION = "0.1.0"  # of the packages
-_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,7 @@ def obtain_converted(file: PackagedFile, build: "Callable[[], keras.Model]") -> 
 def arrays_sha256(path: Path) -> str:
     """Hash of the arrays in an HDF5 file, whatever their order and names; empty where it cannot be read."""
     import h5py
+    import numpy as np
 
     digests: list[bytes] = []
 
@@ -140,7 +140,7 @@ def arrays_sha256(path: Path) -> str:
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
-def _as_keras(tensors: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+def _as_keras(tensors: "dict[str, NDArray[Any]]") -> "list[NDArray[Any]]":
     """The backbone's arrays as Keras has them: without the classifier and the batches counted, channels last."""
     kept = {k: v for k, v in tensors.items() if not k.startswith("_fc.") and not k.endswith("num_batches_tracked")}
     # (out, in, height, width); of a depthwise kernel (channels, 1, height, width), its channels first in Keras.
@@ -150,7 +150,7 @@ def _as_keras(tensors: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
 
 class _Storage(NamedTuple):
     key: str
-    dtype: np.dtype[Any]
+    dtype: "np.dtype[Any]"
     size: int
 
 
@@ -165,22 +165,26 @@ class _Tensors(pickle.Unpickler):
     """An unpickler of ordered dictionaries of tensors, which refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
+        import numpy as np
+
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda storage, offset, shape, strides, *_: _Strided(storage, offset, shape, strides)
         if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+            return np.dtype(_DTYPES[name])
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no tensor")
 
     def persistent_load(self, pid: Any) -> _Storage:
+        import numpy as np
+
         kind, dtype, key, _, size, _ = pid
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError(f"it holds {kind!r}, which is no tensor")
         return _Storage(key, dtype, size)
 
 
-def read_tensors(content: bytes, *, named: Path) -> dict[str, NDArray[Any]]:
+def read_tensors(content: bytes, *, named: Path) -> "dict[str, NDArray[Any]]":
     """Read the tensors of a file that `torch.save` wrote before PyTorch 1.6: pickles, then the numbers.
 
     Args:
@@ -204,7 +208,9 @@ def read_tensors(content: bytes, *, named: Path) -> dict[str, NDArray[Any]]:
         ) from None
 
 
-def _read(file: IO[bytes]) -> dict[str, NDArray[Any]]:
+def _read(file: IO[bytes]) -> "dict[str, NDArray[Any]]":
+    import numpy as np
+
     if _Tensors(file).load() != _MAGIC:
         raise ValueError("it does not begin as such a file does")
     _protocol, _system = _Tensors(file).load(), _Tensors(file).load()
@@ -222,7 +228,9 @@ def _read(file: IO[bytes]) -> dict[str, NDArray[Any]]:
     return {name: _strided(numbers[one.storage.key], one) for name, one in found.items()}
 
 
-def _strided(numbers: NDArray[Any], one: _Strided) -> NDArray[Any]:
+def _strided(numbers: "NDArray[Any]", one: _Strided) -> "NDArray[Any]":
+    import numpy as np
+
     last = one.offset + sum((side - 1) * step for side, step in zip(one.shape, one.strides, strict=True))
     if min(one.offset, 0, *one.strides) < 0 or max(last + 1, math.prod(one.shape)) > len(numbers):
         raise ValueError("a tensor reaches beyond its numbers")

@@ -40,7 +40,7 @@ from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floors
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
-from pipeline.recipe import Size, resolve_size
+from pipeline.recipe import Size, Square, resolve_size
 from pipeline.training.device import device, distribution, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
@@ -141,7 +141,7 @@ def default_size(mean: tuple[float, float]) -> tuple[int, int]:
     """Height and width in the proportion of the mean picture, of about 224×224 pixels, or as many as it has where these
     are fewer; rounded to multiples of 32, up or down, as every size is.
     """
-    return resolve_size(min(1.0, _AREA_SIDE / (mean[0] * mean[1]) ** 0.5), mean)
+    return resolve_size(Square(square=_AREA_SIDE), mean)
 
 
 def compare_backbones(

@@ -137,20 +137,22 @@ def test_efficientnet_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.jax
-def test_on_jax_efficientnet_trains(tmp_path: Path) -> None:
+def test_on_jax_efficientnet_predicts_the_same_and_trains(tmp_path: Path) -> None:
     pytest.importorskip("jax")
     pytest.importorskip("efficientnet")
-    package = build_backbone("efficientnet-b0", weights="none")
-    package.save_weights(tmp_path / "b0.weights.h5")
-    np.save(tmp_path / "expected.npy", numpy(package(pictures(64, 64))))
+    for name in ("efficientnet-b0", "efficientnet-lite0"):
+        network = build_backbone(name, weights="none")
+        network.save_weights(tmp_path / f"{name}.weights.h5")
+        np.save(tmp_path / f"{name}.npy", numpy(network(pictures(64, 64))))
     program = """
 import sys, numpy as np, keras
 from pipeline.model.backbones import build_backbone
 assert keras.backend.backend() == "jax"
-network = build_backbone("efficientnet-b0", weights=sys.argv[1] + "/b0.weights.h5")
 x = np.random.default_rng(64 * 64).integers(0, 256, (1, 64, 64, 3)).astype("float32")
-# predict, as one program: called eagerly, JAX compiles every operation by itself.
-np.testing.assert_allclose(network.predict(x, verbose=0), np.load(sys.argv[1] + "/expected.npy"), atol=1e-3)
+for name in ("efficientnet-b0", "efficientnet-lite0"):
+    network = build_backbone(name, weights=f"{sys.argv[1]}/{name}.weights.h5")
+    # predict, as one program: called eagerly, JAX compiles every operation by itself.
+    np.testing.assert_allclose(network.predict(x, verbose=0), np.load(f"{sys.argv[1]}/{name}.npy"), atol=1e-3)
 network.compile("sgd", "mse")
 network.fit(x, np.zeros((1, 2, 2, 1280)), verbose=0)
 """
