@@ -463,8 +463,8 @@ def _efficientnet_package() -> Any:
 def _load(backbone: Backbone, model: "keras.Model", path: Path, name: str) -> None:
     import keras
 
-    of_uncloned = backbone.network.startswith("ConvNeXt") or holds_normalization(path)
-    if not backbone.network.startswith(_CLONED) or path.name.endswith(".weights.h5") or not of_uncloned:
+    legacy, convnext = not path.name.endswith(".weights.h5"), backbone.network.startswith("ConvNeXt")
+    if not (legacy and backbone.network.startswith(_CLONED) and (convnext or holds_normalization(path))):
         load_weights(model, path, given_name=name)
         return
     # A file of keras.applications fits its own network alone, whose layers come in the same order.
