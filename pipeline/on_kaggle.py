@@ -121,7 +121,7 @@ class Session:
                     copy_files(part, own)
 
     def train(self) -> None:
-        """Train the job's folds; with the last of them the OOF predictions are merged and scored."""
+        """Train the job's folds; the OOF predictions of those that are done are merged and scored."""
         from pipeline.report.plots import plot_learning_curves
         from pipeline.report.tables import result_text
         from pipeline.training.cross_validate import cross_validate, learning_curves
@@ -134,7 +134,7 @@ class Session:
         machine = Machine(stop_at=_STARTED + limit * (1 - SESSION_MARGIN))
         print(f"{experiment} on {competition.slug}: {recipe.backbone}, {len(recipe.stages)} stages", flush=True)
         try:
-            progress = cross_validate(
+            manifest = cross_validate(
                 recipe,
                 competition,
                 experiment=experiment,
@@ -155,8 +155,7 @@ class Session:
                     metric=competition.metric,
                     select_on=recipe.select_on.kind,
                 )
-        if progress.manifest:
-            print("\n" + result_text(progress.manifest), flush=True)
+        print("\n" + result_text(manifest), flush=True)
 
     def predict(self) -> None:
         """Predict the test pictures that are there now with all fold models, and write submission.csv."""

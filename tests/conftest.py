@@ -193,4 +193,6 @@ def manifest_scores(
         "tta_used": used,
         "tta_used_by_fold": dict.fromkeys(names, used),
         "select_on": "last",
+        "folds": list(folds),
+        "missing_folds": [],
     }

@@ -8,7 +8,7 @@ from pipeline.artifacts import Workspace
 from pipeline.competition import Competition, load_competition
 from pipeline.training.ablation import ablations
 from pipeline.training.cross_validate import cross_validate
-from pipeline.training.fold import Machine, train_fold
+from pipeline.training.fold import FoldTask, Machine, train_fold
 from tests.conftest import make_picture
 from tests.test_cli import kit, refused, workspace
 
@@ -61,15 +61,26 @@ def test_all_changes_are_checked_before_the_first_training(workspace: Path, with
     assert not (workspace / "runs").exists()
 
 
+def test_a_fold_that_does_not_exist_is_refused_before_the_first_training(
+    workspace: Path, with_extra: Competition
+) -> None:
+    assert "tiny has no fold 7" in refused("ablate", "colours.yaml", "tiny", "a:seed=1", "--fold", "7", *SHORT)
+    assert not (workspace / "runs").exists()
+
+
 def test_a_name_that_another_run_has_is_refused_before_the_first_training(
     workspace: Path, with_extra: Competition
 ) -> None:
-    cross_validate(
-        ablations("colours.yaml", [], overrides=["seed=5"])["colours"],
-        with_extra,
-        experiment="colours-b",
-        workspace=Workspace(workspace),
-        folds=[],
-    )
+    def stop(task: FoldTask) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(
+            ablations("colours.yaml", [], overrides=["seed=5"])["colours"],
+            with_extra,
+            experiment="colours-b",
+            workspace=Workspace(workspace),
+            engine=stop,
+        )
     assert "made with different settings" in refused("ablate", "colours.yaml", "tiny", "b:seed=1", *SHORT)
     assert not (workspace / "runs/tiny/colours").exists()

@@ -31,13 +31,19 @@ def make(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.Monk
     def finished(name: str, wrong: int, *, slug: str = "tiny", tta_wrong: int | None = None, **manifest: Any) -> None:
         def frame(count: int) -> pd.DataFrame:
             chosen = np.where(np.arange(24) < count, (truth + 1) % 3, truth)
-            return prediction_frame(list(table["id"]), np.eye(3)[chosen] * 0.7 + 0.1, CLASSES, fold=np.arange(24) % 2)
+            values, fold = np.eye(3)[chosen] * 0.7 + 0.1, np.arange(24) % 2
+            frame = prediction_frame(list(table["id"]), values, CLASSES, fold=fold)
+            return frame[frame["fold"].isin(manifest.get("folds", [0, 1]))]
 
         frames = {"oof.parquet": frame(wrong), "oof_tta.parquet": frame(wrong if tta_wrong is None else tta_wrong)}
         described = {
             "competition": slug,
             "experiment": name,
             "metric": "accuracy",
+            "floors": {},
+            "greater_is_better": True,
+            "oof_rows": 24,
+            "created": "2026-11-28",
             **manifest_scores(1 - wrong / 24, tta=None if tta_wrong is None else 1 - tta_wrong / 24),
             "classes": CLASSES,
             "stages": [{"seconds": 2.0}, {"seconds": 3.4}],
@@ -70,6 +76,27 @@ def test_experiments_are_compared_with_the_best(make: Make) -> None:
     assert [row["verdict"] for row in rows] == [None, "not distinguishable", "worse"]
     assert rows[0]["seconds"] == 5
     assert (rows[0]["fold_0"], rows[0]["fold_1"]) == (10 / 12, 11 / 12)
+
+
+def test_an_experiment_on_one_fold_is_one(make: Make) -> None:
+    """It is listed, meets others on its own rows, and where all folds are needed it is refused."""
+    make("whole", 4)
+    make("part", 6, folds=[0], missing_folds=[1])
+    listed = {row["experiment"]: row["folds"] for row in json.loads(kit("oof", "list", "--format", "json").stdout)}
+    assert (listed["whole"], listed["part"]) == ("2", "1 of 2")
+    found = kit("oof", "compare", "whole", "part", "--format", "json")
+    assert "note: on the rows of fold 0 alone, which all have; trained folds: whole 2, part 1 of 2" in found.stderr
+    assert "when it was made" not in found.stderr
+    rows = json.loads(found.stdout)
+    assert [(row["experiment"], row["rows"], row["score"]) for row in rows] == [
+        ("whole", 12, pytest.approx(10 / 12)),
+        ("part", 12, pytest.approx(9 / 12)),
+    ]
+    assert "members of a blend have the same folds" in refused("blend", "whole", "part")
+    make("other", 8)
+    found = kit("oof", "compare", "--format", "json")
+    assert [row["experiment"] for row in json.loads(found.stdout)] == ["whole", "other"]
+    assert "left out, as not all folds are trained: part; name it to compare it" in found.stderr
 
 
 def test_each_format_has_the_same_rows(make: Make) -> None:

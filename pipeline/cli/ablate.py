@@ -6,7 +6,7 @@ import typer
 
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.output import ROOT, CacheOption, say_left_out
-from pipeline.cli.train import SetOption, WorkersOption, begin_training, machine_of, train_experiment
+from pipeline.cli.train import FoldOption, SetOption, WorkersOption, begin_training, machine_of, train_experiment
 from pipeline.errors import KitError
 
 
@@ -17,6 +17,7 @@ def ablate(
         list[str],
         typer.Argument(metavar="NAME:SETTING...", help="Changes to try, each alone: mixup:stages.*.mixup=0.2"),
     ],
+    fold: FoldOption = None,
     set_: SetOption = None,
     suffix: Annotated[str | None, typer.Option(help="Name the experiments RECIPE-SUFFIX-NAME.")] = None,
     workers: WorkersOption = None,
@@ -35,19 +36,22 @@ def ablate(
     recipes, workspace = ablations(recipe, changes, overrides=set_ or (), suffix=suffix), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
 
-    from pipeline.training.cross_validate import prepare
+    from pipeline.training.cross_validate import folds_of, prepare
 
     begin_training()
     machine = machine_of(workers, cache_gb)
     say_left_out(described)
     for experiment, settings in recipes.items():  # what would fail after hours is refused now
-        prepare(settings, described, experiment=experiment, workspace=workspace)
+        data, _ = prepare(settings, described, experiment=experiment, workspace=workspace)
+        folds_of(data, competition, fold)
     finished: list[str] = []
     failed: list[KitError] = []
     for number, (experiment, settings) in enumerate(recipes.items(), start=1):
         print(f"{number} of {len(recipes)}: {experiment} on {competition}")
         try:
-            train_experiment(settings, described, experiment=experiment, workspace=workspace, machine=machine)
+            train_experiment(
+                settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
+            )
             finished.append(experiment)
         except KitError as error:
             if not finished:

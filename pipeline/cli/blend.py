@@ -43,7 +43,7 @@ def blend(
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.manifests import find_experiment
+    from pipeline.predictions.manifests import find_experiment, require_all_folds
 
     repeated = [one for one in experiments if experiments.count(one) > 1]
     if repeated:
@@ -74,6 +74,10 @@ def blend(
     described = load_competition(slug, root=ROOT)
     rows = train_index(described)
     say_left_out(described)
+    for one in stored:
+        if one.manifest["folds"] != stored[0].manifest["folds"]:
+            require_all_folds(one.manifest, why="members of a blend have the same folds")
+            require_all_folds(stored[0].manifest, why="members of a blend have the same folds")
     aligned = align(stored, dict(zip(rows["id"], rows["label"], strict=True)))
     chosen = name or blend_name(experiments, method=told, calibration=calibration)
     fingerprint = blend_fingerprint(stored, method=told, calibration=calibration)

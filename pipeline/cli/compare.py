@@ -24,7 +24,8 @@ def oof_compare(
 ) -> None:
     """Hold experiments against each other on the same rows: scores, differences, and whether they mean anything.
 
-    Without names: all finished experiments of the competition.
+    Without names: all experiments of the competition that are trained on all folds, or all where fewer than two are.
+    An experiment on some folds is held against others on the rows of the folds that all of them have.
 
     Example: kit oof compare head progressive --baseline head
     """
@@ -35,8 +36,9 @@ def oof_compare(
     chosen = _chosen(workspace, experiments or [], competition=competition, baseline=baseline)
 
     from pipeline.data.index import train_index
-    from pipeline.predictions.aligned import align
+    from pipeline.predictions.aligned import align, common_folds
     from pipeline.predictions.compare import compare
+    from pipeline.predictions.manifests import folds_in_words
     from pipeline.predictions.store import read_experiment
     from pipeline.report.comparison import comparison_rows, comparison_text
 
@@ -45,9 +47,14 @@ def oof_compare(
     rows = train_index(described)
     say_left_out(described)
     found = compare(align(stored, dict(zip(rows["id"], rows["label"], strict=True))), baseline=baseline)
+    common = common_folds(stored)
+    if any(one.manifest["folds"] != common for one in stored):
+        there = ", ".join(f"{one.name} {folds_in_words(one.manifest)}" for one in stored)
+        held = f"fold{'s' * (len(common) > 1)} {', '.join(map(str, common))}"
+        typer.echo(f"note: on the rows of {held} alone, which all have; trained folds: {there}", err=True)
     scores = {one.name: one.score for one in found.standings}
     for one in stored:
-        if abs(scores[one.name] - one.score) > _SAME:
+        if one.manifest["folds"] == common and abs(scores[one.name] - one.score) > _SAME:
             typer.echo(
                 f"note: {one.name} scored {one.score:.4f} when it was made and {scores[one.name]:.4f} with "
                 "the labels as they are now",
@@ -69,7 +76,7 @@ def _chosen(
         DataError: They are fewer, or it is not clear which competition is meant.
     """
     from pipeline.competition import load_competition
-    from pipeline.predictions.manifests import find_experiment, list_experiments
+    from pipeline.predictions.manifests import find_experiment, list_experiments, read_manifest
 
     if competition:
         load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
@@ -84,7 +91,11 @@ def _chosen(
     wanted = [*names, baseline] if baseline else names
     chosen = [find_experiment(workspace, name, slug=competition) for name in dict.fromkeys(wanted)]
     if not names:
-        chosen = list(dict.fromkeys([*finished, *chosen]))
+        whole = [key for key in finished if not read_manifest(workspace, *key)["missing_folds"]]
+        if 1 < len(whole) < len(finished):
+            left = ", ".join(name for key in finished if key not in whole for name in key[1:])
+            typer.echo(f"note: left out, as not all folds are trained: {left}; name it to compare it", err=True)
+        chosen = list(dict.fromkeys([*(whole if len(whole) > 1 else finished), *chosen]))
     if len(chosen) < 2:
         raise _too_few(chosen, finished, competition=competition)
     return chosen

@@ -334,21 +334,18 @@ def _wait(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
 def _tell_next(pushed: "Pushed") -> None:
     """What comes after a kernel that finished."""
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.manifests import list_experiments
+    from pipeline.predictions.manifests import list_experiments, read_manifest
 
     slug, experiment, workspace = pushed.competition, pushed.experiment, Workspace(ROOT)
     csv_file = pushed.output(workspace) / "submission.csv"
-    folds = sorted(
-        int(file.parent.name.removeprefix("fold-")) for file in workspace.run(slug, experiment).glob("fold-*/fold.json")
-    )
+    scored = (slug, experiment) in list_experiments(workspace, slug)
     if csv_file.is_file():
         print(f"next: kit submit {csv_file} --competition {slug}")
         print(f"in a code competition: kit submit --kernel {pushed.name}")
-    elif (slug, experiment) in list_experiments(workspace, slug):
+    elif scored:
+        if read_manifest(workspace, slug, experiment)["missing_folds"]:
+            print(f"next: kit kernel run {pushed.name} --resume, with its options but --fold, trains the other folds")
         print(f"next: kit oof list, then: kit submit {experiment} --competition {slug} --dry-run")
-    elif folds:
-        print(f"folds of {experiment} that are here: {', '.join(map(str, folds))}")
-        print(f"next: kit kernel run {pushed.name} --resume, with the same options but --fold, trains the others")
 
 
 def _fetch(kaggle: "Kaggle", pushed: "Pushed") -> "Fetched":

@@ -95,7 +95,7 @@ def _chosen(workspace: "Workspace", names: list[str], *, competition: str | None
     if not slugs:
         raise DataError(
             "there is no finished experiment" + (f" of {competition}" if competition else ""),
-            expected="one experiment or more, trained on all folds",
+            expected="one experiment or more",
             next_step=f"run: kit train RECIPE {competition or 'COMPETITION'}",
         )
     if len(slugs) > 1:

@@ -10,7 +10,9 @@ from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, c
 
 
 def oof_list(competition: CompetitionOption = None, format: FormatOption = Format.table) -> None:
-    """List the finished experiments with their OOF scores, best first, and the floor of chance.
+    """List the experiments with their OOF scores, best first, and the floor of chance.
+
+    One that is trained on some folds is listed with the score of these folds' rows.
 
     Example: kit oof list --format csv
     """
@@ -36,7 +38,7 @@ def submission_make(experiment: str, competition: CompetitionOption = None) -> N
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.predictions.manifests import find_experiment
+    from pipeline.predictions.manifests import find_experiment, folds_in_words
 
     workspace = Workspace(ROOT)
     slug, name = find_experiment(workspace, experiment, slug=competition)
@@ -56,6 +58,8 @@ def submission_make(experiment: str, competition: CompetitionOption = None) -> N
         now=datetime.now(),
     )
     print(f"wrote {path}: it holds against the sample submission ({len(stored.test)} rows)")
+    if stored.manifest["missing_folds"]:
+        print(f"it is of {folds_in_words(stored.manifest)} fold models")
 
 
 def submission_check(

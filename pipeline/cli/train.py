@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from pipeline.artifacts import Workspace
     from pipeline.competition import Competition
     from pipeline.recipe import Recipe
-    from pipeline.training.cross_validate import Progress
     from pipeline.training.fold import Machine
 
+FoldOption = Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: stages.1.epochs=3, stages.*.augment=heavy; may be repeated."),
@@ -29,7 +29,7 @@ WorkersOption = Annotated[int | None, typer.Option(help="Augmentation processes.
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
     competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
-    fold: Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")] = None,
+    fold: FoldOption = None,
     set_: SetOption = None,
     suffix: Annotated[str | None, typer.Option(help="Name the experiment RECIPE-SUFFIX.")] = None,
     workers: WorkersOption = None,
@@ -98,18 +98,14 @@ def train(
         )
         print(plan_text(found))
         return
-    progress, picture = train_experiment(
+    manifest, picture = train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )
-    if progress.manifest is None:
-        print(f"folds not done yet: {', '.join(map(str, progress.missing))}; curves so far: {picture}")
-        print("next: the same command without --fold trains them")
-        if submission:
-            print("no submission yet: it takes all folds")
-        return
     print()
-    print(result_text(progress.manifest))
+    print(result_text(manifest))
     print(f"\npredictions: {picture.parent}    learning curves: {picture}")
+    if manifest["missing_folds"]:
+        print("the same command without --fold trains the other folds")
     if described.sample_submission is None:
         print(f"no submission to make: {competition} has no sample submission")
     elif submission:
@@ -140,13 +136,13 @@ def train_experiment(
     workspace: "Workspace",
     machine: "Machine",
     folds: list[int] | None = None,
-) -> "tuple[Progress, Path]":
-    """Train what is not done yet and draw its learning curves; returns where it stands, and their picture."""
+) -> "tuple[dict[str, Any], Path]":
+    """Train what is not done yet and draw its learning curves; returns the manifest, and their picture."""
     from pipeline.report.plots import plot_learning_curves
     from pipeline.training.cross_validate import cross_validate, learning_curves
 
     slug = described.slug
-    progress = cross_validate(
+    manifest = cross_validate(
         settings, described, experiment=experiment, workspace=workspace, folds=folds, machine=machine
     )
     curves = learning_curves(workspace.run(slug, experiment), [stage.name for stage in settings.stages])
@@ -159,7 +155,7 @@ def train_experiment(
             metric=described.metric,
             select_on=settings.select_on.kind,
         )
-    return progress, picture
+    return manifest, picture
 
 
 def _smoke(settings: "Recipe", described: "Competition", *, folds: list[int] | None, machine: "Machine") -> None:

@@ -1,6 +1,7 @@
 """Several experiments' OOF predictions on the same rows, in the same order, with the same classes.
 
-What is compared or blended must have been held out in the same folds: an experiment that was trained on a row that
+Experiments that are trained on some folds meet the others on the rows of the folds that all of them have. What is
+compared or blended must have been held out in the same folds: an experiment that was trained on a row that
 another held out would look better than it is.
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.predictions.manifests import folds_in_words
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.store import Experiment, probabilities_of
 
@@ -41,12 +43,21 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
         labels: The label of each training row, by id.
 
     Raises:
-        DataError: They are of different competitions, folds, rows, classes or metrics, or a row has no label now.
+        DataError: They are of different competitions, folds, rows, classes or metrics; they have no fold in common; or
+            a row has no label now.
     """
     first = experiments[0]
     for other in experiments[1:]:
         _require_comparable(first, other)
-    ordered = first.oof.sort_values("id")
+    common = common_folds(experiments)
+    if not common:
+        raise DataError(
+            "no fold is trained in all of "
+            + ", ".join(f"{one.name} (has {', '.join(map(str, one.manifest['folds']))})" for one in experiments),
+            expected="experiments that have a fold in common: they are held against each other on its rows",
+            next_step="train that fold of the others, too: kit train ... --fold",
+        )
+    ordered = first.oof[first.oof["fold"].isin(common)].sort_values("id")
     ids = list(ordered["id"])
     unknown = [key for key in ids if labels.get(key) not in first.classes]
     if unknown:
@@ -66,20 +77,26 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
     )
 
 
+def common_folds(experiments: Sequence[Experiment]) -> list[int]:
+    """The folds that all of them are trained on."""
+    first, *others = (one.manifest["folds"] for one in experiments)
+    return [fold for fold in first if all(fold in folds for folds in others)]
+
+
 def comparable_groups(experiments: Sequence[Experiment]) -> list[tuple[list[Experiment], str]]:
-    """Experiments divided into groups that `align` takes, the largest first, and why each is not of the first group.
+    """Experiments on the same rows, in groups, the largest first, and why each group is not of the first.
 
     Among groups of one size, that whose first experiment comes first in `experiments` is first.
     """
     groups: list[list[Experiment]] = []
     for one in experiments:
-        home = next((group for group in groups if not _differences(group[0], one)), None)
+        home = next((group for group in groups if not _differences(group[0], one, rows=True)), None)
         if home is None:
             groups.append([one])
         else:
             home.append(one)
     groups.sort(key=len, reverse=True)
-    return [(group, ", ".join(_differences(groups[0][0], group[0]))) for group in groups]
+    return [(group, ", ".join(_differences(groups[0][0], group[0], rows=True))) for group in groups]
 
 
 def _require_comparable(first: Experiment, other: Experiment) -> None:
@@ -92,8 +109,12 @@ def _require_comparable(first: Experiment, other: Experiment) -> None:
         )
 
 
-def _differences(first: Experiment, other: Experiment) -> list[str]:
-    """What keeps two from being compared, in words that follow "it has"."""
+def _differences(first: Experiment, other: Experiment, *, rows: bool = False) -> list[str]:
+    """What keeps two from being compared, in words that follow "it has".
+
+    Args:
+        rows: That one has rows which the other has not, of folds that it is not trained on, is a difference, too.
+    """
     what = {
         "folds_sha256": "other folds",
         "data_sha256": "other pictures or labels",
@@ -103,6 +124,8 @@ def _differences(first: Experiment, other: Experiment) -> list[str]:
     differs = [words for key, words in what.items() if first.manifest.get(key) != other.manifest.get(key)]
     if first.slug != other.slug:
         differs.insert(0, f"another competition ({other.slug})")
-    if set(first.oof["id"]) != set(other.oof["id"]):
-        differs.append("other rows")
+    if not differs and set(first.oof["id"]) != set(other.oof["id"]):
+        same = first.manifest["folds"] == other.manifest["folds"]
+        if same or rows:
+            differs.append("other rows" if same else f"{folds_in_words(other.manifest)} folds")
     return differs

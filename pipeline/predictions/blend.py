@@ -235,6 +235,7 @@ def store_blend(
         "tta_used": False,
         "tta_used_by_fold": dict.fromkeys(by_fold, False),
         "select_on": _weakest([one.manifest["select_on"] for one in experiments]),
+        **{key: first.manifest[key] for key in ("folds", "missing_folds")},
         "oof_rows": len(aligned.ids),
         "floors": first.manifest["floors"],
         "stages": [],

@@ -1,4 +1,4 @@
-"""Which experiments are finished, and what their manifests say; the predictions beside them belong to `store.py`.
+"""Which experiments have a result, and what their manifests say; the predictions beside them belong to `store.py`.
 
 Nothing heavy is imported here: what lists or names experiments does not wait for pandas.
 """
@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 
 
 def list_experiments(workspace: Workspace, slug: str | None = None) -> list[tuple[str, str]]:
-    """(slug, experiment) of every finished experiment, sorted."""
+    """(slug, experiment) of every experiment that has a result, of all folds or of some, sorted."""
     pattern = f"{slug or '*'}/*/{MANIFEST}"
     found = (workspace.root / "oof").glob(pattern)
     return sorted((path.parent.parent.name, path.parent.name) for path in found)
@@ -39,12 +39,10 @@ def find_experiment(workspace: Workspace, name: str, *, slug: str | None) -> tup
         )
     begun = sorted(workspace.root.glob(f"runs/{slug or '*'}/{name}/run.json"))
     if begun:
-        where = begun[0].parent
-        folds = sorted(int(file.parent.name.removeprefix("fold-")) for file in where.glob("fold-*/fold.json"))
         raise DataError(
-            f"experiment {name!r} in {where.parent.name} is not finished: folds done so far: "
-            + (", ".join(map(str, folds)) or "none"),
-            expected="an experiment trained on all its folds",
+            f"experiment {name!r} in {begun[0].parent.parent.name} has no result yet: none of its folds is trained "
+            "to its end, or they have not been scored",
+            expected="an experiment with one trained fold or more",
             next_step="give its `kit train` command again: it goes on from there",
         )
     names = sorted({experiment for _, experiment in known})
@@ -66,11 +64,34 @@ def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(
             f"{slug} has no finished experiment {name!r} ({file} does not exist)",
-            expected="an experiment trained on all its folds",
+            expected="an experiment with one trained fold or more",
             next_step=f"run: kit train {name} {slug}",
         )
     manifest: dict[str, Any] = read_json(file)
     return manifest
+
+
+def folds_in_words(manifest: Mapping[str, Any]) -> str:
+    """How many folds a result is of: "5", or "1 of 5" where some are not trained."""
+    done, missing = len(manifest["folds"]), len(manifest["missing_folds"])
+    return f"{done} of {done + missing}" if missing else str(done)
+
+
+def require_all_folds(manifest: Mapping[str, Any], *, why: str) -> None:
+    """Refuse an experiment that is trained on some of its folds.
+
+    Args:
+        why: What needs all of them, and how come.
+
+    Raises:
+        DataError: It is.
+    """
+    if manifest["missing_folds"]:
+        raise DataError(
+            f"{manifest['experiment']} is trained on {folds_in_words(manifest)} folds",
+            expected=f"all of them: {why}",
+            next_step="give its `kit train` command again without --fold: it trains the others",
+        )
 
 
 def extra_in_words(counts: Mapping[str, Mapping[str, int]]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipeline.artifacts import Workspace
 from pipeline.errors import DataError
-from pipeline.predictions.manifests import require_networks
+from pipeline.predictions.manifests import require_all_folds, require_networks
 from pipeline.predictions.store import Experiment, probabilities_of, read_predictions
 
 _SAME = 1e-5  # float32 sums in another order
@@ -77,6 +77,7 @@ def make_pseudo_labels(
             others, or no row is that sure.
     """
     require_networks(experiment.manifest)
+    require_all_folds(experiment.manifest, why="each fold's pseudo-labels are made by its own model")
     if experiment.manifest["folds_sha256"] != folds_sha256:
         raise DataError(
             f"{experiment.name} was trained on other folds than {experiment.slug} has now",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
-from pipeline.predictions.manifests import extra_in_words
+from pipeline.predictions.manifests import extra_in_words, folds_in_words
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
 from pipeline.predictions.store import Experiment
 from pipeline.report.figures import calibration_figure, confusion_figure, gains_figure, row_shares
@@ -249,7 +249,7 @@ def _facts(manifest: Mapping[str, Any], *, rows: int) -> dict[str, str]:
     views = (recipe.get("tta") or {}).get("views") or []
     facts = {
         "rows": f"{rows:,} in {len(manifest['classes']):,} classes",
-        "folds": f"{len(manifest['fold_scores'])}, sha256 {manifest['folds_sha256'][:16]}…",
+        "folds": f"{folds_in_words(manifest)}, sha256 {manifest['folds_sha256'][:16]}…",
         "data": f"sha256 {manifest['data_sha256'][:16]}…",
         "fingerprint": manifest.get("fingerprint"),
         "network": recipe and f"{recipe['backbone']}, weights {recipe['weights']}, {recipe['precision']}",

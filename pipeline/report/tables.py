@@ -10,7 +10,7 @@ from operator import itemgetter
 from statistics import correlation
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.predictions.manifests import extra_in_words
+from pipeline.predictions.manifests import extra_in_words, folds_in_words
 
 if TYPE_CHECKING:
     from pipeline.predictions.calibration import OofTemperature
@@ -61,6 +61,9 @@ def result_text(manifest: Row) -> str:
     """An experiment's result for a person: chance, each stage and the end in one table; then how to read it."""
     folds = ", ".join(f"{score:.4f}" for score in manifest["oof_fold_scores"].values())
     lines = [_aligned(_result_rows(manifest)), "", f"OOF by fold: {folds}   ({manifest['oof_rows']} rows)"]
+    if manifest["missing_folds"]:
+        trained = f"{folds_in_words(manifest)} folds are trained"
+        lines.append(f"{trained}: all scores are of their rows, the test predictions of their models")
     if manifest["tta_gain"] is not None:
         used = "used" if manifest["tta_used"] else "not used"
         gain = f"{manifest['tta_gain']:+.4f} ± {manifest['tta_gain_se']:.4f}"
@@ -114,6 +117,7 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
             {
                 "competition": slug,
                 "experiment": manifest["experiment"],
+                "folds": folds_in_words(manifest),
                 "metric": manifest["metric"],
                 "score": manifest["oof_score"],
                 "± se": manifest["oof_score_se"],
@@ -130,8 +134,9 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
         nothing = dict.fromkeys(
             ("without TTA", "with TTA", "TTA used", "select_on", "extra rows", "seconds", "created")
         )
-        for name, floor in of_slug[0]["floors"].items():
-            head = {"competition": slug, "experiment": f"({name})", "metric": of_slug[0]["metric"]}
+        widest = max(of_slug, key=lambda manifest: len(manifest["folds"]))
+        for name, floor in widest["floors"].items():
+            head = {"competition": slug, "experiment": f"({name})", "folds": None, "metric": widest["metric"]}
             entries.append({**head, "score": floor["score"], "± se": floor["score_se"], **nothing})
         rows += sorted(entries, key=itemgetter("score"), reverse=of_slug[0]["greater_is_better"])
     return rows

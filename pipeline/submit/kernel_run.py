@@ -350,10 +350,9 @@ def adopt(output: Path, pushed: Pushed, *, workspace: Workspace) -> tuple[Path, 
     folds = [folder for folder in sorted(run.glob("fold-*")) if (folder / _FOLD).is_file()]
     other = [fold.name for fold in folds if _differs(fold / "oof.parquet", own_run / fold.name / "oof.parquet")]
     _require_no(other, own_run, output)
-    if (result / _MANIFEST).is_file():
-        _require_no(
-            ["predictions"] if _differs(result / "oof.parquet", own_result / "oof.parquet") else [], own_result, output
-        )
+    same, more = _folds_of(result) == _folds_of(own_result), _folds_of(result) > _folds_of(own_result)
+    if same and _differs(result / "oof.parquet", own_result / "oof.parquet"):
+        _require_no(["predictions"], own_result, output)
     adopted = []
     if (run / "run.json").is_file():
         for folder in sorted(run.glob("fold-*")):
@@ -367,10 +366,16 @@ def adopt(output: Path, pushed: Pushed, *, workspace: Workspace) -> tuple[Path, 
                     shutil.copyfile(file, own)
         adopted.append(own_run)
     if (result / _MANIFEST).is_file():
-        if not (own_result / _MANIFEST).is_file():
+        if more:  # of the folds that both have, the predictions are the same
             _copy_folder(result, own_result)
         adopted.append(own_result)
     return tuple(adopted)
+
+
+def _folds_of(result: Path) -> frozenset[int]:
+    """The folds that a result is of; none where there is no result."""
+    file = result / _MANIFEST
+    return frozenset(read_json(file)["folds"]) if file.is_file() else frozenset()
 
 
 def _differs(theirs: Path, ours: Path) -> bool:

@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,6 @@ log = logging.getLogger(__name__)
 _PACKAGES = ("tensorflow", "keras", "efficientnet", "albumentations", "numpy", "pandas", "scikit-learn")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where an experiment stands: its manifest if every fold is done, else the folds that are not."""
-
-    manifest: dict[str, Any] | None
-    missing: tuple[int, ...]
-
-
 def cross_validate(
     recipe: Recipe,
     competition: Competition,
@@ -66,11 +58,14 @@ def cross_validate(
     folds: Sequence[int] | None = None,
     machine: Machine | None = None,
     engine: Engine = local_process,
-) -> Progress:
-    """Train the folds that are not done yet; when all are, write the experiment's predictions and manifest.
+) -> dict[str, Any]:
+    """Train the folds that are not done yet; write the predictions and the manifest of all folds done so far.
 
     Args:
         folds: The folds to train; all by default.
+
+    Returns:
+        The manifest: of an experiment on some folds where `missing_folds` is not empty.
 
     Raises:
         KitError: The recipe does not fit the competition, or the experiment was begun with other settings.
@@ -83,7 +78,7 @@ def cross_validate(
         log.info("extra rows: %s", extra_in_words(data.extra.counts(numbers)))
     for note in data.extra.notes:
         log.info("%s", note)
-    trained, fitting = False, recipe
+    fitting = recipe
     if not all(tasks[fold].done for fold in wanted):
         check_packaged(recipe.backbone, recipe.weights)
         fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
@@ -92,19 +87,26 @@ def cross_validate(
             log.info("fold %d is done already", fold)
         else:
             engine(replace(tasks[fold], recipe=fitting))
-            trained = True
-    missing = tuple(fold for fold in numbers if not tasks[fold].done)
-    if missing:
-        return Progress(None, missing)
-    folder = workspace.oof(competition.slug, experiment)
-    finishing = workspace.run(competition.slug, experiment) / "finish.lock"
-    with lock(finishing, what=f"the result of {experiment}", wait=lambda: None):
-        if trained or not (folder / MANIFEST).is_file():
-            frames, manifest = summarise(list(tasks.values()), data)
-            curves = learning_curves(tasks[numbers[0]].folder.parent, [stage.name for stage in recipe.stages])
+            # After each fold: what is done is a result, whatever becomes of the next one.
+            _finish(list(tasks.values()), data, afresh=True)
+    return _finish(list(tasks.values()), data, afresh=False)
+
+
+def _finish(tasks: Sequence[FoldTask], data: CompetitionData, *, afresh: bool) -> dict[str, Any]:
+    """Write the result of the folds that are done, if it is not there already or `afresh`; returns its manifest."""
+    first = tasks[0]
+    folder = first.workspace.oof(first.competition.slug, first.experiment)
+    finishing = first.folder.parent / "finish.lock"
+    with lock(finishing, what=f"the result of {first.experiment}", wait=lambda: None):
+        done = [task for task in tasks if task.done]
+        there = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        if afresh or there.get("folds") != [task.fold for task in done]:
+            frames, manifest = summarise(done, data)
+            curves = learning_curves(first.folder.parent, [stage.name for stage in first.recipe.stages])
             write_text(folder / CURVES, curves.to_csv(index=False))
             finish_experiment(folder, frames, manifest)
-        return Progress(read_json(folder / MANIFEST), ())
+        found: dict[str, Any] = read_json(folder / MANIFEST)
+        return found
 
 
 def prepare(
@@ -219,7 +221,7 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
 
 
 def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Merge the folds' predictions and score them.
+    """Merge the predictions of folds that are done, and score them.
 
     Returns:
         The experiment's predictions by file name, and its manifest.
@@ -256,6 +258,8 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         **plain,
         **tta,
         "select_on": recipe.select_on.kind,
+        "folds": [task.fold for task in tasks],
+        "missing_folds": sorted(set(data.folds.numbers) - {task.fold for task in tasks}),
         "oof_rows": len(ids),
         "floors": _floor_scores(tasks[0], labels, len(data.classes)),
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),

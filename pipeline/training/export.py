@@ -129,7 +129,7 @@ def export_folds(
             stored = probabilities_of(oof, list(data.train["id"].iloc[rows]), models.stored.classes)
             yield _Checked(f"fold-{fold}", fold, network, _pictures(data, models, rows), stored)
 
-    scored = data.scored_rows
+    scored = np.concatenate([data.rows_of(fold) for fold in models.stored.manifest["folds"]])
     before = probabilities_of(oof, list(data.train["id"].iloc[scored]), models.stored.classes)
     temperature = oof_temperature(before, data.labels[scored], data.folds.frame["fold"].to_numpy()[scored])
     return _write(folder, models, networks(), formats=formats, temperature=temperature)

@@ -19,7 +19,7 @@ from pipeline.data.pictures import MemoryPictures, Pictures
 from pipeline.errors import DataError, PictureError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
-from pipeline.predictions.manifests import finished_weights, require_networks
+from pipeline.predictions.manifests import finished_weights, folds_in_words, require_networks
 from pipeline.predictions.store import Experiment, read_experiment, read_predictions
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import Machine
@@ -80,7 +80,7 @@ def chosen_folds(stored: Experiment, folds: Sequence[int] | None) -> list[int]:
         raise DataError(
             f"{stored.name} has no fold {unknown[0]}",
             expected="one of " + ", ".join(map(str, known)),
-            next_step=f"`kit folds {stored.slug}` shows them",
+            next_step=f"`kit folds {stored.slug}` shows them; trained are {folds_in_words(stored.manifest)}",
         )
     return wanted
 

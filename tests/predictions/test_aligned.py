@@ -17,6 +17,7 @@ FOLDS = np.array([1, 0, 1, 0])
 LABELS = {"a": "10", "b": "2", "c": "a b", "d": "2"}
 VALUES = np.random.default_rng(0).dirichlet(np.ones(3), 4).astype(np.float32)
 MANIFEST = {"classes": CLASSES, "metric": "log_loss", "folds_sha256": "f", "data_sha256": "d"}
+MANIFEST |= {"folds": [0, 1], "missing_folds": []}
 
 
 def experiment(name: str, values: Any = VALUES, ids: list[str] = IDS, **manifest: Any) -> Experiment:
@@ -81,6 +82,29 @@ def test_other_rows_are_refused(ids: list[str]) -> None:
     few = experiment("two", VALUES[: len(ids)], ids)
     assert "two cannot be held against one: it has other rows\n" in refusal(experiment("one"), few)
     assert "one cannot be held against two: it has other rows\n" in refusal(few, experiment("one"))
+
+
+def on_fold(one: Experiment, fold: int) -> Experiment:
+    """As if it were trained on this fold alone."""
+    manifest = {**one.manifest, "folds": [fold], "missing_folds": [1 - fold]}
+    return replace(one, manifest=manifest, oof=one.oof[one.oof["fold"] == fold])
+
+
+def test_an_experiment_on_some_folds_meets_the_others_on_their_rows() -> None:
+    whole, part = experiment("whole"), on_fold(experiment("part", VALUES[:, ::-1].copy()), 0)
+    for order in ([whole, part], [part, whole]):
+        found = align(order, LABELS)
+        assert (found.ids, list(found.labels), list(found.folds)) == (["c", "d"], [2, 1], [0, 0])
+        np.testing.assert_array_equal(found.probabilities["whole"], VALUES[[3, 1]])
+        np.testing.assert_array_equal(found.probabilities["part"], VALUES[[3, 1], ::-1])
+    assert [[one.name for one in members] for members, _ in comparable_groups([whole, part])] == [["whole"], ["part"]]
+    assert [apart for _, apart in comparable_groups([whole, part])] == ["", "1 of 2 folds"]
+
+
+def test_experiments_without_a_fold_in_common_are_refused() -> None:
+    message = refusal(on_fold(experiment("one"), 0), on_fold(experiment("two"), 1))
+    assert "no fold is trained in all of one (has 0), two (has 1)\n" in message
+    assert "train that fold of the others, too" in message
 
 
 @pytest.mark.parametrize("labels", [{"a": "10", "b": "2", "d": "2"}, {**LABELS, "c": "king"}])

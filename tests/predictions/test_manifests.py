@@ -13,12 +13,11 @@ def finish(workspace: Workspace, slug: str, name: str) -> None:
     write_json(workspace.oof(slug, name) / MANIFEST, {})
 
 
-def test_an_experiment_that_is_not_finished_is_not_taken_for_a_misspelt_one(tmp_path: Path) -> None:
+def test_an_experiment_without_a_result_is_not_taken_for_a_misspelt_one(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     finish(workspace, "cards", "one")
     write_json(workspace.run("cards", "one-more") / "run.json", {})
-    write_json(workspace.fold("cards", "one-more", 2) / "fold.json", {})
-    with pytest.raises(DataError, match=r"'one-more' in cards is not finished: folds done so far: 2\n"):
+    with pytest.raises(DataError, match=r"'one-more' in cards has no result yet: none of its folds is trained to"):
         find_experiment(workspace, "one-more", slug=None)
 
 

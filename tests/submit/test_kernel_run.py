@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -133,8 +133,11 @@ def a_run(*folds: dict[str, str], **identity: Any) -> dict[str, str]:
     return {**files, **{key: text for fold in folds for key, text in fold.items()}}
 
 
-def a_result(predictions: str = "all", **identity: Any) -> dict[str, str]:
-    return {f"{OOF}/manifest.json": json.dumps({**IDENTITY, **identity}), f"{OOF}/oof.parquet": predictions}
+def a_result(predictions: str = "all", *, folds: Sequence[int] = (0, 1), **identity: Any) -> dict[str, str]:
+    return {
+        f"{OOF}/manifest.json": json.dumps({**IDENTITY, "folds": folds, **identity}),
+        f"{OOF}/oof.parquet": predictions,
+    }
 
 
 def record(workspace: Workspace, slug: str, *, server: str = "rehearsal", **changes: Any) -> Pushed:
@@ -380,6 +383,25 @@ def test_taking_over_twice_changes_nothing(workspace: Workspace) -> None:
         assert len(kernel_run.adopt(output, record(workspace, SLUG), workspace=workspace)) == 2
         assert contents(workspace.root / RUN) == {**inside(RUN, theirs), "fold-0/log.csv": "mine"}
         assert contents(workspace.root / OOF) == inside(OOF, theirs)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "kept"),
+    [
+        ([0], [0, 1], "theirs"),
+        ([0, 1], [0], "ours"),
+        ([0], [1], "ours"),
+    ],
+)
+def test_a_result_of_more_folds_takes_the_place_of_one_of_fewer(
+    workspace: Workspace, ours: list[int], theirs: list[int], kept: str
+) -> None:
+    write_files(workspace.root, {**a_run(*map(a_fold, ours)), **a_result("ours", folds=ours)})
+    output = workspace.root / "output"
+    write_files(output, {**a_run(*map(a_fold, theirs)), **a_result("theirs", folds=theirs)})
+    kernel_run.adopt(output, record(workspace, SLUG), workspace=workspace)
+    assert (workspace.root / OOF / "oof.parquet").read_text("utf-8") == kept
+    assert {path.name for path in (workspace.root / RUN).glob("fold-*")} == {f"fold-{n}" for n in {*ours, *theirs}}
 
 
 def test_a_kill_in_the_middle_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

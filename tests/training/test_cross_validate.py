@@ -21,7 +21,7 @@ from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.data.folds import load_folds
 from pipeline.data.index import train_index
 from pipeline.errors import DataError, KitError, RecipeError
-from pipeline.predictions.manifests import MANIFEST
+from pipeline.predictions.manifests import MANIFEST, folds_in_words
 from pipeline.predictions.store import CURVES, read_experiment, read_predictions, write_predictions
 from pipeline.training.cross_validate import learning_curves, summarise
 from pipeline.training.engines import local_process
@@ -183,9 +183,9 @@ def test_the_learning_curves_are_kept_with_the_result(finished: Run) -> None:
 
 def test_an_experiment_that_is_done_is_not_done_again(copied: Run) -> None:
     before = read_json(copied.oof / MANIFEST)
-    assert copied.train(engine=never).manifest == before
+    assert copied.train(engine=never) == before
     (copied.oof / MANIFEST).unlink()
-    again = copied.train(engine=never).manifest
+    again = copied.train(engine=never)
     again["created"] = before["created"]
     assert again["git_commit"] == before["git_commit"]
     assert again == before
@@ -194,14 +194,47 @@ def test_an_experiment_that_is_done_is_not_done_again(copied: Run) -> None:
 def test_a_missing_fold_alone_is_trained(copied: Run) -> None:
     shutil.rmtree(copied.task(0).folder)
     shutil.rmtree(copied.oof)
-    progress = copied.train(folds=[1], engine=never)
-    assert progress.manifest is None
-    assert progress.missing == (0,)
-    assert not copied.oof.exists()
+    copied.train(folds=[1], engine=never)
     trained: list[int] = []
-    progress = copied.train(engine=lambda task: trained.append(task.fold))
+    copied.train(engine=lambda task: trained.append(task.fold))
     assert trained == [0]
-    assert progress.missing == (0,)
+
+
+def test_the_folds_that_are_done_are_a_result(copied: Run) -> None:
+    """Each fold's rows as the whole result has them; the test predictions are of the fold's model alone."""
+    whole = read_experiment(copied.workspace, "tiny", copied.experiment)
+    spare = copied.workspace.root / "spare"
+    copied.task(0).folder.rename(spare)
+    manifest = copied.train(folds=[1], engine=never)
+    assert (manifest["folds"], manifest["missing_folds"]) == ([1], [0])
+    assert (folds_in_words(manifest), folds_in_words(whole.manifest)) == ("1 of 2", "2")
+    assert manifest["fold_scores"] == {"1": whole.manifest["fold_scores"]["1"]}
+    part = read_experiment(copied.workspace, "tiny", copied.experiment)
+    plain, all_plain = (read_predictions(copied.oof / "oof.parquet"), whole.oof)
+    assert set(plain["fold"]) == {1}
+    assert set(plain["id"]) == set(all_plain["id"][all_plain["fold"] == 1])
+    own = read_predictions(copied.task(1).folder / ("test_tta.parquet" if manifest["tta_used"] else "test.parquet"))
+    np.testing.assert_allclose(part.test[part.classes], own[part.classes], atol=1e-7)
+    spare.rename(copied.task(0).folder)
+    again = copied.train(engine=never)
+    assert (again["folds"], again["missing_folds"], again["score"]) == ([0, 1], [], whole.manifest["score"])
+    pd.testing.assert_frame_equal(read_experiment(copied.workspace, "tiny", copied.experiment).oof, whole.oof)
+
+
+def test_what_is_done_is_a_result_though_the_next_fold_fails(copied: Run) -> None:
+    spare = copied.workspace.root / "spare"
+    copied.task(0).folder.rename(spare)
+    shutil.rmtree(copied.task(1).folder)
+    shutil.rmtree(copied.oof)
+
+    def first_alone(task: FoldTask) -> None:
+        if task.fold == 1:
+            raise KitError("no more", expected="more", next_step="go on")
+        spare.rename(task.folder)
+
+    with pytest.raises(KitError, match="no more"):
+        copied.train(engine=first_alone)
+    assert read_json(copied.oof / MANIFEST)["missing_folds"] == [1]
 
 
 def test_another_recipe_under_the_same_name_is_refused(copied: Run) -> None:
@@ -216,7 +249,7 @@ def test_another_recipe_under_the_same_name_is_refused(copied: Run) -> None:
 
 def test_a_name_or_a_description_does_not_make_another_recipe(copied: Run) -> None:
     changed = RECIPE.model_copy(update={"description": "the same, explained"})
-    assert Run(copied.competition, copied.workspace, changed).train(engine=never).manifest is not None
+    assert Run(copied.competition, copied.workspace, changed).train(engine=never)["folds"] == [0, 1]
 
 
 def test_other_folds_are_refused(copied: Run) -> None:
@@ -285,7 +318,7 @@ def test_with_a_split_of_its_own_and_no_test_set(tmp_path: Path) -> None:
         tmp_path, "split", train={"pictures": "pictures", "table": "train.csv", **columns}, metric="log_loss"
     )
     run = Run(competition, Workspace(tmp_path), recipe_of(stage("one")))
-    manifest = run.train().manifest
+    manifest = run.train()
     stored = read_experiment(run.workspace, "split", "two-stages")
     assert list(stored.oof["id"]) == sorted(f"{number}.png" for number in range(9, 15))
     assert set(stored.oof["fold"]) == {0}
@@ -381,14 +414,16 @@ def test_groups_that_changed_are_refused_where_they_choose_rows(
 ) -> None:
     """The folds were made before and stay; inner rows would be others."""
     run = begin(stage("one"), select_on=select_on)
-    run.train(folds=[], engine=never)
+    with pytest.raises(AssertionError, match="fold 0 is trained"):
+        run.train(engine=never)
     ids = run.data.train["id"]
     run.competition.groups_file.write_text(f"id,group\n{ids[0]},g\n{ids[3]},g\n", "utf-8")
     if refused:
         with pytest.raises(KitError, match="different settings or data: groups of rows"):
-            run.train(folds=[], engine=never)
+            run.train(engine=never)
     else:
-        run.train(folds=[], engine=never)
+        with pytest.raises(AssertionError, match="fold 0 is trained"):
+            run.train(engine=never)
 
 
 def test_changed_labels_are_refused_though_the_folds_are_the_same(copied: Run) -> None:
@@ -406,7 +441,7 @@ def test_a_stage_may_be_renamed_on_the_way(copied: Run) -> None:
     kept = (copied.task(1).stage_folder(1) / "stage.json").stat().st_mtime_ns
     stages = [{**each, "name": name} for each, name in zip(RECIPE.model_dump()["stages"], ("uno", "due"), strict=True)]
     run = Run(copied.competition, copied.workspace, recipe_of(*stages, tta={"views": ["flip"]}))
-    manifest = run.train().manifest
+    manifest = run.train()
     assert [entry["name"] for entry in manifest["stages"]] == ["uno", "due"]
     assert (copied.task(1).stage_folder(1) / "stage.json").stat().st_mtime_ns == kept
 
@@ -433,7 +468,7 @@ def test_decoded_pictures_of_train_and_test_need_not_fit_together_and_stay_where
 @pytest.mark.parametrize(("precision", "stages"), [("mixed_float16", 2), ("mixed_bfloat16", 1)])
 def test_mixed_precision_trains(begin: Callable[..., Run], precision: str, stages: int) -> None:
     run = begin(*(stage(f"s{number}", epochs=2) for number in range(stages)), precision=precision)
-    assert run.train(folds=[0]).missing == (1,)
+    assert run.train(folds=[0])["missing_folds"] == [1]
 
 
 def test_the_logged_loss_is_of_the_real_rows_alone(begin: Callable[..., Run]) -> None:

@@ -131,7 +131,7 @@ def test_what_is_finished_is_kept_and_named(begin: Callable[..., Run], looks: Ca
     kept = (folder / "stage.json").stat().st_mtime_ns
     assert not (run.task(1).stage_folder(1) / "stage.json").exists()
     looks()
-    assert run.train(folds=[1]).missing == (0,)
+    assert run.train(folds=[1])["missing_folds"] == [0]
     assert (folder / "stage.json").stat().st_mtime_ns == kept
     looks()
     with pytest.raises(OutOfTime, match=r"beginning of stage first of fold 0[\s\S]*kept \(fold 1\)"):
