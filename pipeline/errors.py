@@ -35,6 +35,13 @@ def counted(number: float, one: str, many: str) -> str:
     return f"{str(number).removesuffix('.0')} {one if number == 1 else many}"
 
 
+def duration(seconds: float) -> str:
+    """How long something takes, for a person: `90 s`, `12 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _rebuild(kind: type[KitError], problem: str, expected: str, next_step: str) -> KitError:
     return kind(problem, expected=expected, next_step=next_step)
 

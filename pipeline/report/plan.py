@@ -2,6 +2,7 @@
 
 import math
 
+from pipeline.errors import duration
 from pipeline.report.tables import Measured, Row, format_rows
 
 
@@ -37,10 +38,11 @@ def plan_text(plan: Row) -> str:
         "",
         "/s: pictures a second of the input alone, of training and of prediction; MFLOPs: of one picture forwards; "
         "peak MB: with the workers, of this stage",
-        f"a fold: {_time(plan['fold_seconds'])}, of it {_time(plan['start_seconds'])} to start and "
-        f"{_time(plan['final_seconds'])} for its predictions",
+        f"a fold: {duration(plan['fold_seconds'])}, of it {duration(plan['start_seconds'])} to start and "
+        f"{duration(plan['final_seconds'])} for its predictions",
         _decoding(plan),
-        f"{folds}: about {_time(plan['total_seconds'])}" + (", less where stages stop early" * plan["early_stopping"]),
+        f"{folds}: about {duration(plan['total_seconds'])}"
+        + (", less where stages stop early" * plan["early_stopping"]),
         _sessions(plan),
     ]
     return "\n".join(lines)
@@ -48,9 +50,9 @@ def plan_text(plan: Row) -> str:
 
 def _decoding(plan: Row) -> str:
     features = sum(stage["feature_seconds"] for stage in plan["stages"])
-    once = f"decoding, once for all folds: {_time(plan['decode_seconds'] - features)}"
+    once = f"decoding, once for all folds: {duration(plan['decode_seconds'] - features)}"
     if features:
-        once = f"features of the frozen backbone, once for all folds: {_time(features)}\n{once}"
+        once = f"features of the frozen backbone, once for all folds: {duration(features)}\n{once}"
     without = [stage["name"] for stage in plan["stages"] if not stage["kept"]]
     if not without:
         return f"{once} (training pictures now lie decoded in runs/)"
@@ -72,9 +74,3 @@ def _sessions(plan: Row) -> str:
     if not stages:
         return f"not even the first stage of a fold fits into {limit}: take fewer epochs or a smaller size"
     return f"does not fit into {limit}, which holds no fold whole, but {stages} of its {len(plan['stages'])} stages"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

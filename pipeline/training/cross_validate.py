@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from pipeline.artifacts import Workspace, lock, read_json, write_json, write_tex
 from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, counted, duration
 from pipeline.model.backbones import check_backbone, check_packaged
 from pipeline.predictions.manifests import MANIFEST, extra_in_words
 from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
@@ -82,11 +83,17 @@ def cross_validate(
     if not all(tasks[fold].done for fold in wanted):
         check_packaged(recipe.backbone, recipe.weights)
         fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
+    to_train = [fold for fold in wanted if not tasks[fold].done]
     for fold in wanted:
-        if tasks[fold].done:
+        if fold not in to_train:
             log.info("fold %d is done already", fold)
         else:
+            started = time.perf_counter()
             engine(replace(tasks[fold], recipe=fitting))
+            seconds, others = time.perf_counter() - started, len(to_train) - to_train.index(fold) - 1
+            if others:
+                left = f"{counted(others, 'fold', 'folds')} to come: about {duration(others * seconds)}"
+                log.info("fold %d took %s; %s", fold, duration(seconds), left)
             # After each fold: what is done is a result, whatever becomes of the next one.
             _finish(list(tasks.values()), data, afresh=True)
     return _finish(list(tasks.values()), data, afresh=False)

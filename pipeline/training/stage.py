@@ -324,7 +324,13 @@ def _callbacks(recipe: Recipe, task: StageTask, watched: HeldOut, best: Best) ->
         *ema_callback(stage),  # before the validation, which is of the moving average then
         # The callbacks after it read what it puts into the logs.
         validation_callback(watched, best, monitor=chosen_by, weights=weights, check=check),
-        progress_callback(label, epochs=stage.epochs, steps_per_epoch=task.source.steps_per_epoch, metric=metric.name),
+        progress_callback(
+            label,
+            epochs=stage.epochs,
+            steps_per_epoch=task.source.steps_per_epoch,
+            pictures=len(task.source.rows),
+            metric=metric.name,
+        ),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,
         keras.callbacks.TerminateOnNaN(),

@@ -3,6 +3,7 @@
 Validation goes through the same function as the final predictions, so what chose the weights is what is reported.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.training.device import divisible, for_prediction
 
+QUIET = 10.0
+"""Seconds without a line about a stage that trains: short epochs do not fill the log."""
+
+log = logging.getLogger(__name__)
 _BLOCK_BYTES = 2**28  # of pictures that all models predict in turn; the next block is made meanwhile
 
 
@@ -176,14 +181,24 @@ def validation_callback(
     return Validation()
 
 
-def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, metric: str) -> Any:
-    """Callback with one tqdm bar for the stage."""
+def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures: int, metric: str) -> Any:
+    """Callback with a tqdm bar for the stage, and a line in the log for an epoch that ends `QUIET` seconds after the
+    last one.
+
+    Args:
+        pictures: Of an epoch.
+    """
 
     import keras
 
     class Progress(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
+            self.told = time.perf_counter()
             self.bar = tqdm(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            # As the epoch begins: at its end a schedule that is over says 0.
+            self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()
@@ -195,6 +210,15 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, metric: 
                     "loss": f"{logs['loss']:.3f}",
                     metric: f"{logs['val_score']:.4f}",
                 }
+            )
+            if time.perf_counter() - self.told < QUIET:
+                return
+            self.told = time.perf_counter()
+            log.info(
+                "%s  epoch %d/%d  loss %.4f  %s %.4f  learning rate %.1e  %.0f pictures/s  %.0f s",
+                *(label, epoch + 1, epochs, logs["loss"], metric, logs["val_score"]),
+                self.rate,
+                *(pictures / logs["seconds"], logs["seconds"]),
             )
 
         def on_train_end(self, logs: Any = None) -> None:

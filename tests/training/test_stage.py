@@ -1,6 +1,7 @@
 """A stage: ends on its best weights, and the next one begins there."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 
@@ -195,7 +196,11 @@ def test_layer_decay_reaches_the_steps(begin: Callable[..., Run]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_a_stage_with_every_setting_trains(begin: Callable[..., Run], optimizer: str) -> None:
+def test_a_stage_with_every_setting_trains(
+    begin: Callable[..., Run], optimizer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipeline.training.validation.QUIET", 0)
+    caplog.set_level("INFO", logger="pipeline")
     settings = {"mixup": 0.2, "cutmix": 1.0, "ema": 0.5, "layer_decay": 0.9, "clip_norm": 1.0, "accumulate": 5}
     run = begin(
         stage("every", optimizer=optimizer, schedule={"kind": "cosine"}, **settings),
@@ -204,6 +209,14 @@ def test_a_stage_with_every_setting_trains(begin: Callable[..., Run], optimizer:
     )
     run.train(folds=[0])
     assert run.task(0).done
+    told = [line for line in caplog.messages if line.startswith("fold 0 · every 32×32  epoch")]
+    logged = pd.read_csv(run.task(0).stage_folder(0) / LOG)
+    assert len(told) == len(logged)
+    for number, (line, row) in enumerate(zip(told, logged.itertuples(), strict=True), start=1):
+        pattern = rf"epoch {number}/{len(told)}  loss {row.loss:.4f}  accuracy {row.val_score:.4f}  learning rate \S+  "
+        found = re.search(pattern + r"(\d+) pictures/s", line)
+        assert found and int(found[1]) == pytest.approx(12 / row.seconds, rel=0.02, abs=1)
+    assert f"learning rate {run.recipe.stages[0].learning_rate:.1e}" in told[0]
 
 
 def test_label_smoothing_by_hand(begin: Callable[..., Run]) -> None:
