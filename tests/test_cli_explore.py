@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -34,7 +35,8 @@ def test_without_an_option_only_the_page_and_its_pictures_are_written(faulty: Co
     before = {path for path in faulty.folder.rglob("*") if path.is_file()}
     output = kit("explore", "tiny")
     new = {path for path in faulty.folder.rglob("*") if path.is_file()} - before
-    names = ["augmented.png", "classes.png", "duplicates.json", "explore.html", "samples.png", "sizes.png"]
+    names = ["augmented.png", "classes.png", "duplicates.json", "explore.html"]
+    names += ["facts/facts.parquet", "facts/small.npy", "leaks.csv", "pairs.csv", "samples.png", "sizes.png"]
     assert sorted(path.relative_to(faulty.folder / "explore").as_posix() for path in new) == names
     assert "pictures: 23 train, 6 test" in output
     assert "training pictures that are also there under another label      2" in output
@@ -42,6 +44,41 @@ def test_without_an_option_only_the_page_and_its_pictures_are_written(faulty: Co
     for picture in (faulty.folder / "explore").glob("*.png"):
         with Image.open(picture) as image:
             image.verify()
+
+
+def test_leaked_test_pictures_and_all_pairs_are_tables(faulty: Competition) -> None:
+    Image.fromarray(scene(5)).save(faulty.data / "test" / "t0.jpg")  # before, it is like one in train
+    assert "leaks.csv" not in kit("explore", "tiny")
+    shutil.copy(faulty.data / "train" / "004.jpg", faulty.data / "test" / "t2.jpg")
+    output = kit("explore", "tiny")
+    assert "explore/pairs.csv: 3 rows" in output and "explore/leaks.csv: 1 row\n" in output
+    leaks = pd.read_csv(faulty.folder / "explore" / "leaks.csv", dtype=str).to_dict("records")
+    assert leaks == [
+        {"test_id": "t2.jpg", "train_id": "004.jpg", "label": "green", "kind": "identical", "distance": "0"}
+    ]
+    pairs = pd.read_csv(faulty.folder / "explore" / "pairs.csv")
+    assert set(zip(pairs["id_a"], pairs["id_b"], strict=True)) == {
+        ("000.jpg", "001.jpg"),
+        ("004.jpg", "t2.jpg"),
+        ("006.jpg", "009.jpg"),
+    }
+    Image.fromarray(scene(7)).save(faulty.data / "test" / "t2.jpg")
+    assert "leaks.csv" not in kit("explore", "tiny")
+    assert not (faulty.folder / "explore" / "leaks.csv").exists(), "of pictures that are there no longer"
+
+
+def test_pairs_that_folds_may_divide_are_the_next_step_and_said_each_time(faulty: Competition) -> None:
+    write_table(faulty.quarantine_file, "id,reason", "023.jpg,empty", "001.jpg,which?", "000.jpg,which?")
+    assert "next: kit explore tiny --write-groups    (1 pair of duplicates is not in one group" in kit(
+        "explore", "tiny"
+    )
+    write_table(faulty.folds_file, "id,fold", *(f"{n:03}.jpg,{n % 2}" for n in range(2, 23)))
+    assert "note: 1 pair of duplicates lie in different folds" in kit("folds", "tiny")
+    assert "next: remove" in kit("explore", "tiny", "--write-groups")
+    faulty.folds_file.unlink()
+    output = kit("folds", "tiny")
+    assert "rows of one group are in one fold: 1 group" in output and "different folds" not in output
+    assert "next: kit folds" in kit("explore", "tiny")
 
 
 def test_from_what_is_found_to_the_folds(faulty: Competition) -> None:

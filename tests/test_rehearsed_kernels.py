@@ -92,7 +92,7 @@ def test_from_training_to_a_score_without_internet(
     hidden, visible = kaggle().hosted["tiny"].data, hide_pictures(kaggle().hosted["tiny"].data, tmp_path / "visible")
     kaggle(code_only=True, data=hidden)
     run_train("--no-internet", "--suffix", "parts", "--fold", "0")
-    assert not (workspace.oof("tiny", "colours-parts") / "manifest.json").exists()
+    assert read_json(workspace.oof("tiny", "colours-parts") / "manifest.json")["missing_folds"] == [1]
     result = run_train("--no-internet", "--suffix", "parts", "--resume")
     assert "goes on from rehearsal-user/kit-train-tiny-colours-parts-fold-0" in result.output
     assert "now in oof/tiny/colours-parts" in result.output

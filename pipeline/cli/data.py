@@ -16,7 +16,7 @@ from pipeline.cli.output import (
     say_left_out,
     show,
 )
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted
 
 
 def demo(
@@ -97,6 +97,7 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
 
     described = load_competition(competition, root=ROOT)
 
+    from pipeline.data.duplicates import divided_note, divided_pairs
     from pipeline.data.folds import NEVER_HELD_OUT, load_folds
     from pipeline.data.index import class_names, train_index
 
@@ -114,6 +115,12 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
     show(rows, format)
     if format is Format.table:
         print(f"\n{described.folds_file}, sha256 {made.sha256[:16]}…")
+    grouped = int(index["group"][index["group"] != ""].nunique())
+    if grouped:
+        typer.echo(f"rows of one group are in one fold: {counted(grouped, 'group', 'groups')}", err=True)
+    divided = divided_pairs(described, index, dict(zip(made.frame["id"], made.frame["fold"], strict=True)))
+    if divided:
+        typer.echo(f"note: {divided_note(divided, competition)}", err=True)
 
 
 def check_slug(slug: str) -> None:

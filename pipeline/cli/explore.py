@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.output import ROOT, Format, show
+from pipeline.errors import counted
 
 if TYPE_CHECKING:
     from pipeline.data.explore import Exploration
@@ -36,6 +37,7 @@ def explore(
 
     from pipeline.data.duplicates import keep_duplicates
     from pipeline.data.explore import explore as look
+    from pipeline.data.explore import write_pairs
     from pipeline.data.remedies import refuse_groups_without_effect
     from pipeline.data.showcase import showcase
     from pipeline.report.explore_page import finding_rows, write_explore_page
@@ -45,6 +47,7 @@ def explore(
     found = look(described)
     page = write_explore_page(described.folder / "explore", found, showcase(found, augment=augment))
     keep_duplicates(described, found.rows, found.training_duplicates)
+    tables = write_pairs(described.folder / "explore", found)
     for name, value in found.facts.items():
         print(f"{name}: {value}")
     print()
@@ -53,14 +56,26 @@ def explore(
     for note in found.notes:
         print(f"note: {note}")
     print(f"\nwrote {page}: open it in a browser; the pictures beside it are PNG files")
+    for table, rows in tables.items():
+        print(f"wrote {table}: {counted(rows, 'row', 'rows')}")
     if quarantine:
         _leave_out(found)
     if write_groups:
         _keep_together(found)
+    apart = not found.has_split and not write_groups and _pairs_apart(found)
     if described.folds_file.is_file() and (quarantine or write_groups):
         print(f"next: remove {described.folds_file}, then: kit folds {competition}")
+    elif apart:
+        pairs = counted(apart, "pair of duplicates is", "pairs of duplicates are")
+        print(f"next: kit explore {competition} --write-groups    ({pairs} not in one group: a fold may divide them)")
     else:
         print(f"next: kit folds {competition}")
+
+
+def _pairs_apart(found: "Exploration") -> int:
+    """How many pairs of training pictures are duplicates and not of one group already."""
+    group = dict(zip(found.rows["id"], found.rows["group"], strict=True))
+    return sum(not group[a] or group[a] != group[b] for a, b in found.training_pairs)
 
 
 def _leave_out(found: "Exploration") -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.facts import Facts, read_pictures
+from pipeline.data.facts import Facts, kept_facts, read_pictures
 from pipeline.data.index import class_names, name_some, read_quarantine, scan, test_index
 from pipeline.errors import DataError
 
@@ -95,7 +95,7 @@ def survey(competition: Competition) -> Survey:
     test = test_index(competition)
     left_out = read_quarantine(competition)
     rows = found.rows[~found.rows["id"].isin(set(found.faults) | set(left_out))]
-    facts = read_pictures([*rows["path"], *test["path"]])
+    facts = read_pictures([*rows["path"], *test["path"]], keep_in=kept_facts(competition))
     bad = rows[rows["path"].isin(set(facts.unreadable))]
     faults = {key: why for key, why in found.faults.items() if key not in left_out}
     faults |= {key: facts.unreadable[path] for key, path in zip(bad["id"], bad["path"], strict=True)}

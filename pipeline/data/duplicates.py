@@ -6,7 +6,7 @@ laid on each other, confirms them. docs/decisions/0005-near-duplicates.md has th
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from tqdm import tqdm
 from pipeline.artifacts import read_json, write_json
 from pipeline.competition import Competition
 from pipeline.data.decode import POLICY
-from pipeline.data.facts import SMALL, Facts, read_pictures
+from pipeline.data.facts import SMALL, Facts, kept_facts, read_pictures
 from pipeline.data.index import train_index
+from pipeline.errors import counted
 
 DISTANCE = 12  # bits of 64 in which the hashes of a candidate pair may differ
 LEAST_LIKENESS = 0.75  # correlation of 16×16 copies; below it laying one on the other is not tried
@@ -86,14 +87,41 @@ def training_duplicates(competition: Competition) -> list[Duplicate]:
         DataError: As `train_index` does, or a picture cannot be read.
     """
     index = train_index(competition)
-    file = _kept(competition)
-    if file.is_file():
-        kept = read_json(file)
-        if kept["sha256"] == _sha256(index):
-            return [Duplicate(**pair) for pair in kept["pairs"]]
-    found = find_duplicates(list(index["id"]), list(index["path"]), read_pictures(index["path"]).require_all())
+    known = _known(competition, index)
+    if known is not None:
+        return known
+    facts = read_pictures(index["path"], keep_in=kept_facts(competition))
+    found = find_duplicates(list(index["id"]), list(index["path"]), facts.require_all())
     keep_duplicates(competition, index, found)
     return found
+
+
+def divided_pairs(competition: Competition, index: pd.DataFrame, folds: Mapping[str, int]) -> int:
+    """How many pairs of duplicates, of those found and kept, lie in different folds; reads no picture.
+
+    Args:
+        index: All training rows: columns id and path.
+        folds: By id.
+    """
+    known = _known(competition, index) or ()
+    return sum(folds[pair.id_a] != folds[pair.id_b] for pair in known)
+
+
+def divided_note(pairs: int, slug: str) -> str:
+    """What to say where pairs of duplicates lie in different folds."""
+    return (
+        f"{counted(pairs, 'pair', 'pairs')} of duplicates lie in different folds, which flatters the score: "
+        f"`kit explore {slug} --write-groups` keeps them together in folds made anew"
+    )
+
+
+def _known(competition: Competition, index: pd.DataFrame) -> list[Duplicate] | None:
+    """What was found among these pictures and kept; None where it is of others, or nothing is kept."""
+    file = _kept(competition)
+    if not file.is_file():
+        return None
+    kept = read_json(file)
+    return [Duplicate(**pair) for pair in kept["pairs"]] if kept["sha256"] == _sha256(index) else None
 
 
 def keep_duplicates(competition: Competition, index: pd.DataFrame, found: Sequence[Duplicate]) -> None:

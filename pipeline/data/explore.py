@@ -1,9 +1,11 @@
 """A competition before any training: what is in it and what is wrong with it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
+from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
 from pipeline.data.audit import Survey, identical, survey
 from pipeline.data.duplicates import Duplicate, components, find_duplicates
@@ -29,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Exploration:
-    """What was found; nothing of it is written anywhere.
+    """What was found.
 
     Attributes:
         pictures: Every picture that can be read: columns part ("train", "held out" or "test"), id, label ("" in test),
@@ -125,6 +127,27 @@ def explore(competition: Competition) -> Exploration:
         notes=found.notes,
         rows=found.train,
     )
+
+
+def write_pairs(folder: Path, exploration: Exploration) -> dict[Path, int]:
+    """Write `pairs.csv`, every pair of duplicates, and `leaks.csv`, the labelled pictures that are a test picture, too.
+
+    Returns:
+        The files and how many rows each has; one that would have none is not written, and an earlier one removed.
+    """
+    pairs = exploration.pairs
+    leaks = pairs[(pairs["part_b"] == TEST) & (pairs["part_a"] != TEST)]
+    named = {"id_b": "test_id", "id_a": "train_id", "label_a": "label", "kind": "kind", "distance": "distance"}
+    tables = {
+        folder / "pairs.csv": pairs.drop(columns=["path_a", "path_b"]),
+        folder / "leaks.csv": leaks[list(named)].rename(columns=named).sort_values(["test_id", "train_id"]),
+    }
+    for file, table in tables.items():
+        file.unlink(missing_ok=True)
+        if len(table):
+            with atomic_path(file) as temporary:
+                table.to_csv(temporary, index=False)
+    return {file: len(table) for file, table in tables.items() if len(table)}
 
 
 def findings(exploration: Exploration) -> list[Finding]:

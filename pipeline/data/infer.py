@@ -103,6 +103,7 @@ def _settle(draft: Path, folder: Path) -> None:
     """Move the draft into place; data that lies in the folder already stays where it is."""
     folder.mkdir(exist_ok=True)
     (folder / "quarantine.csv").unlink(missing_ok=True)  # of an earlier description: the data may have been mended
+    shutil.rmtree(folder / "explore", ignore_errors=True)  # likewise
     for file in sorted(draft.iterdir(), key=lambda path: path.name == "competition.yaml"):
         if file.name == "data" and (folder / "data").is_dir() and not (folder / "data").is_symlink():
             continue

@@ -24,6 +24,7 @@ from pipeline.artifacts import Workspace, lock, read_json, write_json, write_tex
 from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.duplicates import divided_note, divided_pairs
 from pipeline.errors import DataError, KitError, counted, duration
 from pipeline.model.backbones import check_backbone, check_packaged
 from pipeline.predictions.manifests import MANIFEST, extra_in_words
@@ -79,6 +80,10 @@ def cross_validate(
         log.info("extra rows: %s", extra_in_words(data.extra.counts(numbers)))
     for note in data.extra.notes:
         log.info("%s", note)
+    folds_by_id = dict(zip(data.folds.frame["id"], data.folds.frame["fold"], strict=True))
+    divided = divided_pairs(competition, data.train, folds_by_id)
+    if divided:
+        log.warning("%s", divided_note(divided, competition.slug))
     fitting = recipe
     if not all(tasks[fold].done for fold in wanted):
         check_packaged(recipe.backbone, recipe.weights)

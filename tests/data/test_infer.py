@@ -65,7 +65,7 @@ def test_what_is_written_is_what_was_inferred(tmp_path):
     competition, _, _ = init(cars_like(tmp_path / "cars"), tmp_path)
     assert load_competition("new", root=tmp_path) == competition
     assert (competition.folder / "data").resolve() == (tmp_path / "cars").resolve()
-    assert sorted(os.listdir(competition.folder)) == ["competition.yaml", "data"]
+    assert sorted(os.listdir(competition.folder)) == ["competition.yaml", "data", "explore"]
     assert os.listdir(tmp_path / "competitions") == ["new"]
     assert len(train_index(competition)) == 9
 
@@ -336,7 +336,7 @@ def test_data_that_lies_in_the_folder_already_stays_there(tmp_path):
     competition, _, audited = init(data, tmp_path)
     assert not data.is_symlink()
     assert sorted(data.rglob("*")) == before
-    assert sorted(os.listdir(competition.folder)) == ["competition.yaml", "data"]
+    assert sorted(os.listdir(competition.folder)) == ["competition.yaml", "data", "explore"]
     assert audited.pictures == len(train_index(competition)) == 9
 
 

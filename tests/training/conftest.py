@@ -68,6 +68,11 @@ class Run:
             load_data(self.competition).sha256,
         )
 
+    def forget(self) -> None:
+        """Remove what was trained, and its result."""
+        shutil.rmtree(self.workspace.run(self.competition.slug, self.experiment))
+        shutil.rmtree(self.oof)
+
     def train(self, **options: Any) -> Any:
         options = {"machine": Machine(workers=0), "engine": train_fold, **options}
         return cross_validate(

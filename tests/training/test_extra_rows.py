@@ -21,7 +21,7 @@ from pipeline.predictions.pseudo import make_pseudo_labels
 from pipeline.predictions.store import read_experiment, read_predictions
 from pipeline.report.tables import leaderboard_rows, result_text
 from pipeline.training import fold as fold_module
-from pipeline.training.fold import train_fold
+from pipeline.training.fold import FoldTask, train_fold
 from pipeline.training.stage import StageTask
 from tests.conftest import make_picture, make_pictures, write_competition
 from tests.training.conftest import EXPERIMENT, Run, recipe_of, stage
@@ -141,6 +141,10 @@ def test_the_model_of_another_fold_has_no_part_in_a_folds_training(copied: Run) 
     assert not predictions["other-0"].equals(predictions["first"])
 
 
+def interrupted(task: FoldTask) -> None:
+    raise KeyboardInterrupt
+
+
 def turn_round(run: Run, *, fold: int) -> None:
     """Let a fold's model say another class of every test picture, and the experiment be the mean of such models."""
     for name in ("test.parquet", "test_tta.parquet"):
@@ -161,7 +165,7 @@ def test_an_experiment_with_extra_rows_is_scored_on_the_same_rows(
     rows = pseudo_label(copied)
     run = using(copied, "more", "guessed")
     with caplog.at_level("INFO", logger="pipeline"):
-        manifest = run.train().manifest
+        manifest = run.train()
     assert "extra rows: guessed 6, more 3" in caplog.text
     assert len(rows) == 12
 
@@ -188,7 +192,8 @@ def test_an_experiment_with_extra_rows_is_scored_on_the_same_rows(
 def test_other_extra_rows_under_the_same_names_are_refused(begin: Callable[..., Run]) -> None:
     begun = begin(stage("one", epochs=1))
     run = using(Run(with_more(begun, blue=1), begun.workspace), "more")
-    run.train(folds=[0], engine=lambda task: None)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(folds=[0], engine=interrupted)
     make_picture(run.competition.data / "more" / "red" / "new.png", colour=2, seed=77)
     with pytest.raises(KitError, match="different settings or data: extra rows"):
         run.train(folds=[1])

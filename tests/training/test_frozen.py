@@ -1,6 +1,5 @@
 """A frozen backbone sees each view of a picture once; a head trained on features is what it would have been."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -210,7 +209,7 @@ def test_a_head_trained_on_features_is_the_one_trained_behind_its_backbone(begin
         result = stage_done(run.task(0).stage_folder(0)) or {}
         assert result["views_kept"] == (0 if views else 1)
         found.append((*weights_of(run), pd.read_csv(run.task(0).stage_folder(0) / LOG)))
-        shutil.rmtree(run.workspace.run("tiny", run.experiment))
+        run.forget()
     (kept, kept_found, kept_log), (each, each_found, each_log) = found
     for one, other in zip(kept, each, strict=True):
         np.testing.assert_allclose(one, other, atol=5e-3)

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -105,7 +104,7 @@ def test_the_scored_fold_has_no_part_in_what_is_kept(begin: Callable[..., Run], 
     run = begin(*stages, select_on=wanted)
     run.train(folds=[0])
     found, scores = [stored(run, 0, number) for number in (0, 1)], stage_done(run.task(0).stage_folder(1)) or {}
-    shutil.rmtree(run.workspace.run(run.competition.slug, run.experiment))
+    run.forget()
     swap_held_out_labels(run, 0)
     run.train(folds=[0])
     for number in (0, 1):
@@ -145,7 +144,7 @@ def test_what_is_validated_and_kept_is_the_moving_average(begin: Callable[..., R
     plain = begin(stage("warm", epochs=4, learning_rate=0.05, augment="none"), select_on="last")
     plain.train(folds=[0])
     first = [load_network(plain.recipe, classes=3, weights=plain.task(0).weights).get_weights(), stored(plain, 0, 0)]
-    shutil.rmtree(plain.workspace.run(plain.competition.slug, plain.experiment))
+    plain.forget()
     averaged = begin(stage("warm", epochs=4, learning_rate=0.05, augment="none", ema=0.999), select_on="last")
     averaged.train(folds=[0])
     network = load_network(averaged.recipe, classes=3, weights=averaged.task(0).weights)
