@@ -122,6 +122,19 @@ def test_annotated_pictures(here: Path) -> None:
     )
 
 
+def test_one_broken_picture_does_not_cost_the_others(here: Path) -> None:
+    whole = kit("predict", "colours", "photos", "--format", "json")
+    Path("photos/a/zz.jpg").write_bytes(Path("photos/b/two.jpg").read_bytes()[:300])
+    Path("photos/b/empty.jpg").write_bytes(b"")
+    part = kit("predict", "colours", "photos", "--format", "json", "--annotate", "made")
+    assert part.exit_code == 1
+    assert "2 pictures are not predicted: photos/a/zz.jpg cannot be read as a picture" in part.stderr
+    assert "; photos/b/empty.jpg is empty (0 bytes)\n  expected: " in part.stderr
+    for one, other in zip(json.loads(whole.stdout), json.loads(part.stdout), strict=True):
+        assert one == {key: value for key, value in other.items() if key != "annotated"}
+    assert len(list(Path("made").rglob("*.jpg"))) == 3
+
+
 def test_what_is_refused(here: Path) -> None:
     assert "has no fold 7" in refused("predict", "colours", "photos", "--fold", "7")
     assert "is a URL" in refused("predict", "colours", "https://example.org/cat.jpg")
@@ -131,8 +144,7 @@ def test_what_is_refused(here: Path) -> None:
         assert problem in refused("predict", "colours", "no-such.jpg", "--annotate", folder)
     assert "no picture matches photos/*.gif" in refused("predict", "colours", "photos/*.gif")
     Path("photos/b/broken.jpg").write_bytes(Path("photos/b/two.jpg").read_bytes()[:300])
-    assert "photos/b/broken.jpg cannot be read" in refused("predict", "colours", "photos", "--annotate", "made")
-    assert not Path("made").exists()
+    assert "photos/b/broken.jpg cannot be read" in refused("predict", "colours", "photos/b/broken.jpg")
     Path("competitions/tiny/data/train.csv").unlink()
     assert "take the probabilities as predicted: --raw" in refused("predict", "colours", "photos/a")
     assert kit("predict", "colours", "photos/a", "--raw").exit_code == 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.errors import PictureError, counted
 
 if TYPE_CHECKING:
     from pipeline.training.predict import FoldModels
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 FoldOption = Annotated[
     list[int] | None, typer.Option(help="Take this fold's model alone; may be repeated. All by default.")
 ]
+_NAMED = 10  # of the pictures that cannot be read
+
 RawOption = Annotated[bool, typer.Option("--raw", help="Probabilities as predicted, not calibrated.")]
 
 
@@ -32,6 +35,8 @@ def predict(
 ) -> None:
     """Predict pictures with the fold models of an experiment.
 
+    Pictures that cannot be read are named at the end, with exit code 1; the others are predicted.
+
     Probabilities are calibrated by a temperature that is fitted on the experiment's OOF predictions.
 
     Example: kit predict demo my-card.jpg --annotate looked-at
@@ -47,13 +52,21 @@ def predict(
 
     from tqdm import tqdm
 
-    from pipeline.data.named_pictures import named_pictures
+    from pipeline.data.named_pictures import named_pictures, unreadable_pictures
     from pipeline.training.device import import_tensorflow_quietly
     from pipeline.training.predict import predict_pictures, top_classes
 
     paths = named_pictures(pictures)
     import_tensorflow_quietly()
-    found = predict_pictures(paths, models=models, temperature=temperature)
+    broken: dict[Path, str] = {}
+    try:
+        found = predict_pictures(paths, models=models, temperature=temperature)
+    except PictureError:
+        broken = unreadable_pictures(paths)
+        paths = [path for path in paths if path not in broken]
+        if not paths:
+            raise
+        found = predict_pictures(paths, models=models, temperature=temperature)
     best = [top_classes(row, models.stored.classes, count=top) for row in found[models.stored.classes].to_numpy()]
     names = annotated_names(paths)
     rows = [
@@ -82,6 +95,14 @@ def predict(
     typer.echo(("" if aside else "\n") + f"{each}probabilities {said}", err=aside)
     if folder is not None:
         typer.echo(f"wrote {len(paths)} annotated picture{'s' if len(paths) > 1 else ''} to {folder}", err=aside)
+    if broken:
+        first = "; ".join(printable(reason) for reason in list(broken.values())[:_NAMED])
+        more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        raise PictureError(
+            f"{counted(len(broken), 'picture is', 'pictures are')} not predicted: {first}{more}",
+            expected="pictures that can be read; the others are predicted",
+            next_step="replace the files, or leave them out",
+        )
 
 
 def read_models(

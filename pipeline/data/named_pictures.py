@@ -1,16 +1,18 @@
-"""Which pictures a user means who names files, folders or patterns."""
+"""Which pictures a user means who names files, folders or patterns, and which of them cannot be read."""
 
 import glob
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.artifacts import home_expanded
-from pipeline.data.decode import PICTURE_SUFFIXES
+from pipeline.data.decode import PICTURE_SUFFIXES, decode
 from pipeline.data.index import find_pictures
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PictureError
 
 _EXPECTED = "picture files, folders of pictures or patterns such as 'photos/*.jpg'"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -28,6 +30,21 @@ def named_pictures(names: Sequence[str]) -> list[Path]:
         DataError: A name is empty or a URL, there is no such file, or a folder or pattern holds no picture.
     """
     return list(dict.fromkeys(path for name in names for path in _pictures_of(name)))
+
+
+def unreadable_pictures(paths: Sequence[Path]) -> dict[Path, str]:
+    """Why pictures cannot be read, of those that cannot."""
+
+    def why(path: Path) -> str | None:
+        try:
+            decode(path)
+        except PictureError as error:
+            return error.problem
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        reasons = tqdm(pool.map(why, paths), desc="reading pictures", total=len(paths), leave=False, disable=None)
+        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
 
 
 def _pictures_of(name: str) -> list[Path]:
