@@ -8,6 +8,7 @@ import copy
 import difflib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -16,8 +17,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, counted
 from pipeline.settings import NAME, Settings, explain, parse_mapping, parse_yaml, read_mapping
+
+log = logging.getLogger(__name__)
 
 SIZE_MULTIPLE = 32  # every backbone halves its input five times
 
@@ -369,6 +372,8 @@ def load_recipe(source: str, *, overrides: Sequence[str] = ()) -> Recipe:
         source: A shipped recipe's name, or a YAML file.
         overrides: Settings as `path=value`, the path dotted (`stages.1.epochs=3`, `stages.*.epochs=3`), the value YAML.
 
+    Where an override leaves a stage fewer epochs than its warm-up has, the warm-up becomes half of them.
+
     Raises:
         RecipeError: There is no such recipe, or it does not hold.
     """
@@ -391,9 +396,29 @@ def load_recipe(source: str, *, overrides: Sequence[str] = ()) -> Recipe:
             expected="one of " + ", ".join(shipped) + ", or a path ending in .yaml",
             next_step=f"did you mean {close[0]!r}?" if close else "name one of those",
         )
+    before = _warm_ups(content)
     for override in overrides:
         _apply(content, override)
+    for number, (epochs, warm_up) in _warm_ups(content).items():
+        # A trial of few epochs is no reason to refuse a warm-up that nobody named.
+        was, same = before.get(number, (0, None))
+        if warm_up == same and warm_up < was and warm_up >= epochs > 0:
+            _apply(content, f"stages.{number}.schedule.warmup_epochs={epochs / 2:g}")
+            where, of = f"stages.{number}.schedule.warmup_epochs", counted(epochs, "epoch", "epochs")
+            log.warning("%s is shortened from %g to %g, as the stage has %s", where, warm_up, epochs / 2, of)
     return parse_recipe(content, source=source)
+
+
+def _warm_ups(content: Mapping[str, Any]) -> dict[int, tuple[int, float]]:
+    """Of each stage that has a warm-up: its epochs and those of the warm-up, where both are numbers."""
+    stages = content.get("stages")
+    found = {}
+    for number, stage in enumerate(stages if isinstance(stages, list) else ()):
+        schedule = stage.get("schedule") if isinstance(stage, dict) else None
+        warm_up = schedule.get("warmup_epochs") if isinstance(schedule, dict) else None
+        if isinstance(warm_up, int | float) and isinstance(epochs := stage.get("epochs"), int):
+            found[number] = (epochs, warm_up)
+    return found
 
 
 def parse_recipe(content: Mapping[str, Any], *, source: str) -> Recipe:

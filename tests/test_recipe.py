@@ -286,6 +286,20 @@ def test_a_star_means_every_entry_of_a_list(file):
     assert [stage.epochs for stage in recipe.stages] == [9, 8]
 
 
+def test_a_trial_of_few_epochs_has_a_shorter_warm_up_and_says_so(file, caplog):
+    warm = "stages.1.schedule={kind: cosine, warmup_epochs: 2}"
+    text = yaml.safe_load(Path(file).read_text())
+    text["stages"][1]["schedule"] = {"kind": "cosine", "warmup_epochs": 1}
+    Path(file).write_text(yaml.safe_dump(text))
+    assert load_recipe(file, overrides=["stages.*.epochs=1"]).stages[1].schedule.warmup_epochs == 0.5
+    assert "stages.1.schedule.warmup_epochs is shortened from 1 to 0.5, as the stage has 1 epoch\n" in caplog.text
+    caplog.clear()
+    assert load_recipe(file, overrides=["stages.*.epochs=2"]).stages[1].schedule.warmup_epochs == 1
+    assert not caplog.text
+    with pytest.raises(RecipeError, match="warmup_epochs must be below epochs"):
+        load_recipe(file, overrides=["stages.1.epochs=1", warm])  # named: meant
+
+
 def test_the_last_override_counts(file):
     assert load_recipe(file, overrides=["seed=1", "seed=2"]).seed == 2
 

@@ -31,6 +31,7 @@ class Metric:
         per_row: (labels, probabilities) → the rows' contributions, of shape (rows,), where the score is their mean;
             else None. The spread of their mean is that of the score: for ROC AUC, where a row's contribution depends
             on the other rows, to first order.
+        of_confusion: The score by how many rows of class i were taken for class j, where it depends on these alone.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Metric:
     score: Callable[[Labels, Probabilities], float]
     rescorer: Callable[[Labels, Probabilities], Callable[[Weights], float]]
     per_row: Callable[[Labels, Probabilities], NDArray[np.float64]] | None = None
+    of_confusion: Callable[[Confusion], float] | None = None
 
     def gain(self, before: float, after: float) -> float:
         """How much better `after` is; negative if it is worse."""
@@ -138,7 +140,8 @@ def _of_confusion(name: str, of_confusion: Callable[[Confusion], float]) -> Metr
             np.bincount(cells, weights, classes**2).astype(np.float64).reshape(classes, classes)
         )
 
-    return Metric(name, True, lambda labels, probabilities: rescorer(labels, probabilities)(None), rescorer)
+    score = lambda labels, probabilities: rescorer(labels, probabilities)(None)  # noqa: E731
+    return Metric(name, True, score, rescorer, of_confusion=of_confusion)
 
 
 METRICS: dict[str, Metric] = {
@@ -175,26 +178,34 @@ def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Pr
     return gain, float((_bootstrapped(metric, labels, after) - _bootstrapped(metric, labels, before)).std(ddof=1))
 
 
-def floors(labels: Labels, classes: int) -> dict[str, Probabilities]:
-    """Predictions that know nothing of the pictures, by name: a random class, and the majority class.
+def floor_scores(metric: Metric, labels: Labels, classes: int) -> dict[str, dict[str, float]]:
+    """What knows nothing of the pictures scores, by name: keys score and score_se of each.
 
-    For metrics of probabilities the majority's are the classes' frequencies.
+    "random classifier": the expected score of one that takes each class that occurs as often as any other; for a metric
+    of probabilities, of one that gives all of them the same. Accuracy's is one over their number; those of a confusion
+    matrix are the mean of random ones. Its error is the spread of such a classifier's score on so many rows.
+
+    "majority class": always the most frequent class; for a metric of probabilities the classes' frequencies.
     """
-    from sklearn.dummy import DummyClassifier
-
-    strategies = {"random classifier": "uniform", "majority class": "prior"}
-    everything = np.zeros((len(labels), 1))
-    predictions: dict[str, Probabilities] = {}
-    for name, strategy in strategies.items():
-        dummy = DummyClassifier(strategy=strategy, random_state=0).fit(everything, labels)
-        found = np.zeros((len(labels), classes))
-        found[:, dummy.classes_] = dummy.predict_proba(everything)
-        if strategy == "uniform":
-            # Equal probabilities have no largest: a hair decides which class is taken.
-            found[np.arange(len(labels)), dummy.predict(everything)] += 1e-6
-            found /= found.sum(axis=1, keepdims=True)
-        predictions[name] = found
-    return predictions
+    counts = np.bincount(labels, minlength=classes)
+    shares, occurs = counts / len(labels), counts > 0
+    known = int(occurs.sum())
+    prior, uniform = (np.broadcast_to(row, (len(labels), classes)) for row in (shares, occurs / known))
+    if metric.of_confusion is not None:
+        rng, chances = np.random.default_rng(0), occurs / known
+        drawn = [metric.of_confusion(rng.multinomial(counts, chances).astype(np.float64)) for _ in range(_RESAMPLES)]
+        expected, spread = float(np.mean(drawn)), float(np.std(drawn, ddof=1))
+    elif metric.name == "accuracy":
+        expected, spread = 1 / known, float(np.sqrt((1 - 1 / known) / known / len(labels)))
+    else:
+        expected, spread = metric.score(labels, uniform), standard_error(metric, labels, uniform)
+    return {
+        "random classifier": {"score": expected, "score_se": spread},
+        "majority class": {
+            "score": metric.score(labels, prior),
+            "score_se": standard_error(metric, labels, prior),
+        },
+    }
 
 
 def _of_mean(values: NDArray[np.float64]) -> float:

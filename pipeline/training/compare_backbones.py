@@ -38,7 +38,7 @@ from pipeline.model.features import feature_network
 from pipeline.model.torch_weights import PackagedFile
 from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
-from pipeline.predictions.metrics import METRICS, floors
+from pipeline.predictions.metrics import METRICS, floor_scores
 from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
 from pipeline.recipe import Size, Square, resolve_size
 from pipeline.training.device import device, distribution, peak_device_memory
@@ -217,7 +217,7 @@ def compare_backbones(
         )
     scored = data.scored_rows
     metric, labels = METRICS[competition.metric], data.labels[scored]
-    floor = [metric.score(labels, found) for found in floors(labels, len(data.classes)).values()]
+    floor = [one["score"] for one in floor_scores(metric, labels, len(data.classes)).values()]
     return Probes(
         metric=metric.name,
         rows=len(scored),

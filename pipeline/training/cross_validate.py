@@ -28,7 +28,7 @@ from pipeline.data.duplicates import divided_note, divided_pairs
 from pipeline.errors import DataError, KitError, counted, duration
 from pipeline.model.backbones import check_backbone, check_packaged
 from pipeline.predictions.manifests import MANIFEST, extra_in_words
-from pipeline.predictions.metrics import METRICS, floors, paired_gain, standard_error
+from pipeline.predictions.metrics import METRICS, floor_scores, paired_gain, standard_error
 from pipeline.predictions.store import (
     CURVES,
     KEYS,
@@ -273,7 +273,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "folds": [task.fold for task in tasks],
         "missing_folds": sorted(set(data.folds.numbers) - {task.fold for task in tasks}),
         "oof_rows": len(ids),
-        "floors": _floor_scores(tasks[0], labels, len(data.classes)),
+        "floors": floor_scores(metric, labels, len(data.classes)),
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
         "recipe": recipe.model_dump(mode="json"),
         **_identity(tasks[0], data),
@@ -369,14 +369,6 @@ def _tta_effect(
         "tta_gain_se": error,
         "tta_used": used,
         "tta_used_by_fold": {str(n): helps(fold != n) if len(numbers) > 1 else used for n in numbers},
-    }
-
-
-def _floor_scores(task: FoldTask, labels: Any, classes: int) -> dict[str, dict[str, float]]:
-    metric = METRICS[task.competition.metric]
-    return {
-        name: {"score": metric.score(labels, found), "score_se": standard_error(metric, labels, found)}
-        for name, found in floors(labels, classes).items()
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from pipeline.predictions.metrics import METRICS, Metric, floors, paired_gain, standard_error
+from pipeline.predictions.metrics import METRICS, Metric, floor_scores, paired_gain, standard_error
 
 LABELS = np.array([0, 1, 2, 1])
 PROBABILITIES = np.array(
@@ -237,28 +237,36 @@ FREQUENCIES = np.array([0.6, 0.3, 0.1])
 UNBALANCED = np.repeat(np.arange(3), [600, 300, 100])
 
 
-def test_random_floor_is_chance() -> None:
-    found = floors(UNBALANCED, 3)["random classifier"]
-    accuracy = METRICS["accuracy"].score(UNBALANCED, found)
-    assert abs(accuracy - 1 / 3) < 3 * math.sqrt(1 / 3 * 2 / 3 / 1000)
-    assert METRICS["log_loss"].score(UNBALANCED, found) == pytest.approx(math.log(3), abs=1e-5)
-    assert abs(METRICS["quadratic_kappa"].score(UNBALANCED, found)) < 0.1
-    assert abs(METRICS["roc_auc"].score(UNBALANCED, found) - 0.5) < 0.1
+def test_random_floor_is_what_chance_is_expected_to_reach() -> None:
+    """By hand where there is a formula; else the mean and the spread of many random classifiers, row by row."""
+
+    def floor(name: str) -> tuple[float, float]:
+        found = floor_scores(METRICS[name], UNBALANCED, 3)["random classifier"]
+        return found["score"], found["score_se"]
+
+    assert floor("accuracy") == pytest.approx((1 / 3, math.sqrt(1 / 3 * 2 / 3 / 1000)))
+    assert floor("log_loss") == pytest.approx((math.log(3), 0))
+    assert floor("roc_auc") == pytest.approx((0.5, 0))
+    rng = np.random.default_rng(7)
+    for name in ("macro_f1", "quadratic_kappa"):
+        drawn = [METRICS[name].score(UNBALANCED, np.eye(3)[rng.integers(0, 3, 1000)]) for _ in range(400)]
+        score, spread = floor(name)
+        assert score == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) * math.sqrt(1 / 400 + 1 / 200))
+        assert spread == pytest.approx(np.std(drawn), rel=0.25)
 
 
 def test_majority_floor_is_the_frequencies() -> None:
-    found = floors(UNBALANCED, 3)["majority class"]
-    assert METRICS["accuracy"].score(UNBALANCED, found) == pytest.approx(0.6)
+    found = {name: floor_scores(metric, UNBALANCED, 3)["majority class"]["score"] for name, metric in METRICS.items()}
+    assert found["accuracy"] == pytest.approx(0.6)
     entropy = float(-(FREQUENCIES * np.log(FREQUENCIES)).sum())
-    assert METRICS["log_loss"].score(UNBALANCED, found) == pytest.approx(entropy, rel=1e-9)
-    assert METRICS["macro_f1"].score(UNBALANCED, found) == pytest.approx(2 * 600 / (1200 + 400) / 3)
-    assert METRICS["quadratic_kappa"].score(UNBALANCED, found) == pytest.approx(0)
-    assert METRICS["roc_auc"].score(UNBALANCED, found) == pytest.approx(0.5)
+    assert found["log_loss"] == pytest.approx(entropy, rel=1e-6)
+    assert found["macro_f1"] == pytest.approx(2 * 600 / (1200 + 400) / 3)
+    assert found["quadratic_kappa"] == pytest.approx(0)
+    assert found["roc_auc"] == pytest.approx(0.5)
 
 
-def test_floors_have_a_column_for_a_class_without_rows() -> None:
+def test_a_class_without_rows_is_not_what_chance_takes() -> None:
     labels = np.array([0, 0, 2, 2])
-    for found in floors(labels, 4).values():
-        assert found.shape == (4, 4)
-        assert found.sum(axis=1) == pytest.approx(1)
-        assert (found[:, [1, 3]] == 0).all()
+    assert floor_scores(METRICS["accuracy"], labels, 4)["random classifier"]["score"] == 0.5
+    assert floor_scores(METRICS["log_loss"], labels, 4)["random classifier"]["score"] == pytest.approx(math.log(2))
+    assert floor_scores(METRICS["macro_f1"], labels, 4)["majority class"]["score"] == pytest.approx(2 / 3 / 2)
