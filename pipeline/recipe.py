@@ -44,7 +44,20 @@ class SGD(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
 
-Optimizer = Annotated[Adam | AdamW | SGD, Field(discriminator="kind")]
+class LogisticRegression(Settings):
+    """The head alone, fitted to its optimum: multinomial logistic regression with an L2 penalty on features of the
+    frozen backbone (a linear probe), to be beaten, or to begin fine-tuning with (Kumar et al., "Fine-tuning can distort
+    pretrained features and underperform out-of-distribution", ICLR 2022).
+
+    Attributes:
+        c: Inverse of the penalty's weight, on standardised features; `auto` is chosen on training rows.
+    """
+
+    kind: Literal["logistic_regression"] = "logistic_regression"
+    c: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+
+
+Optimizer = Annotated[Adam | AdamW | SGD | LogisticRegression, Field(discriminator="kind")]
 
 
 class Constant(Settings):
@@ -207,6 +220,32 @@ class Stage(Settings):
     cutmix: float | None = Field(default=None, gt=0)
     batch_norm: Literal["frozen", "trained"] = "frozen"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_epochs(cls, content: Any) -> Any:
+        """A regression is fitted once."""
+        named = content.get("optimizer") if isinstance(content, Mapping) else None
+        kind = named.get("kind") if isinstance(named, Mapping) else named
+        return {"epochs": 1, "learning_rate": 1.0, **content} if kind == "logistic_regression" else content
+
+    @model_validator(mode="after")
+    def _closed_form(self) -> "Stage":
+        if isinstance(self.optimizer, LogisticRegression):
+            fields = type(self).model_fields
+            of_steps = ("clip_norm", "schedule", "early_stopping", "layer_decay", "ema", "mixup", "cutmix")
+            plain = {
+                "unfreeze": 0,
+                "epochs": 1,
+                "learning_rate": 1,
+                **{name: fields[name].default for name in of_steps},
+            }
+            changed = [name for name, value in plain.items() if getattr(self, name) != value]
+            if self.feature_views == "every":
+                changed.append("feature_views: every")
+            if changed:
+                raise ValueError(f"{changed[0]} has no effect with optimizer: logistic_regression; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _effective(self) -> "Stage":
         if self.unfreeze == 0 and self.batch_norm == "trained":
@@ -312,6 +351,17 @@ class Recipe(Settings):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages must have different names; received {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _logits_alone(self) -> "Recipe":
+        plain = self.head.pooling != "gem" and not self.head.batch_norm and not self.head.dense
+        for stage in self.stages:
+            if isinstance(stage.optimizer, LogisticRegression) and not plain:
+                raise ValueError(
+                    f"stage {stage.name}: optimizer: logistic_regression fits the logits alone; leave the head's dense "
+                    "layers, batch_norm and pooling: gem out"
+                )
         return self
 
     @model_validator(mode="after")

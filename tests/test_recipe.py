@@ -286,6 +286,23 @@ def test_a_star_means_every_entry_of_a_list(file):
     assert [stage.epochs for stage in recipe.stages] == [9, 8]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.0.epochs=3"], "epochs has no effect with optimizer: logistic_regression"),
+        (["stages.0.mixup=0.2"], "mixup has no effect with optimizer: logistic_regression"),
+        (["stages.0.unfreeze=0.5"], "unfreeze has no effect with optimizer: logistic_regression"),
+        (["stages.0.feature_views=every", "stages.0.augment=light"], "feature_views: every has no effect"),
+        (["head.dense=[8]"], "fits the logits alone"),
+        (["stages.0.optimizer={kind: logistic_regression, c: 0}"], "greater than 0"),
+    ],
+)
+def test_what_a_logistic_regression_cannot_have(overrides, message):
+    assert load_recipe("probe").stages[0].epochs == 1
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe("probe", overrides=overrides)
+
+
 def test_a_trial_of_few_epochs_has_a_shorter_warm_up_and_says_so(file, caplog):
     warm = "stages.1.schedule={kind: cosine, warmup_epochs: 2}"
     text = yaml.safe_load(Path(file).read_text())

@@ -15,6 +15,7 @@ from pipeline.competition import Competition
 from pipeline.data.index import name_some, read_quarantine, read_table
 from pipeline.errors import DataError
 
+CHOOSING = 5  # one training row in so many chooses a setting
 NEVER_HELD_OUT = -1  # rows that a predefined split gives to training alone
 
 
@@ -105,6 +106,14 @@ def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, see
         )
     found = min(parts, key=lambda one: abs(len(one) - len(part) / one_in))
     return np.asarray(np.sort(rows[found]), dtype=np.int64)
+
+
+def choosing_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """`inner_rows`, one in `CHOOSING`, to choose a setting by; none where every class is too small."""
+    try:
+        return inner_rows(index, rows, one_in=CHOOSING, seed=seed)
+    except DataError:
+        return rows[:0]
 
 
 def _parts(index: pd.DataFrame, groups: pd.Series | None, *, count: int, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
@@ -24,6 +25,7 @@ DEFAULT_STRENGTH = 1e-2
 """Where there are too few rows to choose by."""
 
 _ITERATIONS = 300
+_NEVER = -50.0  # the logit of a class without a training row
 
 
 @dataclass(frozen=True)
@@ -111,63 +113,77 @@ class Probes:
     decoding: bool
 
 
-def probe_fold(
+@dataclass(frozen=True)
+class LinearHead:
+    """Logits of features: `features @ kernel + bias`.
+
+    Attributes:
+        kernel: float32 of shape (channels, classes).
+        bias: float32 of shape (classes,).
+    """
+
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of shape (rows, classes)."""
+        found: NDArray[np.float32] = softmax(features @ self.kernel + self.bias, axis=1)
+        return found
+
+
+def fit_head(
     features: NDArray[np.float32],
     labels: Labels,
     *,
     trained: NDArray[np.int64],
     inner: NDArray[np.int64],
-    held_out: NDArray[np.int64],
     classes: int,
-) -> NDArray[np.float32]:
-    """Fit a linear head, and predict the rows of a fold.
+    strength: float | None = None,
+) -> LinearHead:
+    """Fit a linear head.
 
     Multinomial logistic regression on features that are standardised by the training rows. Its strength is the one of
     `STRENGTHS` with the least log loss on the inner rows, when fitted on the other training rows; then all are used.
 
     Args:
         features: Of all rows, of shape (rows, channels).
-        labels: Of all rows; those of `held_out` are not looked at.
+        labels: Of all rows; those of no other rows than `trained` are looked at.
         trained: Rows to fit on.
         inner: Some of them, which choose the strength; empty for `DEFAULT_STRENGTH`.
-        held_out: Rows to predict.
-
-    Returns:
-        Class probabilities of shape (len(held_out), classes); a class without a training row has 0.
+        strength: Told.
     """
-    strength = DEFAULT_STRENGTH
-    if len(inner):
+    if strength is None and len(inner):
         outer = np.setdiff1d(trained, inner)
         losses = [
-            METRICS["log_loss"].score(labels[inner], _fitted(features, labels, outer, inner, value, classes))
+            METRICS["log_loss"].score(
+                labels[inner], _fitted(features, labels, outer, value, classes).probabilities(features[inner])
+            )
             for value in STRENGTHS
         ]
         strength = STRENGTHS[int(np.argmin(losses))]
-    return _fitted(features, labels, trained, held_out, strength, classes)
+    return _fitted(features, labels, trained, strength or DEFAULT_STRENGTH, classes)
 
 
 def _fitted(
-    features: NDArray[np.float32],
-    labels: Labels,
-    trained: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    strength: float,
-    classes: int,
-) -> NDArray[np.float32]:
+    features: NDArray[np.float32], labels: Labels, trained: NDArray[np.int64], strength: float, classes: int
+) -> LinearHead:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS))
+    scaler, regression = StandardScaler(), LogisticRegression(C=strength, max_iter=_ITERATIONS)
     # One thread: on products this small, threads that share busy cores wait for one another most of the time.
     with warnings.catch_warnings(), threadpool_limits(1):
         # A head that is stopped early is a little more regularised, no more.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        head.fit(features[trained], labels[trained])
-    found = np.zeros((len(predicted), classes), dtype=np.float32)
-    found[:, head.classes_] = head.predict_proba(features[predicted])
-    return found
+        regression.fit(scaler.fit_transform(features[trained]), labels[trained])
+    slopes, intercepts = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn gives the difference of the two classes' logits
+        slopes, intercepts = (np.concatenate([-half, half]) for half in (slopes / 2, intercepts / 2))
+    kernel, bias = np.zeros((features.shape[1], classes)), np.full(classes, _NEVER)
+    kernel[:, regression.classes_] = (slopes / scaler.scale_).T
+    bias[regression.classes_] = intercepts - scaler.mean_ @ kernel[:, regression.classes_]
+    return LinearHead(kernel.astype(np.float32), bias.astype(np.float32))
 
 
 def rank(aligned: Aligned, costs: Mapping[Candidate, Pass]) -> list[Probed]:

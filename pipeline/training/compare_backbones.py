@@ -28,10 +28,10 @@ from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.decode import POLICY
-from pipeline.data.folds import inner_rows
+from pipeline.data.folds import choosing_rows
 from pipeline.data.pictures import FilePictures
 from pipeline.data.workers import WorkerPool
-from pipeline.errors import BusyError, DataError, KitError, RecipeError, counted
+from pipeline.errors import BusyError, KitError, RecipeError, counted
 from pipeline.model.backbones import BACKBONES, check_backbone
 from pipeline.model.cost import network_cost
 from pipeline.model.features import feature_network
@@ -39,7 +39,7 @@ from pipeline.model.torch_weights import PackagedFile
 from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floor_scores
-from pipeline.predictions.probe import Candidate, Pass, Probes, probe_fold, rank
+from pipeline.predictions.probe import Candidate, Pass, Probes, fit_head, rank
 from pipeline.recipe import Size, Square, resolve_size
 from pipeline.training.device import device, distribution, peak_device_memory
 from pipeline.training.engines import fresh_process
@@ -66,7 +66,6 @@ SHORT_LIST = {
 (`model/cost.py`) that each takes for a picture of 224×224 pixels."""
 
 _AREA_SIDE = 224  # what most published weights were trained on
-_INNER = 5  # one training row in so many chooses a head's strength
 
 
 @dataclass(frozen=True)
@@ -284,13 +283,9 @@ def head_predictions(features: NDArray[np.float32], data: CompetitionData) -> ND
     found = np.zeros((len(features), len(data.classes)), dtype=np.float32)
     for fold in tqdm(data.folds.numbers, desc="linear heads", unit="fold", leave=False, disable=None):
         trained, held_out = data.rows_without(fold), data.rows_of(fold)
-        try:
-            inner = inner_rows(data.train, trained, one_in=_INNER, seed=fold)
-        except DataError:  # classes of very few rows
-            inner = trained[:0]
-        found[held_out] = probe_fold(
-            features, data.labels, trained=trained, inner=inner, held_out=held_out, classes=len(data.classes)
-        )
+        inner = choosing_rows(data.train, trained, seed=fold)
+        head = fit_head(features, data.labels, trained=trained, inner=inner, classes=len(data.classes))
+        found[held_out] = head.probabilities(features[held_out])
     return found[data.scored_rows]
 
 

@@ -16,7 +16,7 @@ from pipeline.artifacts import Workspace, lock, write_json
 from pipeline.competition import Competition
 from pipeline.data.augment import Augmenter
 from pipeline.data.competition_data import CompetitionData, load_data
-from pipeline.data.folds import inner_rows
+from pipeline.data.folds import choosing_rows, inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
 from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
@@ -25,7 +25,7 @@ from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
-from pipeline.recipe import OnInner, Recipe
+from pipeline.recipe import LogisticRegression, OnInner, Recipe
 from pipeline.training.frozen import View, freeze
 from pipeline.training.stage import (
     WEIGHTS,
@@ -176,6 +176,7 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
             ids=list(data.train["id"].iloc[rows.held_out.rows]),
             limit=limit,
             room=task.room(f"the features of fold {task.fold}"),
+            choosing=_choosing_rows(task, data, number),
             advise=number == 0 and not any(folder.parent.parent.glob(f"fold-*/{DONE}")),
         ),
         pool,
@@ -226,6 +227,14 @@ def _trained_rows(task: FoldTask, data: CompetitionData) -> tuple[NDArray[np.int
     seed = stage_seed(task.recipe.seed, task.fold, len(task.recipe.stages))
     inner = inner_rows(data.train, rows, one_in=select_on.one_in, seed=seed)
     return np.setdiff1d(rows, inner), inner
+
+
+def _choosing_rows(task: FoldTask, data: CompetitionData, number: int) -> NDArray[np.int64]:
+    """Training rows that choose the strength of stage `number`'s logistic regression, where it is one."""
+    rows, _ = _trained_rows(task, data)
+    if not isinstance(task.recipe.stages[number].optimizer, LogisticRegression):
+        return rows[:0]
+    return choosing_rows(data.train, rows, seed=stage_seed(task.recipe.seed, task.fold, number))
 
 
 def _held_out(

@@ -35,7 +35,7 @@ from pipeline.model.backbones import BACKBONES
 from pipeline.model.classifier import split_classifier
 from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.tta import PLAIN, view
-from pipeline.recipe import Augment, Stage
+from pipeline.recipe import Augment, LogisticRegression, Stage
 from pipeline.training.device import device, distribution, divisible, for_prediction, onednn
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ def kept_views(stage: Stage) -> list[View] | None:
     backbone: it is trained, or pictures are mixed, or the stage wants a new view in every epoch."""
     if stage.unfreeze or stage.mixup or stage.cutmix or stage.feature_views == "every":
         return None
-    augmented = min(stage.feature_views, stage.epochs) if Augmenter(stage.augment).transforms else 0
+    at_most = stage.feature_views if isinstance(stage.optimizer, LogisticRegression) else stage.epochs
+    augmented = min(stage.feature_views, at_most) if Augmenter(stage.augment).transforms else 0
     return [View(), *(View(augment=stage.augment, number=number) for number in range(augmented))]
 
 

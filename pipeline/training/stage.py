@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.artifacts import atomic_path, read_json, write_json
 from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
@@ -27,8 +28,9 @@ from pipeline.model.cost import network_cost
 from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
 from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.probe import fit_head
 from pipeline.predictions.store import prediction_frame, write_predictions
-from pipeline.recipe import OnLast, Recipe
+from pipeline.recipe import LogisticRegression, OnLast, Recipe
 from pipeline.training.device import (
     distribution,
     for_training,
@@ -65,6 +67,7 @@ class StageTask:
         limit: When to stop.
         room: Where features of a frozen backbone are kept.
         advise: Whether to say what this machine is slow at.
+        choosing: Training rows that choose the strength of a logistic regression.
     """
 
     number: int
@@ -78,6 +81,7 @@ class StageTask:
     limit: TimeLimit
     room: Room
     advise: bool
+    choosing: NDArray[np.int64]
 
 
 def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
@@ -98,24 +102,11 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     frozen = on_features(recipe, task, network, pool)
     feature_seconds = time.perf_counter() - started if frozen else 0.0
     fitted, source, held_out, watched = frozen or (network, task.source, task.held_out, task.watched)
-    fitted = compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
-    best = Best()
-    callbacks = _callbacks(recipe, task, watched, best)
-    with ErrorRelay() as relay:
-        batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
-        try:
-            fitted.fit(
-                for_training(batches, batch_size=source.batch_size, parts=stage.parts),
-                epochs=stage.epochs,
-                steps_per_epoch=source.steps_per_epoch,
-                callbacks=callbacks,
-                shuffle=False,  # the batches come in the order of their epoch already
-                verbose=0,
-            )
-        except OutOfTime:
-            for callback in callbacks:
-                callback.on_train_end()  # closes the logs and the progress bar, which Keras does not
-            raise
+    if isinstance(stage.optimizer, LogisticRegression):
+        best = _fit_at_once(fitted, stage.optimizer, source, watched, task)
+    else:
+        fitted = compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
+        best = _fit(fitted, recipe, source, watched, task, pool)
     if best.probabilities is None:
         raise KitError(
             f"fold {source.fold}, stage {stage.name}: the loss is not a number after {stage.epochs} epochs",
@@ -164,6 +155,72 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "parts": stage.parts,
         },
     )
+
+
+def _fit(
+    fitted: Any, recipe: Recipe, source: TrainingInput, watched: HeldOut, task: StageTask, pool: WorkerPool
+) -> Best:
+    """Train the compiled network epoch by epoch; its best weights are in the stage's folder then."""
+    stage, best = recipe.stages[task.number], Best()
+    callbacks = _callbacks(recipe, task, watched, best)
+    with ErrorRelay() as relay:
+        batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
+        try:
+            fitted.fit(
+                for_training(batches, batch_size=source.batch_size, parts=stage.parts),
+                epochs=stage.epochs,
+                steps_per_epoch=source.steps_per_epoch,
+                callbacks=callbacks,
+                shuffle=False,  # the batches come in the order of their epoch already
+                verbose=0,
+            )
+        except OutOfTime:
+            for callback in callbacks:
+                callback.on_train_end()  # closes the logs and the progress bar, which Keras does not
+            raise
+    return best
+
+
+def _fit_at_once(
+    head: Any, optimizer: LogisticRegression, source: TrainingInput, watched: HeldOut, task: StageTask
+) -> Best:
+    """Fit the head to its optimum; as after an only epoch its weights and its log are in the stage's folder then.
+
+    Raises:
+        KitError: There was no room to keep the features of the frozen backbone.
+    """
+    import keras
+
+    if not source.features:
+        raise KitError(
+            f"fold {source.fold}: a logistic regression needs features of the frozen backbone, which could not be kept",
+            expected="room for them on the disk, and features within the range of float16",
+            next_step="raise --cache-gb, free disk space, or take another optimizer",
+        )
+    best, rows, views = Best(), source.rows, source.features
+    what = f"the end of the predictions of fold {source.fold}"
+    validation = validation_callback(
+        watched, best, monitor=None, weights=task.folder / WEIGHTS, check=partial(task.limit.check, what)
+    )
+    callbacks = keras.callbacks.CallbackList([validation, keras.callbacks.CSVLogger(task.folder / LOG)], model=head)
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(0)
+    features = np.concatenate([view.take(rows).astype(np.float32) for view in views])
+    labels = np.tile(source.labels[rows], len(views))
+    found = fit_head(
+        features,
+        labels,
+        trained=np.arange(len(labels)),
+        inner=np.flatnonzero(np.tile(np.isin(rows, task.choosing), len(views))),
+        classes=len(task.classes),
+        strength=None if optimizer.c == "auto" else optimizer.c,
+    )
+    head.get_layer("logits").set_weights([found.kernel, found.bias])
+    reached = found.probabilities(features)
+    names = {"loss": "log_loss", "accuracy": "accuracy"}
+    callbacks.on_epoch_end(0, {key: METRICS[name].score(labels, reached) for key, name in names.items()})
+    callbacks.on_train_end()
+    return best
 
 
 def _make_variables(network: Any, *, classes: int) -> None:

@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from pipeline.data.augment import Augmenter, picture_seeds
 from pipeline.data.inputs import TrainingInput
 from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, JoinedPictures, MemoryRows, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
+from pipeline.errors import KitError
 from pipeline.model.classifier import build_classifier, split_classifier
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.recipe import Head, Stage
+from pipeline.training.fold import Machine, stage_rows
 from pipeline.training.frozen import FrozenBackbone, View, freeze, kept_views
-from pipeline.training.stage import LOG, load_network, stage_done
+from pipeline.training.stage import LOG, OOF, load_network, stage_done, stage_network
 from pipeline.training.validation import predict, predict_views
 from tests.conftest import make_picture
 from tests.training.conftest import Run, recipe_of, stage
@@ -199,6 +204,40 @@ def weights_of(run: Run) -> list[Any]:
 def held_out(run: Run) -> tuple[Pictures, Any]:
     paths = list(run.data.train["path"])
     return run.task(0).machine.open(paths, SIZE, run.workspace.cache("tiny")), run.data.rows_of(0)
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_a_logistic_regression_is_what_scikit_learn_fits_to_the_features(
+    begin: Callable[..., Run], augment: str
+) -> None:
+    probe = stage("probe", unfreeze=0, augment=augment, optimizer={"kind": "logistic_regression", "c": 0.1}, epochs=1)
+    run = begin(
+        {**probe, "learning_rate": 1, "batch_norm": "frozen"}, stage("tuned", epochs=1), tta={"views": ["flip"]}
+    )
+    assert run.train()["folds"] == [0, 1]
+    task = run.task(0)
+    source = stage_rows(task, run.data, 0).source
+    network, _ = stage_network(run.recipe, 0, source, classes=3, start=None)
+    backbone, _ = freeze(network, backbone="tiny", room=task.room("a test"), pool=WorkerPool(0))
+    seen = backbone.all_features(source.pictures, kept_views(run.recipe.stages[0]))
+    assert len(seen) == (1 if augment == "none" else 5)
+    rows, held_out = source.rows, run.data.rows_of(0)
+    features = np.concatenate([view.take(rows) for view in seen]).astype(np.float32)
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    theirs.fit(features, np.tile(source.labels[rows], len(seen)))
+    stored = read_predictions(task.stage_folder(0) / OOF).set_index("id").loc[run.data.train["id"].iloc[held_out]]
+    expected = theirs.predict_proba(seen[0].take(held_out).astype(np.float32))
+    np.testing.assert_allclose(stored[run.data.classes], expected, atol=1e-3)
+    curves = pd.read_csv(run.oof / "learning_curves.csv")
+    assert list(curves["stage"]) == ["probe", "tuned"] * 2
+
+
+def test_without_room_for_features_there_is_no_logistic_regression(begin: Callable[..., Run]) -> None:
+    run = begin(
+        stage("probe", unfreeze=0, optimizer="logistic_regression", epochs=1, learning_rate=1, batch_norm="frozen")
+    )
+    with pytest.raises(KitError, match="needs features of the frozen backbone, which could not be kept"):
+        run.train(machine=Machine(workers=0, cache_gb=0))
 
 
 def test_a_head_trained_on_features_is_the_one_trained_behind_its_backbone(begin: Callable[..., Run]) -> None:
