@@ -1,6 +1,7 @@
 """`kit backbones` and `kit train --plan`, with a process for each network."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -59,3 +60,24 @@ def test_what_is_misspelt_or_has_no_effect_is_refused(workspace: Path) -> None:
     assert "--plan" in refused("train", "colours.yaml", "tiny", "--session-hours", "3")
     assert "--submission" in refused("train", "colours.yaml", "tiny", "--plan", "--submission")
     assert kit("oof", "list").exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_budget_from_the_command_line(workspace: Path) -> None:
+    """With one competition it need not be named; the same command again goes on with what was chosen."""
+    words = ["train", "colours.yaml", "--budget", "20m", "--workers", "0", "--fold", "1", "--submission"]
+    done = both(words, workspace)
+    assert re.search(r"about \d+ s of the \d+ min that are left: the whole recipe", done.stdout)
+    assert "1 of 2 folds are trained" in done.stdout
+    assert "next: a longer --budget trains the other folds, too" in done.stdout
+    assert "it is of 1 of 2 fold models" in done.stdout
+    assert (workspace / "oof/tiny/colours-20m/manifest.json").is_file()
+    again = both(words, workspace)
+    assert "going on with what was chosen for this budget" in again.stdout
+    assert "fold 1 is done already" in again.stdout
+
+
+def test_a_budget_that_is_none_is_refused(workspace: Path) -> None:
+    for text in ("soon", "0m", "20", "5m1h", ""):
+        assert f"{text!r} is no time" in refused("train", "colours.yaml", "tiny", "--budget", text)
+    assert "--budget has no effect with --plan" in refused("train", "colours.yaml", "tiny", "--budget", "5m", "--plan")

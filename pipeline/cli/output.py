@@ -120,6 +120,23 @@ def competition_of(csv_file: Path) -> str:
     )
 
 
+def the_only_competition() -> str:
+    """The competition that is meant where none is named.
+
+    Raises:
+        DataError: There is none, or more than one.
+    """
+    from pipeline.competition import list_competitions
+
+    require_competitions()
+    known = list_competitions(ROOT)
+    if len(known) > 1:
+        raise DataError(
+            f"there are {len(known)} competitions", expected="one of " + ", ".join(known), next_step="name it"
+        )
+    return known[0]
+
+
 def require_competitions() -> None:
     """Raise `DataError` in a folder that is no workspace: what is asked for may be in another."""
     from pipeline.competition import list_competitions

@@ -1,13 +1,15 @@
 """The command that trains."""
 
+import re
 import signal
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.output import ROOT, CacheOption, say_left_out
+from pipeline.cli.output import ROOT, CacheOption, recipe_for_this_machine, say_left_out, the_only_competition
 from pipeline.cli.results import submission_make
 from pipeline.errors import KitError
 from pipeline.session import SESSION_HOURS
@@ -27,8 +29,12 @@ WorkersOption = Annotated[int | None, typer.Option(help="Augmentation processes.
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe's name, or a YAML file; by default the one for this machine.")
+    ] = None,
+    competition: Annotated[
+        str | None, typer.Argument(help="Slug of the competition; may be left out where there is one alone.")
+    ] = None,
     fold: FoldOption = None,
     set_: SetOption = None,
     suffix: Annotated[str | None, typer.Option(help="Name the experiment RECIPE-SUFFIX.")] = None,
@@ -39,6 +45,10 @@ def train(
         bool,
         typer.Option("--smoke", help="Only see that it runs: few and tiny pictures, random weights; nothing is kept."),
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Train what fits into this time, such as 20m or 1h30m: fewer epochs, smaller, fewer folds."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only try some batches of each stage, and say what the training will cost.")
     ] = False,
@@ -61,8 +71,10 @@ def train(
         raise KitError(
             "--session-hours has no effect without --plan", expected="both or neither", next_step="add --plan"
         )
+    started, limit = time.monotonic(), None if budget is None else seconds_of(budget)
     alone = "--smoke" if smoke else "--plan" if plan else None
     beside = {"--plan": smoke and plan, "--submission": submission, "--suffix": smoke and suffix is not None}
+    beside["--budget"] = budget is not None
     in_vain = [name for name, given in beside.items() if given]
     if alone and in_vain:
         script = "; scripts/train_folds.sh always gives --submission: call `kit train` itself"
@@ -71,12 +83,13 @@ def train(
             expected="one of the two",
             next_step="leave one out" + script * ("--submission" in in_vain),
         )
+    recipe, competition = recipe or recipe_for_this_machine(), competition or the_only_competition()
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
     # Not after minutes of reading the data.
     check_backbone(settings.backbone, weights="none" if smoke else settings.weights, sizes=())
     begin_training()
-    experiment = f"{settings.name}-{suffix}" if suffix else settings.name
+    experiment = "-".join([settings.name, *([budget] if budget else []), *([suffix] if suffix else [])])
     machine = machine_of(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
     say_left_out(described)
@@ -98,6 +111,10 @@ def train(
         )
         print(plan_text(found))
         return
+    if limit is not None:
+        settings, fold = _budgeted(
+            settings, described, experiment, workspace, fold, machine, seconds=limit, started=started
+        )
     manifest, picture = train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
     )
@@ -105,13 +122,74 @@ def train(
     print(result_text(manifest))
     print(f"\npredictions: {picture.parent}    learning curves: {picture}")
     if manifest["missing_folds"]:
-        print("the same command without --fold trains the other folds")
+        how = "the same command without --fold" if budget is None else "a longer --budget"
+        print(f"next: {how} trains the other folds, too")
     if described.sample_submission is None:
         print(f"no submission to make: {competition} has no sample submission")
     elif submission:
         submission_make(experiment, competition=competition)
     else:
         print(f"next: kit submission make {experiment} --competition {competition}")
+
+
+def seconds_of(budget: str) -> float:
+    """A time such as `90s`, `20m` or `1h30m` in seconds.
+
+    Raises:
+        KitError: It is no such time, or none at all.
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", budget)
+    seconds = (
+        sum(int(number) * unit for number, unit in zip(found.groups("0"), (3600, 60, 1), strict=True)) if found else 0
+    )
+    if not seconds:
+        raise KitError(
+            f"{budget!r} is no time", expected="hours, minutes or seconds: 20m, 1h30m, 90s", next_step="write it so"
+        )
+    return float(seconds)
+
+
+def _budgeted(
+    settings: "Recipe",
+    described: "Competition",
+    experiment: str,
+    workspace: "Workspace",
+    folds: list[int] | None,
+    machine: "Machine",
+    *,
+    seconds: float,
+    started: float,
+) -> "tuple[Recipe, list[int]]":
+    """The recipe cut down to what fits, and its folds; as it was chosen where the experiment has begun.
+
+    Args:
+        started: When the command began, of `time.monotonic`: trying out is of the budget, too.
+    """
+    from pipeline.artifacts import read_json, write_json
+    from pipeline.errors import duration
+    from pipeline.model.backbones import BACKBONES
+    from pipeline.recipe import parse_recipe
+    from pipeline.training.budget import within
+    from pipeline.training.cross_validate import folds_of, prepare
+    from pipeline.training.plan import try_out
+
+    chosen = workspace.run(described.slug, experiment) / "budget.json"
+    if chosen.is_file():
+        known = read_json(chosen)
+        print(f"going on with what was chosen for this budget ({chosen})")
+        return parse_recipe(known["recipe"], source=str(chosen)), known["folds"]
+    data, _ = prepare(settings, described, experiment=experiment, workspace=workspace)
+    numbers = folds_of(data, described.slug, folds)
+    print(f"trying some batches of each stage, to see what fits into {duration(seconds)}", flush=True)
+    tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=machine)
+    left, smallest = seconds - (time.monotonic() - started), BACKBONES[settings.backbone].smallest
+    found = within(settings, tried, folds=numbers, smallest=smallest, seconds=left)
+    write_json(
+        chosen, {"recipe": found.recipe.model_dump(mode="json"), "folds": found.folds, "given_up": found.given_up}
+    )
+    kept = "; of the recipe it keeps " + ", ".join(found.given_up) if found.given_up else ": the whole recipe"
+    print(f"about {duration(found.seconds)} of the {duration(left)} that are left{kept}", flush=True)
+    return found.recipe, found.folds
 
 
 def begin_training() -> None:

@@ -110,28 +110,48 @@ class ProbeTask:
     started: float
 
 
-def plan_training(
-    recipe: Recipe,
-    competition: Competition,
-    *,
-    experiment: str,
-    workspace: Workspace,
-    session_hours: float,
-    folds: Sequence[int] | None = None,
-    machine: Machine | None = None,
-    run: Callable[..., Any] = fresh_process,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Tried:
+    """What was found in trying a recipe: the arguments of `reckon`."""
+
+    probes: Sequence[StageProbe]
+    folds: int
+    start_seconds: float
+    held_out: int
+    test: int
+    test_decode_seconds: float
+
+
+def plan_training(recipe: Recipe, competition: Competition, *, session_hours: float, **where: Any) -> dict[str, Any]:
     """Try every stage on the first fold, and reckon about what all folds take, without early stopping.
 
     What is finished already is not taken off.
 
     Args:
         session_hours: How long a session lasts.
-        folds: The folds to be trained; all by default.
-        run: Calls `probe`, and what `with_parts` tries, by default in a process of its own.
+        where: As of `try_out`.
 
     Returns:
         As `reckon`.
+    """
+    return reckon(recipe, **vars(try_out(recipe, competition, **where)), session_hours=session_hours)
+
+
+def try_out(
+    recipe: Recipe,
+    competition: Competition,
+    *,
+    experiment: str,
+    workspace: Workspace,
+    folds: Sequence[int] | None = None,
+    machine: Machine | None = None,
+    run: Callable[..., Any] = fresh_process,
+) -> Tried:
+    """Try every stage on the first fold.
+
+    Args:
+        folds: The folds to be trained; all by default.
+        run: Calls `probe`, and what `with_parts` tries, by default in a process of its own.
 
     Raises:
         KitError: As `cross_validate` does.
@@ -145,16 +165,7 @@ def plan_training(
         *(data.sha256, data.extra.sha256),
     )
     start, probes, test_seconds = run(probe, ProbeTask(task, time.time()), what="the plan")
-    return reckon(
-        recipe,
-        probes,
-        folds=len(numbers),
-        start_seconds=start,
-        held_out=len(data.rows_of(numbers[0])),
-        test=len(data.test),
-        test_decode_seconds=test_seconds,
-        session_hours=session_hours,
-    )
+    return Tried(probes, len(numbers), start, len(data.rows_of(numbers[0])), len(data.test), test_seconds)
 
 
 def reckon(
