@@ -188,7 +188,7 @@ def load_competition(slug: str, *, root: Path) -> Competition:
         return Competition.model_validate({**content, "folder": folder})
     except ValidationError as error:
         raise DataError(
-            f"{file} does not hold:\n{explain(error, Competition)}",
+            f"{file} has mistakes:\n{explain(error, Competition)}",
             expected="the settings described in pipeline/competition.py",
             next_step="mend the file",
         ) from None

@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.competition import Competition, load_competition
-from pipeline.errors import DataError, KitError, OutOfTime
+from pipeline.errors import DataError, KitError, OutOfTime, counted
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.session import SESSION_MARGIN
 from pipeline.submit.unzip import hoist, unpack
@@ -132,7 +132,10 @@ class Session:
         recipe, competition, experiment = self.recipe, self.competition, self.job["experiment"]
         limit = self.job["session_seconds"]
         machine = Machine(stop_at=_STARTED + limit * (1 - SESSION_MARGIN))
-        print(f"{experiment} on {competition.slug}: {recipe.backbone}, {len(recipe.stages)} stages", flush=True)
+        print(
+            f"{experiment} on {competition.slug}: {recipe.backbone}, {counted(len(recipe.stages), 'stage', 'stages')}",
+            flush=True,
+        )
         try:
             manifest = cross_validate(
                 recipe,

@@ -477,7 +477,7 @@ def parse_recipe(content: Mapping[str, Any], *, source: str) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(
-            f"recipe {source} does not hold:\n{explain(error, Recipe)}",
+            f"the recipe {source} has mistakes:\n{explain(error, Recipe)}",
             expected="the settings described in pipeline/recipe.py",
             next_step="mend the recipe or the --set that changed it",
         ) from None

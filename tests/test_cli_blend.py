@@ -97,7 +97,7 @@ def test_a_blend_is_made_listed_and_submitted(workspace: Workspace) -> None:
     assert "next: kit submission make both --competition tiny" in printed
 
     assert f"{manifest['score']:.4f}" in next(line for line in done("list").splitlines() if "both" in line)
-    assert "holds against the sample submission (6 rows)" in done("make", "both")
+    assert "matches the sample submission (6 rows)" in done("make", "both")
     [file] = Path("submissions/tiny").glob("*-both-*.csv")
     stored = read_experiment(workspace, "tiny", "both").test.set_index("id")
     submitted = pd.read_csv(file).set_index("id")["label"]

@@ -476,7 +476,7 @@ def test_a_ledger_edited_into_nonsense_is_left_as_it_is(rehearsal: Rehearsal, le
     ledger.folder.mkdir(parents=True)
     ledger.path.write_text("my notes\n", "utf-8")
     for words in (["submissions"], ["submit", "made"], ["submit", "--sync"], ["submit", "made", "--dry-run"]):
-        assert "log.csv does not hold" in refused(*words)
+        assert "log.csv is damaged" in refused(*words)
     assert ledger.path.read_text("utf-8") == "my notes\n"
     assert sent(rehearsal) == 0
 

@@ -57,7 +57,7 @@ def submission_make(experiment: str, competition: CompetitionOption = None) -> N
         workspace=workspace,
         now=datetime.now(),
     )
-    print(f"wrote {path}: it holds against the sample submission ({len(stored.test)} rows)")
+    print(f"wrote {path}: it matches the sample submission ({len(stored.test)} rows)")
     if stored.manifest["missing_folds"]:
         print(f"it is of {folds_in_words(stored.manifest)} fold models")
 
@@ -82,4 +82,4 @@ def submission_check(
     require(check, csv_file)
     if check.order:
         warn_of_order(check.order)
-    print(f"{csv_file} holds against the sample submission of {slug} ({check.rows} rows)")
+    print(f"{csv_file} matches the sample submission of {slug} ({check.rows} rows)")

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.cli.output import ROOT, CacheOption, recipe_for_this_machine, say_left_out, the_only_competition
 from pipeline.cli.results import submission_make
-from pipeline.errors import KitError
+from pipeline.errors import KitError, counted
 from pipeline.session import SESSION_HOURS
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def train(
     begin_training()
     experiment = "-".join([settings.name, *([budget] if budget else []), *([suffix] if suffix else [])])
     machine = machine_of(workers, cache_gb)
-    print(f"{experiment} on {competition}: {settings.backbone}, {len(settings.stages)} stages")
+    print(f"{experiment} on {competition}: {settings.backbone}, {counted(len(settings.stages), 'stage', 'stages')}")
     say_left_out(described)
     if smoke:
         _smoke(settings, described, folds=fold, machine=machine)

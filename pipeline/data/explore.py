@@ -194,7 +194,9 @@ def findings(exploration: Exploration) -> list[Finding]:
             exploration.in_train[TEST],
             "the leaderboard's score is flattered by them",
         ),
-        Finding("pairs of duplicates within test", int((within & with_test).sum()), "good to know"),
+        Finding(
+            "pairs of duplicates within test", int((within & with_test).sum()), "nothing: they are predicted alike"
+        ),
         Finding("pairs of labels that may be one", len(exploration.variants), "if they are, make them one in the data"),
         Finding(
             f"classes with fewer pictures than folds ({competition.folds})", small, "take fewer folds, or add pictures"

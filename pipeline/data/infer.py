@@ -150,7 +150,7 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
         )
     except ValidationError as error:
         raise DataError(
-            f"the competition does not hold:\n{explain(error, Competition)}",
+            f"the competition cannot be described so:\n{explain(error, Competition)}",
             expected="the settings described in pipeline/competition.py",
             next_step="check the slug and the options",
         ) from None

@@ -180,7 +180,7 @@ class Ledger:
 
     def _broken(self, why: str) -> DataError:
         return DataError(
-            f"{self.path} does not hold: {why}",
+            f"{self.path} is damaged: {why}",
             expected="the columns " + ", ".join(COLUMNS) + ", a row a submission",
             next_step="mend it, or move it away: it is never overwritten",
         )

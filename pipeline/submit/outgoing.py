@@ -41,7 +41,7 @@ class Outgoing:
 
 
 def outgoing_file(competition: Competition, path: Path, *, workspace: Workspace) -> Outgoing:
-    """A CSV that holds against the sample submission.
+    """A CSV that matches the sample submission.
 
     A file named as `kit submission make` names it, or a copy of one, is its experiment's only if it holds what the
     experiment predicts now: trained anew under the same name, the OOF score would be another file's.

@@ -119,7 +119,7 @@ def require(check: Check, path: Path) -> None:
     """Raise `SubmissionError` with all faults, if there are any."""
     if check.faults:
         raise SubmissionError(
-            f"{path} does not hold:\n" + "\n".join(f"  - {fault}" for fault in check.faults),
+            f"{path} does not match the sample submission:\n" + "\n".join(f"  - {fault}" for fault in check.faults),
             expected="what the sample submission shows",
             next_step="mend the file, or make it anew with `kit submission make EXPERIMENT`",
         )

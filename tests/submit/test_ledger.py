@@ -140,7 +140,7 @@ def test_nonsense_is_named_and_never_overwritten(ledger: Ledger, cells: dict[str
 def test_another_file_in_its_place_is_refused(ledger: Ledger, content: bytes) -> None:
     ledger.folder.mkdir(parents=True)
     ledger.path.write_bytes(content)
-    with pytest.raises(DataError, match=r"log\.csv does not hold"):
+    with pytest.raises(DataError, match=r"log\.csv is damaged"):
         ledger.begin(ENTRY)
     assert ledger.path.read_bytes() == content
 
