@@ -71,7 +71,8 @@ def result_text(manifest: Row) -> str:
         if len(manifest["oof_fold_scores"]) == 1:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
     if manifest["stages"]:  # a blend has none
-        lines.append("seconds: of the epochs, all folds; a stage also takes time to be built, compiled and predicted")
+        whole = f"{manifest['seconds']:.0f} with building, compiling and predicting"
+        lines.append(f"seconds: of the epochs, all folds; {whole}")
     if manifest["select_on"]:
         lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
     if manifest.get("extra_rows"):  # a blend has none of its own

@@ -6,6 +6,7 @@ oof/<slug>/<experiment>/               predictions, learning curves, manifest (s
 
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import re
@@ -42,7 +43,7 @@ from pipeline.predictions.tta import check_views
 from pipeline.recipe import OnInner, Recipe
 from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
-from pipeline.training.fold import FoldTask, Machine
+from pipeline.training.fold import DONE, FoldTask, Machine
 from pipeline.training.parts import with_parts
 from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
 from pipeline.training.validation import mean_of
@@ -275,6 +276,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "oof_rows": len(ids),
         "floors": floor_scores(metric, labels, len(data.classes)),
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
+        "seconds": _seconds(tasks),
         "recipe": recipe.model_dump(mode="json"),
         **_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
@@ -284,6 +286,13 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return frames, manifest
+
+
+def _seconds(tasks: Sequence[FoldTask]) -> float:
+    """What the folds took: their stages from building to predicting, and the predictions at the end."""
+    stages = [task.stage_folder(number) for task in tasks for number in range(len(task.recipe.stages))]
+    found = [(stage_done(folder) or {})["seconds"] for folder in stages]
+    return math.fsum([*found, *(read_json(task.folder / DONE)["prediction_seconds"] for task in tasks)])
 
 
 def learning_curves(tasks_folder: Path, stages: Sequence[str]) -> pd.DataFrame:

@@ -145,11 +145,13 @@ def train_fold(task: FoldTask) -> None:
         with WorkerPool(task.workers) as pool:
             for number in range(len(task.recipe.stages)):
                 _train_stage(task, data, number, pool)
+        begun = time.perf_counter()
         _store_predictions(task, data)
+        done = {"fold": task.fold, "prediction_seconds": time.perf_counter() - begun}
         for number in range(len(task.recipe.stages) - 1):
             # Each stage began where the one before ended: the last one's weights are the fold's.
             (task.stage_folder(number) / WEIGHTS).unlink(missing_ok=True)
-        write_json(task.folder / DONE, {"fold": task.fold, "fingerprint": task.recipe.fingerprint()})
+        write_json(task.folder / DONE, {**done, "fingerprint": task.recipe.fingerprint()})
 
 
 def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool) -> None:

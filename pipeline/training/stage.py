@@ -93,7 +93,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     """
     import keras
 
-    stage = recipe.stages[task.number]
+    begun, stage = time.perf_counter(), recipe.stages[task.number]
     network, freezing = stage_network(recipe, task.number, task.source, classes=len(task.classes), start=task.start)
     for note in slow_here(network, network.get_layer("backbone").dtype_policy.name) if task.advise else ():
         log.warning("%s", note)
@@ -150,6 +150,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "score": task.held_out.metric.score(task.held_out.labels, found),
             "loss": METRICS["log_loss"].score(task.held_out.labels, found),
             "training_seconds": float(log_frame["seconds"].sum()) + feature_seconds,
+            "seconds": time.perf_counter() - begun,
             "pictures_trained": len(source.rows) * len(log_frame),
             "devices": replicas(),
             "parts": stage.parts,

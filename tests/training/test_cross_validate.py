@@ -23,6 +23,7 @@ from pipeline.data.index import train_index
 from pipeline.errors import DataError, KitError, RecipeError
 from pipeline.predictions.manifests import MANIFEST, folds_in_words
 from pipeline.predictions.store import CURVES, read_experiment, read_predictions, write_predictions
+from pipeline.report.tables import result_text
 from pipeline.training.cross_validate import learning_curves, summarise
 from pipeline.training.engines import local_process
 from pipeline.training.fold import FoldTask, Machine
@@ -97,8 +98,11 @@ def test_the_manifest_holds_what_the_contract_names(finished: Run) -> None:
         results = [read_json(finished.task(fold).stage_folder(number) / "stage.json") for fold in (0, 1)]
         assert entry["size"] == [32, 32]
         assert entry["seconds"] == pytest.approx(sum(result["training_seconds"] for result in results))
+        assert all(result["seconds"] > result["training_seconds"] for result in results)
         pictures = sum(result["pictures_trained"] for result in results)
         assert entry["images_per_second"] == pytest.approx(pictures / entry["seconds"])
+    assert manifest["seconds"] > sum(entry["seconds"] for entry in manifest["stages"])
+    assert f"seconds: of the epochs, all folds; {manifest['seconds']:.0f} with building" in result_text(manifest)
 
 
 def test_the_scores_can_be_worked_out_from_the_files(finished: Run) -> None:
