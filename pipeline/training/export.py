@@ -13,6 +13,7 @@ import json
 import logging
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -353,9 +354,36 @@ def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     for value, names in ((given, ("batch", "height", "width")), (made, ("batch",))):
         for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             dimension.dim_param = name
+    _keep_padding(model.graph)
     onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in labels.items()})
     onnx.checker.check_model(model)
     onnx.save(model, file)
+
+
+def _keep_padding(graph: Any) -> None:
+    """Put an operation that changes nothing between zeros around a picture and the maximum over windows of it.
+
+    ONNX Runtime merges the two, and its own padding is no zero: of negative values the maximum would be another one
+    (ResNet V2; `findings/onnxruntime-pad-maxpool.sh`).
+    """
+    import onnx
+
+    consumers: dict[str, list[Any]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            consumers[name].append(node)
+
+    def reaches_maximum(name: str) -> bool:
+        return any(
+            one.op_type == "MaxPool" or (one.op_type == "Transpose" and reaches_maximum(one.output[0]))
+            for one in consumers[name]
+        )
+
+    for place, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "Pad" and reaches_maximum(node.output[0]):
+            [name] = node.output
+            node.output[0] = f"{name}/padded"
+            graph.node.insert(place + 1, onnx.helper.make_node("LeakyRelu", [node.output[0]], [name], alpha=1.0))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from pipeline.predictions.store import read_experiment, read_predictions, write_
 from pipeline.recipe import Recipe
 from pipeline.training import export
 from pipeline.training.averaged import average_network
-from pipeline.training.export import OOF_TOLERANCE, Export, ModelFormat, export_average, export_folds
+from pipeline.training.export import OOF_TOLERANCE, Export, ModelFormat, export_average, export_folds, write_and_run
 from pipeline.training.predict import predict_pictures, read_fold_models
 from pipeline.training.stage import load_network
 from tests.conftest import make_pictures, write_competition
@@ -350,3 +350,15 @@ def test_what_cannot_be_exported_is_refused(copied: Run) -> None:
     shutil.rmtree(copied.task(1).folder)
     with pytest.raises(DataError, match=r"fold-1[\s\S]*kit train"):
         export_folds(**key(copied))
+
+
+def test_zeros_around_a_picture_take_part_in_the_maximum(tmp_path: Path) -> None:
+    """As in ResNet V2, with no ReLU before it: ONNX Runtime pads with what takes part in no maximum."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3)).astype(np.uint8)
+    given = keras.Input((None, None, 3), dtype="uint8")
+    negative = keras.layers.Conv2D(4, 3, strides=2, bias_initializer=keras.initializers.Constant(-500.0))
+    made = negative(keras.layers.Rescaling(1.0)(given))
+    made = keras.layers.MaxPooling2D(3, strides=2)(keras.layers.ZeroPadding2D(1)(made))
+    network = keras.Model(given, keras.layers.GlobalAveragePooling2D()(made))
+    [found] = write_and_run(network, tmp_path / "pool.onnx", [pictures], labels={})
+    np.testing.assert_allclose(found, network(pictures), atol=1e-3)
