@@ -19,7 +19,7 @@ from pipeline.data.pictures import MemoryPictures, Pictures
 from pipeline.errors import DataError, PictureError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
-from pipeline.predictions.manifests import finished_weights, folds_in_words, require_networks
+from pipeline.predictions.manifests import finished_weights, require_networks
 from pipeline.predictions.store import Experiment, read_experiment, read_predictions
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import Machine
@@ -78,9 +78,12 @@ def chosen_folds(stored: Experiment, folds: Sequence[int] | None) -> list[int]:
     unknown = [fold for fold in wanted if fold not in known]
     if unknown:
         raise DataError(
-            f"{stored.name} has no fold {unknown[0]}",
+            f"{stored.name} has no fold {unknown[0]}"
+            + (": it is not trained yet" if unknown[0] in stored.manifest["missing_folds"] else ""),
             expected="one of " + ", ".join(map(str, known)),
-            next_step=f"`kit folds {stored.slug}` shows them; trained are {folds_in_words(stored.manifest)}",
+            next_step=f"give its `kit train` command with --fold {unknown[0]}"
+            if unknown[0] in stored.manifest["missing_folds"]
+            else f"`kit folds {stored.slug}` shows them",
         )
     return wanted
 
