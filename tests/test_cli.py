@@ -37,6 +37,7 @@ LOADS: dict[str, set[str]] = {
     "train --help": set(),
     "trai": set(),
     "train colours.yaml": set(),
+    "train colours.yaml tiny --budget soon": set(),
     "train colour tiny": set(),
     "train colours.yaml tinny": set(),
     "train colours.yaml tiny --set backbone=tinny": set(),
@@ -287,7 +288,7 @@ def test_a_submission_is_made_of_the_predictions_and_holds(workspace: Path, expe
     assert dict(written) == dict(experiment.idxmax(axis=1))
     check = kit("submission", "check", str(path))
     assert check.exit_code == 0
-    assert "holds" in check.stdout
+    assert "matches" in check.stdout
     assert "(6 rows)" in check.stdout
 
 

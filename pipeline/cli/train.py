@@ -30,10 +30,13 @@ WorkersOption = Annotated[int | None, typer.Option(help="Augmentation processes.
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A shipped recipe's name, or a YAML file; by default the one for this machine.")
+        str | None,
+        typer.Argument(
+            help="A shipped recipe's name, or a YAML file; with --budget the one for this machine by default."
+        ),
     ] = None,
     competition: Annotated[
-        str | None, typer.Argument(help="Slug of the competition; may be left out where there is one alone.")
+        str | None, typer.Argument(help="Slug of the competition; with --budget by default the only one there is.")
     ] = None,
     fold: FoldOption = None,
     set_: SetOption = None,
@@ -61,6 +64,9 @@ def train(
 
     Example: kit train demo demo --set stages.1.epochs=3 --suffix short
     """
+    if budget is None and (recipe is None or competition is None):  # not hours of training by a slip
+        raise typer.BadParameter("name a RECIPE and a COMPETITION; with --budget they may be left out")
+
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
     from pipeline.model.backbones import check_backbone
