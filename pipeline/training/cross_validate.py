@@ -113,6 +113,8 @@ def _finish(tasks: Sequence[FoldTask], data: CompetitionData, *, afresh: bool) -
     with lock(finishing, what=f"the result of {first.experiment}", wait=lambda: None):
         done = [task for task in tasks if task.done]
         there = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+        if set(there.get("folds", ())) > {task.fold for task in done}:
+            return there  # runs/ can be made again, what it was made into is lasting
         if afresh or there.get("folds") != [task.fold for task in done]:
             frames, manifest = summarise(done, data)
             curves = learning_curves(first.folder.parent, [stage.name for stage in first.recipe.stages])
