@@ -69,12 +69,13 @@ def test_a_budget_from_the_command_line(workspace: Path) -> None:
     done = both(words, workspace)
     assert re.search(r"about \d+ s of the \d+ min that are left: the whole recipe", done.stdout)
     assert "1 of 2 folds are trained" in done.stdout
-    assert "next: a longer --budget trains the other folds, too" in done.stdout
+    assert "next: the same command with --fold 0 trains the other folds, too" in done.stdout
     assert "it is of 1 of 2 fold models" in done.stdout
     assert (workspace / "oof/tiny/colours-20m/manifest.json").is_file()
     again = both(words, workspace)
     assert "going on with what was chosen for this budget" in again.stdout
     assert "fold 1 is done already" in again.stdout
+    assert "begun with other settings" in refused(*words, "--set", "seed=3")
 
 
 def test_a_budget_that_is_none_is_refused(workspace: Path) -> None:

@@ -73,7 +73,7 @@ def test_pairs_that_folds_may_divide_are_the_next_step_and_said_each_time(faulty
         "explore", "tiny"
     )
     write_table(faulty.folds_file, "id,fold", *(f"{n:03}.jpg,{n % 2}" for n in range(2, 23)))
-    assert "note: 1 pair of duplicates lie in different folds" in kit("folds", "tiny")
+    assert "note: 1 pair of duplicates lies in different folds" in kit("folds", "tiny")
     assert "next: remove" in kit("explore", "tiny", "--write-groups")
     faulty.folds_file.unlink()
     output = kit("folds", "tiny")

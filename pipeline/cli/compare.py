@@ -93,8 +93,9 @@ def _chosen(
     if not names:
         whole = [key for key in finished if not read_manifest(workspace, *key)["missing_folds"]]
         if 1 < len(whole) < len(finished):
-            left = ", ".join(name for key in finished if key not in whole for name in key[1:])
-            typer.echo(f"note: left out, as not all folds are trained: {left}; name it to compare it", err=True)
+            left = ", ".join(key[1] for key in finished if key not in [*whole, *chosen])
+            if left:
+                typer.echo(f"note: left out, as not all folds are trained: {left}; name it to compare it", err=True)
         chosen = list(dict.fromkeys([*(whole if len(whole) > 1 else finished), *chosen]))
     if len(chosen) < 2:
         raise _too_few(chosen, finished, competition=competition)

@@ -120,7 +120,7 @@ def folds(competition: str, format: FormatOption = Format.table) -> None:
         typer.echo(f"rows of one group are in one fold: {counted(grouped, 'group', 'groups')}", err=True)
     divided = divided_pairs(described, index, dict(zip(made.frame["id"], made.frame["fold"], strict=True)))
     if divided:
-        typer.echo(f"note: {divided_note(divided, competition)}", err=True)
+        typer.echo(f"note: {divided_note(divided, described)}", err=True)
 
 
 def check_slug(slug: str) -> None:

@@ -3,6 +3,7 @@
 import re
 import signal
 import time
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,8 +129,8 @@ def train(
     print(result_text(manifest))
     print(f"\npredictions: {picture.parent}    learning curves: {picture}")
     if manifest["missing_folds"]:
-        how = "the same command without --fold" if budget is None else "a longer --budget"
-        print(f"next: {how} trains the other folds, too")
+        others = "--fold " + " --fold ".join(map(str, manifest["missing_folds"])) if budget else "no --fold"
+        print(f"next: the same command with {others} trains the other folds, too")
     if described.sample_submission is None:
         print(f"no submission to make: {competition} has no sample submission")
     elif submission:
@@ -172,6 +173,7 @@ def _budgeted(
         started: When the command began, of `time.monotonic`: trying out is of the budget, too.
     """
     from pipeline.artifacts import read_json, write_json
+    from pipeline.data.pictures import decoding_seconds
     from pipeline.errors import duration
     from pipeline.model.backbones import BACKBONES
     from pipeline.recipe import parse_recipe
@@ -182,19 +184,33 @@ def _budgeted(
     chosen = workspace.run(described.slug, experiment) / "budget.json"
     if chosen.is_file():
         known = read_json(chosen)
+        if known["of"] != settings.fingerprint():
+            raise KitError(
+                f"{experiment} was begun with other settings than these ({chosen})",
+                expected="the recipe and settings it was begun with",
+                next_step="give this one a name of its own: --suffix NAME",
+            )
         print(f"going on with what was chosen for this budget ({chosen})")
-        return parse_recipe(known["recipe"], source=str(chosen)), known["folds"]
+        return parse_recipe(known["recipe"], source=str(chosen)), folds or known["folds"]
     data, _ = prepare(settings, described, experiment=experiment, workspace=workspace)
     numbers = folds_of(data, described.slug, folds)
     print(f"trying some batches of each stage, to see what fits into {duration(seconds)}", flush=True)
     tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=machine)
-    left, smallest = seconds - (time.monotonic() - started), BACKBONES[settings.backbone].smallest
-    found = within(settings, tried, folds=numbers, smallest=smallest, seconds=left)
-    write_json(
-        chosen, {"recipe": found.recipe.model_dump(mode="json"), "folds": found.folds, "given_up": found.given_up}
+    paths, cache = list(data.train["path"]), workspace.cache(described.slug)
+    used = time.monotonic() - started
+    found = within(
+        settings,
+        tried,
+        folds=numbers,
+        smallest=BACKBONES[settings.backbone].smallest,
+        budget=seconds,
+        used=used,
+        decoding=lru_cache(lambda size: decoding_seconds(paths, size=size, folder=cache)),
     )
-    kept = "; of the recipe it keeps " + ", ".join(found.given_up) if found.given_up else ": the whole recipe"
-    print(f"about {duration(found.seconds)} of the {duration(left)} that are left{kept}", flush=True)
+    content = found.recipe.model_dump(mode="json")
+    write_json(chosen, {"of": settings.fingerprint(), "recipe": content, "folds": found.folds, "kept": found.kept})
+    kept = "; of the recipe it keeps " + ", ".join(found.kept) if found.kept else ": the whole recipe"
+    print(f"about {duration(found.seconds)} of the {duration(seconds - used)} that are left{kept}", flush=True)
     return found.recipe, found.folds
 
 

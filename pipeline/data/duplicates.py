@@ -107,12 +107,13 @@ def divided_pairs(competition: Competition, index: pd.DataFrame, folds: Mapping[
     return sum(folds[pair.id_a] != folds[pair.id_b] for pair in known)
 
 
-def divided_note(pairs: int, slug: str) -> str:
+def divided_note(pairs: int, competition: Competition) -> str:
     """What to say where pairs of duplicates lie in different folds."""
-    return (
-        f"{counted(pairs, 'pair', 'pairs')} of duplicates lie in different folds, which flatters the score: "
-        f"`kit explore {slug} --write-groups` keeps them together in folds made anew"
-    )
+    remedy = f"`kit explore {competition.slug} --write-groups` keeps them together in folds made anew"
+    if competition.train.split or competition.train.held_out_pictures:  # there groups have no effect
+        remedy = f"leave one of each out by rows in {competition.quarantine_file}"
+    lie = counted(pairs, "pair of duplicates lies", "pairs of duplicates lie")
+    return f"{lie} in different folds, which flatters the score: {remedy}"
 
 
 def _known(competition: Competition, index: pd.DataFrame) -> list[Duplicate] | None:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.predictions.manifests import folds_in_words
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.store import Experiment, probabilities_of
 
@@ -84,7 +83,9 @@ def common_folds(experiments: Sequence[Experiment]) -> list[int]:
 
 
 def comparable_groups(experiments: Sequence[Experiment]) -> list[tuple[list[Experiment], str]]:
-    """Experiments on the same rows, in groups, the largest first, and why each group is not of the first.
+    """Experiments on the same rows, in groups, and why each group is not of the first.
+
+    Those on most folds come first, whatever one-fold trials there are beside them; then the largest group.
 
     Among groups of one size, that whose first experiment comes first in `experiments` is first.
     """
@@ -95,7 +96,7 @@ def comparable_groups(experiments: Sequence[Experiment]) -> list[tuple[list[Expe
             groups.append([one])
         else:
             home.append(one)
-    groups.sort(key=len, reverse=True)
+    groups.sort(key=lambda group: (len(group[0].manifest["folds"]), len(group)), reverse=True)
     return [(group, ", ".join(_differences(groups[0][0], group[0], rows=True))) for group in groups]
 
 
@@ -127,5 +128,5 @@ def _differences(first: Experiment, other: Experiment, *, rows: bool = False) ->
     if not differs and set(first.oof["id"]) != set(other.oof["id"]):
         same = first.manifest["folds"] == other.manifest["folds"]
         if same or rows:
-            differs.append("other rows" if same else f"{folds_in_words(other.manifest)} folds")
+            differs.append("other rows" if same else f"the folds {', '.join(map(str, other.manifest['folds']))}")
     return differs

@@ -1,7 +1,7 @@
 """A recipe cut down until its training fits a time, by what was found in trying it (`plan.py`)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,16 +22,25 @@ class Budgeted:
     Attributes:
         folds: Those to train.
         seconds: About what they take.
-        given_up: In words; empty where the recipe fits as it is.
+        kept: What is left of the recipe, in words; empty where it fits as it is.
     """
 
     recipe: Recipe
     folds: list[int]
     seconds: float
-    given_up: list[str]
+    kept: list[str]
 
 
-def within(recipe: Recipe, tried: Tried, *, folds: Sequence[int], smallest: int, seconds: float) -> Budgeted:
+def within(
+    recipe: Recipe,
+    tried: Tried,
+    *,
+    folds: Sequence[int],
+    smallest: int,
+    budget: float,
+    used: float,
+    decoding: Callable[[tuple[int, int]], float],
+) -> Budgeted:
     """The recipe on all folds where some cut of epochs and pixels fits, else on three, else on one.
 
     Of the cuts that fit the one that uses most of the time.
@@ -39,7 +48,9 @@ def within(recipe: Recipe, tried: Tried, *, folds: Sequence[int], smallest: int,
     Args:
         folds: All that may be trained.
         smallest: Side in pixels below which the backbone cannot see.
-        seconds: The time there is, of which `SHARE` is planned with.
+        budget: Seconds that there were; of what is left `SHARE` is planned with.
+        used: Seconds of them that went into trying the recipe.
+        decoding: About how many seconds it takes to decode all pictures at a size, if they are not kept already.
 
     Raises:
         KitError: Not even one fold of the smallest cut fits.
@@ -49,30 +60,36 @@ def within(recipe: Recipe, tried: Tried, *, folds: Sequence[int], smallest: int,
     for count in dict.fromkeys((len(folds), min(FEWER_FOLDS, len(folds)), 1)):
         fitting = []
         for epochs, pixels in cuts:
-            cut, probes = _cut(recipe, tried.probes, epochs=epochs, pixels=pixels, smallest=smallest)
+            cut, probes = _cut(recipe, tried.probes, epochs=epochs, pixels=pixels, smallest=smallest, decoding=decoding)
             known = {**vars(tried), "probes": probes, "folds": count}
             takes = float(reckon(cut, **known, session_hours=1)["total_seconds"])
             least = min(least, takes)
-            if takes <= SHARE * seconds:
-                fitting.append((takes, cut, epochs, pixels))
+            if takes <= SHARE * (budget - used):
+                fitting.append((takes, cut, epochs, _share(probes, tried.probes)))
         if fitting:
             takes, cut, epochs, pixels = max(fitting, key=lambda one: one[0])
-            given_up = [
+            kept = [
                 *([f"{count} of {len(folds)} folds"] if count < len(folds) else []),
                 *([f"{epochs:.0%} of each stage's epochs"] if epochs < 1 else []),
-                *([f"about {pixels:.0%} of the pixels"] if pixels < 1 else []),
+                *([f"{pixels:.0%} of the pixels"] if pixels < 1 else []),
             ]
-            return Budgeted(cut, list(folds)[:count], takes, given_up)
+            return Budgeted(cut, list(folds)[:count], takes, kept)
     raise KitError(
-        f"{recipe.name} does not fit into {duration(seconds)}: one fold of half its epochs on half the pixels takes "
-        f"about {duration(least)}",
+        f"{recipe.name} does not fit into {duration(budget)}, of which trying it took {duration(used)}: one fold of "
+        f"half its epochs on half the pixels takes about {duration(least)}",
         expected="more time, or less to do",
-        next_step=f"give it --budget {math.ceil(least / SHARE / 60)}m; or `kit train probe`, which trains no network",
+        next_step=f"give it --budget {math.ceil((used + least / SHARE) / 60)}m, or train a smaller network",
     )
 
 
 def _cut(
-    recipe: Recipe, probes: Sequence[StageProbe], *, epochs: float, pixels: float, smallest: int
+    recipe: Recipe,
+    probes: Sequence[StageProbe],
+    *,
+    epochs: float,
+    pixels: float,
+    smallest: int,
+    decoding: Callable[[tuple[int, int]], float],
 ) -> tuple[Recipe, list[StageProbe]]:
     """The recipe with fewer epochs and pixels, and what its stages would have been found to cost."""
     content = recipe.model_dump(mode="json")
@@ -81,14 +98,21 @@ def _cut(
         size = one.size
         if pixels < 1:
             height, width = (
-                max(smallest, SIZE_MULTIPLE, math.floor(side * math.sqrt(pixels) / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+                min(side, max(smallest, SIZE_MULTIPLE * max(1, round(side * math.sqrt(pixels) / SIZE_MULTIPLE))))
                 for side in one.size
             )
-            size = (min(height, one.size[0]), min(width, one.size[1]))
+            size = (height, width)
             content["stages"][number]["size"] = list(size)
         content["stages"][number] |= _shorter(stage, epochs)
-        found.append(_scaled(one, size))
+        # The sizes that were tried are decoded by now, where there is room for them.
+        found.append(replace(_scaled(one, size), decode_seconds=decoding(size) if one.kept else one.decode_seconds))
     return parse_recipe(content, source=f"{recipe.name}, cut down"), found
+
+
+def _share(cut: Sequence[StageProbe], whole: Sequence[StageProbe]) -> float:
+    """How much of the pixels of all stages together is left: sides are multiples of 32."""
+    left, all_of_them = (sum(math.prod(one.size) for one in probes) for probes in (cut, whole))
+    return left / all_of_them
 
 
 def _shorter(stage: Stage, share: float) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def cross_validate(
     folds_by_id = dict(zip(data.folds.frame["id"], data.folds.frame["fold"], strict=True))
     divided = divided_pairs(competition, data.train, folds_by_id)
     if divided:
-        log.warning("%s", divided_note(divided, competition.slug))
+        log.warning("%s", divided_note(divided, competition))
     fitting = recipe
     if not all(tasks[fold].done for fold in wanted):
         check_packaged(recipe.backbone, recipe.weights)
@@ -118,6 +118,8 @@ def _finish(tasks: Sequence[FoldTask], data: CompetitionData, *, afresh: bool) -
         if afresh or there.get("folds") != [task.fold for task in done]:
             frames, manifest = summarise(done, data)
             curves = learning_curves(first.folder.parent, [stage.name for stage in first.recipe.stages])
+            if len(curves):  # of a fold that is being trained they are none of this result
+                curves = curves[curves["fold"].isin(manifest["folds"])]
             write_text(folder / CURVES, curves.to_csv(index=False))
             finish_experiment(folder, frames, manifest)
         found: dict[str, Any] = read_json(folder / MANIFEST)
@@ -169,7 +171,7 @@ def folds_of(data: CompetitionData, slug: str, folds: Sequence[int] | None) -> l
             expected=f"a fold from {numbers[0]} to {numbers[-1]}",
             next_step=f"`kit folds {slug}` shows them",
         )
-    return list(numbers if folds is None else folds)
+    return list(numbers if folds is None else dict.fromkeys(folds))
 
 
 def check_recipe(recipe: Recipe, data: CompetitionData) -> None:

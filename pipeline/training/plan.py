@@ -18,10 +18,12 @@ from tqdm import tqdm
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.inputs import TrainingInput
 from pipeline.data.pictures import MemoryRows, are_kept, decoding_seconds
 from pipeline.data.workers import WorkerPool
 from pipeline.model.cost import network_cost
-from pipeline.recipe import Recipe, Stage
+from pipeline.predictions.probe import STRENGTHS, fit_head
+from pipeline.recipe import LogisticRegression, Recipe, Stage
 from pipeline.session import SESSION_MARGIN
 from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import peak_device_memory
@@ -292,6 +294,8 @@ def _probe_stage(
     started = time.perf_counter()
     fitted = compile_for(fitted, recipe, number, source, classes=source.classes)
     built += time.perf_counter() - started
+    if isinstance(stage.optimizer, LogisticRegression):
+        built += regression_seconds(len(source.rows) * len(source.features), source)
     first, train_rate = training_rate(fitted, source, pool, parts=stage.parts, workers=workers)
     step()
     predict_setup, predict_rate = prediction_rate(fitted, watched)
@@ -318,6 +322,16 @@ def _probe_stage(
         peak_bytes=peak_memory(_children()),
         device_bytes=peak_device_memory(),
     )
+
+
+def regression_seconds(rows: int, source: TrainingInput) -> float:
+    """About how long `fit_head` takes with its strength to be chosen: by some rows of noise, times its fits."""
+    classes, some = source.classes, min(rows, 500)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(some, *source.example[0])).astype(np.float32)
+    started, everything = time.perf_counter(), np.arange(some)
+    fit_head(features, everything % classes, trained=everything, inner=everything[:0], classes=classes)
+    return (time.perf_counter() - started) * (len(STRENGTHS) + 1) * rows / some
 
 
 def _children() -> list[int]:

@@ -98,7 +98,9 @@ def test_an_experiment_on_some_folds_meets_the_others_on_their_rows() -> None:
         np.testing.assert_array_equal(found.probabilities["whole"], VALUES[[3, 1]])
         np.testing.assert_array_equal(found.probabilities["part"], VALUES[[3, 1], ::-1])
     assert [[one.name for one in members] for members, _ in comparable_groups([whole, part])] == [["whole"], ["part"]]
-    assert [apart for _, apart in comparable_groups([whole, part])] == ["", "1 of 2 folds"]
+    assert [apart for _, apart in comparable_groups([whole, part])] == ["", "the folds 0"]
+    trials = [on_fold(experiment(name), 0) for name in "abc"]
+    assert comparable_groups([*trials, whole])[0][0] == [whole], "trials do not push whole experiments aside"
 
 
 def test_experiments_without_a_fold_in_common_are_refused() -> None:
