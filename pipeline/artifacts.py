@@ -1,6 +1,7 @@
 """Where every file the kit writes lies, and how it is written: whole or not at all.
 
     runs/<slug>/<experiment>/fold-<n>/stage-<n>/          checkpoints and logs: can be made again
+    runs/<slug>/<experiment>/budget.json                  what `kit train --budget` chose
     runs/<slug>/_decoded/                                 decoded pictures: can be made again, may lie elsewhere
     runs/<slug>/_features/                                features of the backbones compared: can be made again
     runs/<slug>/_parts/                                   in how many parts a batch fits a machine: likewise

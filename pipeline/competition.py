@@ -6,7 +6,7 @@
     competitions/<slug>/pseudo/<name>.csv  pseudo-labels               (committed, where there are any)
     competitions/<slug>/groups.csv         id, group: kept together    (committed, where there are any)
     competitions/<slug>/solution.csv       labels that a rehearsal scores against (where there are any)
-    competitions/<slug>/explore/           `kit explore`: page, plots  (ignored)
+    competitions/<slug>/explore/           `kit explore`: page, plots, tables, facts  (ignored)
     competitions/<slug>/data/              the data, or a link to it   (ignored)
 
 Every path inside competition.yaml is relative to data/, so that the file holds on any machine. An absolute one

@@ -30,6 +30,11 @@ def _kind(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def _plain(value: Any) -> Any:
+    """As YAML has it."""
+    return "null" if value is None else getattr(value, "kind", value)
+
+
 class Adam(Settings):
     kind: Literal["adam"] = "adam"
 
@@ -226,24 +231,23 @@ class Stage(Settings):
         """A regression is fitted once."""
         named = content.get("optimizer") if isinstance(content, Mapping) else None
         kind = named.get("kind") if isinstance(named, Mapping) else named
-        return {"epochs": 1, "learning_rate": 1.0, **content} if kind == "logistic_regression" else content
+        fitted_once = {"unfreeze": 0, "epochs": 1, "learning_rate": 1.0}
+        return {**fitted_once, **content} if kind == "logistic_regression" else content
 
     @model_validator(mode="after")
     def _closed_form(self) -> "Stage":
         if isinstance(self.optimizer, LogisticRegression):
             fields = type(self).model_fields
-            of_steps = ("clip_norm", "schedule", "early_stopping", "layer_decay", "ema", "mixup", "cutmix")
-            plain = {
-                "unfreeze": 0,
-                "epochs": 1,
-                "learning_rate": 1,
-                **{name: fields[name].default for name in of_steps},
-            }
+            of_steps = ("accumulate", "clip_norm", "schedule", "early_stopping", "monitor")
+            of_mixing = ("layer_decay", "ema", "mixup", "cutmix")
+            plain: dict[str, Any] = {"unfreeze": 0, "epochs": 1, "learning_rate": 1}
+            plain |= {name: fields[name].default for name in (*of_steps, *of_mixing)}
             changed = [name for name, value in plain.items() if getattr(self, name) != value]
             if self.feature_views == "every":
-                changed.append("feature_views: every")
+                changed.append("feature_views")
             if changed:
-                raise ValueError(f"{changed[0]} has no effect with optimizer: logistic_regression; leave it out")
+                wanted = ", ".join(f"{name}: {_plain(plain.get(name, 4))}" for name in changed)
+                raise ValueError(f"optimizer: logistic_regression fits the head once; it needs {wanted}")
         return self
 
     @model_validator(mode="after")
@@ -361,6 +365,13 @@ class Recipe(Settings):
                 raise ValueError(
                     f"stage {stage.name}: optimizer: logistic_regression fits the logits alone; leave the head's dense "
                     "layers, batch_norm and pooling: gem out"
+                )
+        if all(isinstance(stage.optimizer, LogisticRegression) for stage in self.stages):
+            if self.label_smoothing:
+                raise ValueError("label_smoothing has no effect on a logistic_regression alone; leave it out")
+            if not isinstance(self.select_on, OnLast):
+                raise ValueError(
+                    "select_on has no effect on a logistic_regression alone, which has no epochs; leave it out"
                 )
         return self
 

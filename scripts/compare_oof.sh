@@ -3,7 +3,7 @@
 #
 #   scripts/compare_oof.sh [EXPERIMENT…] [options of `kit oof compare`]
 #
-# Without arguments: all finished experiments of the only competition that has any.
+# Without arguments: all experiments that are trained on all folds, of the only competition that has any.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup_kit

@@ -289,10 +289,14 @@ def test_a_star_means_every_entry_of_a_list(file):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.0.epochs=3"], "epochs has no effect with optimizer: logistic_regression"),
-        (["stages.0.mixup=0.2"], "mixup has no effect with optimizer: logistic_regression"),
-        (["stages.0.unfreeze=0.5"], "unfreeze has no effect with optimizer: logistic_regression"),
-        (["stages.0.feature_views=every", "stages.0.augment=light"], "feature_views: every has no effect"),
+        (["stages.0.epochs=3"], "it needs epochs: 1"),
+        (["stages.0.mixup=0.2", "stages.0.schedule=cosine"], "it needs schedule: constant, mixup: null"),
+        (["stages.0.unfreeze=0.5"], "it needs unfreeze: 0"),
+        (["stages.0.monitor=score"], "it needs monitor: loss"),
+        (["stages.0.accumulate=4"], "it needs accumulate: 1"),
+        (["stages.0.feature_views=every", "stages.0.augment=light"], "it needs feature_views: 4"),
+        (["label_smoothing=0.1"], "label_smoothing has no effect"),
+        (["select_on=inner"], "select_on has no effect"),
         (["head.dense=[8]"], "fits the logits alone"),
         (["stages.0.optimizer={kind: logistic_regression, c: 0}"], "greater than 0"),
     ],

@@ -23,7 +23,8 @@ def explore(
 ) -> None:
     """Look at a competition before training: classes, sizes, samples, augmentation, duplicates, faults.
 
-    Writes a page and pictures into competitions/COMPETITION/explore; with an option also what it says.
+    Writes a page, pictures, and tables of duplicates and leaks into competitions/COMPETITION/explore; with an option
+    also what it says.
 
     Example: kit explore demo --augment heavy
     """

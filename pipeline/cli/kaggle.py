@@ -303,6 +303,7 @@ def _show_outgoing(outgoing: "Outgoing", server: str) -> None:
         "sha256": outgoing.sha256,
         "experiment": outgoing.experiment or "not known",
         "OOF score": _oof(outgoing.oof_score, outgoing.oof_score_se),
+        **({"folds": outgoing.folds} if " of " in outgoing.folds else {}),
     }
     for name, value in facts.items():
         if name != "rows" or outgoing.rows:

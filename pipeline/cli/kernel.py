@@ -334,7 +334,7 @@ def _wait(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
 def _tell_next(pushed: "Pushed") -> None:
     """What comes after a kernel that finished."""
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.manifests import list_experiments, read_manifest
+    from pipeline.predictions.manifests import folds_in_words, list_experiments, read_manifest
 
     slug, experiment, workspace = pushed.competition, pushed.experiment, Workspace(ROOT)
     csv_file = pushed.output(workspace) / "submission.csv"
@@ -343,7 +343,12 @@ def _tell_next(pushed: "Pushed") -> None:
         print(f"next: kit submit {csv_file} --competition {slug}")
         print(f"in a code competition: kit submit --kernel {pushed.name}")
     elif scored:
-        if read_manifest(workspace, slug, experiment)["missing_folds"]:
+        manifest = read_manifest(workspace, slug, experiment)
+        trained = list(workspace.run(slug, experiment).glob("fold-*/fold.json"))
+        if len(trained) > len(manifest["folds"]):
+            print(f"{len(trained)} folds are here, and the result of {experiment} is of {folds_in_words(manifest)}")
+            print(f"next: kit train RECIPE {slug} with the kernel's options joins them, and trains what is missing")
+        elif manifest["missing_folds"]:
             print(f"next: kit kernel run {pushed.name} --resume, with its options but --fold, trains the other folds")
         print(f"next: kit oof list, then: kit submit {experiment} --competition {slug} --dry-run")
 

@@ -90,7 +90,7 @@ def training_duplicates(competition: Competition) -> list[Duplicate]:
     known = _known(competition, index)
     if known is not None:
         return known
-    facts = read_pictures(index["path"], keep_in=kept_facts(competition))
+    facts = read_pictures(index["path"], keep_in=kept_facts(competition), write=False)
     found = find_duplicates(list(index["id"]), list(index["path"]), facts.require_all())
     keep_duplicates(competition, index, found)
     return found

@@ -74,12 +74,13 @@ def perceptual_hash(small: NDArray[np.uint8]) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def read_pictures(paths: Iterable[str], *, keep_in: Path | None = None) -> Facts:
+def read_pictures(paths: Iterable[str], *, keep_in: Path | None = None, write: bool = True) -> Facts:
     """Decode each picture once. What cannot be read is named in the result.
 
     Args:
         keep_in: A folder where what was found is kept by path, size and time of change, so that the next call reads
             only what is new. It is written whole or not at all; none is written above `_KEPT_BYTES` of small copies.
+        write: Whether these are all pictures there are, whose facts alone are kept from now on.
     """
     named = list(dict.fromkeys(paths))
     earlier = _earlier(keep_in)
@@ -110,7 +111,7 @@ def read_pictures(paths: Iterable[str], *, keep_in: Path | None = None) -> Facts
                     rows.append((path, *facts))
     table = pd.DataFrame(rows, columns=["path", *_COLUMNS]).set_index("path").astype({"phash": np.uint64})
     found_all = Facts(table, small_copies[: len(rows)], unreadable)
-    if keep_in and fresh and found_all.small_copies.nbytes <= _KEPT_BYTES:
+    if keep_in and write and fresh and found_all.small_copies.nbytes <= _KEPT_BYTES:
         with atomic_folder(keep_in) as folder:
             table.assign(key=[keys[path] for path in table.index]).to_parquet(folder / "facts.parquet", index=False)
             np.save(folder / "small.npy", found_all.small_copies)

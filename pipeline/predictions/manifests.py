@@ -55,10 +55,10 @@ def find_experiment(workspace: Workspace, name: str, *, slug: str | None) -> tup
 
 
 def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
-    """Read a finished experiment's manifest.
+    """Read an experiment's manifest.
 
     Raises:
-        DataError: It has none, that is, it does not exist or is not finished.
+        DataError: It has none, that is, it does not exist or has no result yet, or an earlier build made it.
     """
     file = workspace.oof(slug, name) / MANIFEST
     if not file.is_file():
@@ -68,6 +68,12 @@ def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
             next_step=f"run: kit train {name} {slug}",
         )
     manifest: dict[str, Any] = read_json(file)
+    if "folds" not in manifest:
+        raise DataError(
+            f"{file} is of an earlier build of the kit: it does not say which folds it is of",
+            expected="a result of this build",
+            next_step=f"move {file.parent} away, and train {name} again",
+        )
     return manifest
 
 

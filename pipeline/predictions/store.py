@@ -5,7 +5,7 @@
     oof/<slug>/<experiment>/oof_tta.parquet   the same with test-time augmentation, where the recipe has views
     oof/<slug>/<experiment>/test_tta.parquet
     oof/<slug>/<experiment>/learning_curves.csv   every epoch of every fold, where something was trained
-    oof/<slug>/<experiment>/manifest.json     written last: without it the experiment is not finished
+    oof/<slug>/<experiment>/manifest.json     written last: without it the experiment has no result
 
 Columns of classes are in the order of `manifest.json: classes`.
 """
@@ -29,7 +29,7 @@ KEYS = ("id", "fold")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A finished experiment.
+    """An experiment with a result, of all folds or of some.
 
     Attributes:
         oof: The OOF predictions that its score is of, with or without TTA as the manifest's `tta_used_by_fold` says.
@@ -121,10 +121,10 @@ def finish_experiment(folder: Path, frames: Mapping[str, pd.DataFrame], manifest
 
 
 def read_experiment(workspace: Workspace, slug: str, name: str) -> Experiment:
-    """Read a finished experiment's predictions.
+    """Read an experiment's predictions.
 
     Raises:
-        DataError: It has no manifest, that is, it does not exist or is not finished.
+        DataError: It has no manifest, that is, it does not exist or has no result yet.
     """
     folder, manifest = workspace.oof(slug, name), read_manifest(workspace, slug, name)
     files = {"oof.parquet"} | ({"oof_tta.parquet"} if any(manifest["tta_used_by_fold"].values()) else set())

@@ -72,7 +72,7 @@ def result_text(manifest: Row) -> str:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
     if manifest["stages"]:  # a blend has none
         whole = f"{manifest['seconds']:.0f} with building, compiling and predicting"
-        lines.append(f"seconds: of the epochs, all folds; {whole}")
+        lines.append(f"seconds: of the epochs, {folds_in_words(manifest)} folds; {whole}")
     if manifest["select_on"]:
         lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
     if manifest.get("extra_rows"):  # a blend has none of its own

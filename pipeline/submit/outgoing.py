@@ -10,6 +10,7 @@ from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.data.index import class_names, train_index
 from pipeline.errors import DataError, KitError
+from pipeline.predictions.manifests import folds_in_words
 from pipeline.predictions.store import Experiment, read_experiment
 from pipeline.submit.submission import check_submission, make_submission, require, write_submission
 
@@ -28,6 +29,7 @@ class Outgoing:
         experiment: Empty where the content is not known to be an experiment's predictions.
         oof_score: The experiment's, with the standard error beside it.
         order: As `Check` has it.
+        folds: As `folds_in_words` has it; empty where no experiment is known.
     """
 
     slug: str
@@ -38,6 +40,7 @@ class Outgoing:
     oof_score: float | None = None
     oof_score_se: float | None = None
     order: str = ""
+    folds: str = ""
 
 
 def outgoing_file(competition: Competition, path: Path, *, workspace: Workspace) -> Outgoing:
@@ -109,7 +112,8 @@ def _with_scores(outgoing: Outgoing, experiment: Experiment | None) -> Outgoing:
     if experiment is None:
         return outgoing
     error = float(experiment.manifest["oof_score_se"])
-    return replace(outgoing, experiment=experiment.name, oof_score=experiment.score, oof_score_se=error)
+    scored = replace(outgoing, experiment=experiment.name, oof_score=experiment.score, oof_score_se=error)
+    return replace(scored, folds=folds_in_words(experiment.manifest))
 
 
 def _experiment(competition: Competition, name: str, path: Path, workspace: Workspace) -> Experiment | None:

@@ -295,8 +295,15 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
 def _seconds(tasks: Sequence[FoldTask]) -> float:
     """What the folds took: their stages from building to predicting, and the predictions at the end."""
     stages = [task.stage_folder(number) for task in tasks for number in range(len(task.recipe.stages))]
-    found = [(stage_done(folder) or {})["seconds"] for folder in stages]
-    return math.fsum([*found, *(read_json(task.folder / DONE)["prediction_seconds"] for task in tasks)])
+    found = [stage_done(folder) or {} for folder in stages]
+    predicted = [read_json(task.folder / DONE) for task in tasks]
+    if not all("seconds" in one for one in found) or not all("prediction_seconds" in one for one in predicted):
+        raise KitError(
+            f"{tasks[0].folder.parent} was begun by an earlier build of the kit",
+            expected="folds trained by one build",
+            next_step="remove it and train afresh, or take another name: --suffix NAME",
+        )
+    return math.fsum([*(one["seconds"] for one in found), *(one["prediction_seconds"] for one in predicted)])
 
 
 def learning_curves(tasks_folder: Path, stages: Sequence[str]) -> pd.DataFrame:

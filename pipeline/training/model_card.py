@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 from pipeline.predictions.calibration import OofTemperature
+from pipeline.predictions.manifests import folds_in_words
 from pipeline.training.averaged import AverageCheck
 from pipeline.training.predict import FoldModels
 
@@ -96,8 +97,9 @@ def model_card(
         "## Classes",
         "\n".join(f"{number}. {name}" for number, name in enumerate(models.stored.classes)),
         "## Training",
-        f"{len(models.recipe.stages)} stages, {manifest['oof_rows']} pictures held out once each in {_count(models)}. "
-        f"Made on {manifest['created']} with {', '.join(f'{k} {v}' for k, v in manifest['versions'].items())}; "
+        f"{len(models.recipe.stages)} stages, {manifest['oof_rows']} pictures held out once each in {_count(models)}"
+        + (f" ({folds_in_words(manifest)} are trained). " if manifest["missing_folds"] else ". ")
+        + f"Made on {manifest['created']} with {', '.join(f'{k} {v}' for k, v in manifest['versions'].items())}; "
         f"fingerprint of the recipe {manifest['fingerprint']}.",
         f"```yaml\n{yaml.safe_dump(manifest['recipe'], sort_keys=False, allow_unicode=True)}```",
         "## Limits",

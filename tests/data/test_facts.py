@@ -53,6 +53,16 @@ def test_what_is_kept_is_what_is_read(paths: list[str], read: list[str], tmp_pat
     np.testing.assert_array_equal(turned.small_copies, fresh.small_copies[::-1])
 
 
+def test_what_reads_some_pictures_leaves_the_facts_of_the_others(
+    paths: list[str], read: list[str], tmp_path: Path
+) -> None:
+    read_pictures(paths[:2], keep_in=tmp_path / "kept")
+    read_pictures([paths[0], paths[3]], keep_in=tmp_path / "kept", write=False)
+    read.clear()
+    read_pictures(paths[:2], keep_in=tmp_path / "kept")
+    assert read == []
+
+
 def test_a_file_that_changed_is_read_anew(paths: list[str], read: list[str], tmp_path: Path) -> None:
     read_pictures(paths[:2], keep_in=tmp_path / "kept")
     read.clear()

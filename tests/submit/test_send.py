@@ -76,7 +76,7 @@ def csv_file(ledger: Ledger) -> Path:
 
 def of(path: Path, **changes: object) -> Outgoing:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return replace(Outgoing("tiny", str(path), digest, 6, "made", 0.75, 0.0625), **changes)  # type: ignore[arg-type]
+    return replace(Outgoing("tiny", str(path), digest, 6, "made", 0.75, 0.0625, folds="1"), **changes)  # type: ignore[arg-type]
 
 
 def sent(server: Rehearsal) -> int:
@@ -425,7 +425,7 @@ def test_a_file_of_an_experiment_is_known_by_its_content(
     # The same bytes under another name: nobody says which experiment's it is.
     path.unlink()
     assert outgoing_file(tiny_competition, copy, workspace=workspace) == of(
-        copy, experiment="", oof_score=None, oof_score_se=None
+        copy, experiment="", oof_score=None, oof_score_se=None, folds=""
     )
     # Other bytes under its name: it is not what the experiment predicts now.
     write_csv(path, TRUTH[::-1])

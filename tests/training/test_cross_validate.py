@@ -102,7 +102,7 @@ def test_the_manifest_holds_what_the_contract_names(finished: Run) -> None:
         pictures = sum(result["pictures_trained"] for result in results)
         assert entry["images_per_second"] == pytest.approx(pictures / entry["seconds"])
     assert manifest["seconds"] > sum(entry["seconds"] for entry in manifest["stages"])
-    assert f"seconds: of the epochs, all folds; {manifest['seconds']:.0f} with building" in result_text(manifest)
+    assert f"seconds: of the epochs, 2 folds; {manifest['seconds']:.0f} with building" in result_text(manifest)
 
 
 def test_the_scores_can_be_worked_out_from_the_files(finished: Run) -> None:

@@ -13,17 +13,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.data.augment import Augmenter, picture_seeds
+from pipeline.data.folds import choosing_rows
 from pipeline.data.inputs import TrainingInput
 from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, JoinedPictures, MemoryRows, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError
 from pipeline.model.classifier import build_classifier, split_classifier
+from pipeline.predictions.probe import fit_head
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.recipe import Head, Stage
 from pipeline.training.fold import Machine, stage_rows
 from pipeline.training.frozen import FrozenBackbone, View, freeze, kept_views
-from pipeline.training.stage import LOG, OOF, load_network, stage_done, stage_network
+from pipeline.training.stage import LOG, OOF, load_network, stage_done, stage_network, stage_seed
 from pipeline.training.validation import predict, predict_views
 from tests.conftest import make_picture
 from tests.training.conftest import Run, recipe_of, stage
@@ -232,9 +234,32 @@ def test_a_logistic_regression_is_what_scikit_learn_fits_to_the_features(
     assert list(curves["stage"]) == ["probe", "tuned"] * 2
 
 
+def test_rows_of_all_views_choose_the_strength_of_a_logistic_regression(
+    begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.data.folds.CHOOSING", 3)  # a class has four rows here
+    probe = {"unfreeze": 0, "augment": "light", "optimizer": "logistic_regression", "batch_norm": "frozen"}
+    run = begin(stage("probe", epochs=1, **{**probe, "learning_rate": 1}), seed=3, select_on="last")
+    run.train(folds=[0])
+    task, source = run.task(0), stage_rows(run.task(0), run.data, 0).source
+    network, _ = stage_network(run.recipe, 0, source, classes=3, start=None)
+    backbone, _ = freeze(network, backbone="tiny", room=task.room("a test"), pool=WorkerPool(0))
+    seen = backbone.all_features(source.pictures, kept_views(run.recipe.stages[0]))
+    features = np.concatenate([view.take(source.rows) for view in seen]).astype(np.float32)
+    chosen = choosing_rows(run.data.train, run.data.rows_without(0), seed=stage_seed(3, 0, 0))
+    inner = [place for place, row in enumerate([*source.rows] * len(seen)) if row in chosen]
+    assert len(inner) == len(chosen) * 5 > 0
+    labels = np.tile(source.labels[source.rows], len(seen))
+    expected = fit_head(features, labels, trained=np.arange(len(labels)), inner=np.array(inner), classes=3)
+    trained = load_network(run.recipe, classes=3, weights=task.weights).get_layer("logits").get_weights()
+    np.testing.assert_allclose(trained[0], expected.kernel, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(trained[1], expected.bias, rtol=1e-3, atol=1e-5)
+
+
 def test_without_room_for_features_there_is_no_logistic_regression(begin: Callable[..., Run]) -> None:
     run = begin(
-        stage("probe", unfreeze=0, optimizer="logistic_regression", epochs=1, learning_rate=1, batch_norm="frozen")
+        stage("probe", unfreeze=0, optimizer="logistic_regression", epochs=1, learning_rate=1, batch_norm="frozen"),
+        select_on="last",
     )
     with pytest.raises(KitError, match="needs features of the frozen backbone, which could not be kept"):
         run.train(machine=Machine(workers=0, cache_gb=0))
