@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -41,7 +40,7 @@ from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floor_scores
 from pipeline.predictions.probe import Candidate, Pass, Probes, fit_head, rank
 from pipeline.recipe import Size, Square, resolve_size
-from pipeline.training.device import device, distribution, peak_device_memory
+from pipeline.training.device import device, distribution, keras_backend, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
 from pipeline.training.frozen import FrozenBackbone, View
@@ -294,6 +293,6 @@ def _key(one: Candidate, data: CompetitionData, size: tuple[int, int], *, decodi
     weights = one.weights
     if weights != "none" and weights not in BACKBONES[one.backbone].files:
         weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow"), importlib.metadata.version("keras")
+    backend = keras_backend(), importlib.metadata.version("keras")
     parts = [one.backbone, weights, size, data.sha256, POLICY, backend, decoding]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -7,7 +7,6 @@ oof/<slug>/<experiment>/               predictions, learning curves, manifest (s
 import importlib.metadata
 import logging
 import math
-import os
 import platform
 import re
 import subprocess
@@ -42,6 +41,7 @@ from pipeline.predictions.store import (
 from pipeline.predictions.tta import check_views
 from pipeline.recipe import OnInner, Recipe
 from pipeline.settings import NAME
+from pipeline.training.device import keras_backend
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import DONE, FoldTask, Machine
 from pipeline.training.parts import with_parts
@@ -284,7 +284,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "recipe": recipe.model_dump(mode="json"),
         **_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
-        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "backend": keras_backend(),
         "versions": _versions(),
         "git_commit": _git_commit(tasks[0].workspace.root),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,12 +5,15 @@ stay what the recipe says, and so does the result but for rounding, and for Batc
 The same holds for a batch that is taken in parts. Dropout draws other numbers in both.
 """
 
+import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,15 +31,17 @@ def import_tensorflow_quietly() -> None:
         # On x86 CPUs without VNNI TensorFlow leaves oneDNN off: its own convolutions are slower there, and take and
         # give back large blocks of memory at every step.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    backend = keras_backend()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        import tensorflow as tf
+        with _as_if_missing("sklearn", "matplotlib", *(() if backend == "jax" else ("jax",))):
+            import tensorflow as tf
 
         # Its warnings are about the retracing of functions, which several stages take one each of.
         tf.get_logger().setLevel("ERROR")
         gpus = tf.config.list_physical_devices("GPU")
-        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        if backend != "tensorflow":
             # There TensorFlow only feeds the network; by default it would take most of the GPU's memory.
             tf.config.set_visible_devices([], "GPU")
         else:
@@ -46,6 +51,29 @@ def import_tensorflow_quietly() -> None:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
+
+
+def keras_backend() -> str:
+    """What Keras runs on, or will once it is imported: `KERAS_BACKEND`, else what `keras.json` in its folder says."""
+    kept = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    try:
+        written = json.loads(kept.read_text("utf-8"))["backend"]
+    except (OSError, ValueError, LookupError, TypeError):  # none, or one that Keras itself says what is wrong with
+        written = "tensorflow"
+    return os.environ.get("KERAS_BACKEND") or str(written)
+
+
+@contextmanager
+def _as_if_missing(*names: str) -> Iterator[None]:
+    """Packages that TensorFlow and Keras load where they are installed, for parts that are not used here: wrappers of
+    scikit-learn, plots of pictures, JAX to TFLite. They take half of its seconds. Afterwards they can be had."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as Python marks what is not to be found
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def accelerators() -> list[str]:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from pipeline.data.pictures import MemoryPictures
 from pipeline.errors import OutOfMemory, counted
 from pipeline.model.cost import network_cost
 from pipeline.recipe import Recipe
-from pipeline.training.device import device, divisible
+from pipeline.training.device import device, divisible, keras_backend
 from pipeline.training.engines import fresh_process
 from pipeline.training.frozen import kept_views
 from pipeline.training.memory import available_memory, machine_memory, peak_memory
@@ -123,7 +122,7 @@ def _fewest(trial: Trial, run: Callable[..., Any]) -> tuple[int, str]:
 
 def _needs(trial: Trial) -> dict[str, Any]:
     """What the number of parts depends on."""
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = keras_backend()
     of_stage = {"unfreeze", "batch_size", "optimizer", "layer_decay", "ema", "clip_norm"}
     return {
         "recipe": trial.recipe.model_dump(mode="json", include={"backbone", "head", "precision"}),

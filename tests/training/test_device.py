@@ -201,10 +201,14 @@ def test_what_a_cpu_is_slow_at_is_said(backbone: str, depthwise: bool, monkeypat
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
-def test_onednn_is_on_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
+def test_tensorflow_is_imported_with_onednn_unless_the_user_says_otherwise_and_without_what_nobody_asked_for(
+    given: str | None, expected: str
+) -> None:
     code = (
-        "import os; from pipeline.training import device as d; d.import_tensorflow_quietly(); "
-        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), d.onednn())"
+        "import os, sys; from pipeline.training import device as d; d.import_tensorflow_quietly(); "
+        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), d.onednn()); "
+        "print(*{'sklearn', 'matplotlib', 'jax'} & set(sys.modules)); "
+        "import keras, sklearn.base, matplotlib.pyplot, jax.numpy"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     environment |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
@@ -212,3 +216,16 @@ def test_onednn_is_on_unless_the_user_says_otherwise(given: str | None, expected
     if platform.machine() not in {"x86_64", "AMD64"}:
         expected = given or "None"
     assert done.stdout.split() == [expected, str(expected == "1")]
+
+
+def test_the_backend_is_the_one_that_keras_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    assert device.keras_backend() == "tensorflow"
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}', "utf-8")
+    assert device.keras_backend() == "jax"
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert device.keras_backend() == "torch"
+    monkeypatch.delenv("KERAS_BACKEND")
+    (tmp_path / "keras.json").write_text("no JSON", "utf-8")
+    assert device.keras_backend() == "tensorflow"
