@@ -107,6 +107,30 @@ def test_blocks_and_their_unfreezing(family: str) -> None:
     assert {w.path for w in backbone.trainable_weights} == everything
 
 
+def answers(network: Any, batch: np.ndarray) -> np.ndarray:
+    """Class probabilities, (rows, classes), of the logits in float64."""
+    logits = keras.ops.convert_to_numpy(network(batch, training=False))
+    return np.asarray(softmax(logits.astype(np.float64), axis=1))
+
+
+def tolerance(network: Any, batch: np.ndarray) -> np.ndarray:
+    """How far rounding may move each row's probabilities, (rows, 1): as far as other weights in the seventh digit do.
+
+    Deep random networks answer some pictures chaotically: of B6 one of three moves by 2e-3 with 1e-7 of the weights,
+    the others by 5e-6.
+    """
+    wanted, moved, rng = answers(network, batch), [], np.random.default_rng(1)
+    floats = [weight for weight in network.weights if weight.dtype == "float32"]
+    kept = [keras.ops.convert_to_numpy(weight).copy() for weight in floats]
+    for _ in range(3):
+        for weight, values in zip(floats, kept, strict=True):
+            weight.assign(values * (1 + 1e-6 * rng.standard_normal(values.shape)).astype(np.float32))
+        moved.append(np.abs(answers(network, batch) - wanted))
+    for weight, values in zip(floats, kept, strict=True):
+        weight.assign(values)
+    return np.asarray(1e-4 + 4 * np.max(moved, axis=(0, 2))[:, None])
+
+
 def test_the_whole_story(name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: Any) -> None:
     if not request.config.getoption("--every-backbone"):
         # Of all kinds of its layers, but with a block of each kind alone: the other 14 are converted for a minute.
@@ -125,19 +149,17 @@ def test_the_whole_story(name: str, tmp_path: Path, request: pytest.FixtureReque
     network.save_weights(tmp_path / "all.weights.h5")
     again = build_classifier(backbone=name, weights="none", head=Head(dropout=0), classes=3)
     again.load_weights(tmp_path / "all.weights.h5")
-    batches, wanted = [batch, batch[:1, :, :side]], []
-    for some in batches:
-        logits = keras.ops.convert_to_numpy(network(some, training=False))
-        np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(some, training=False)), logits)
-        wanted.append(softmax(logits.astype(np.float64), axis=1))
+    batches = [batch, batch[:1, :, :side]]
+    wanted, allowed = [answers(network, some) for some in batches], [tolerance(network, some) for some in batches]
+    for some, expected in zip(batches, wanted, strict=True):
+        np.testing.assert_array_equal(answers(again, some), expected)
     assert np.ptp(wanted[0], axis=0).max() > 0.05
 
     portable = portable_classifier(again)
     for format in ModelFormat:
         found = write_and_run(portable, tmp_path / f"all.{format.value}", batches, labels={})
-        for one, expected in zip(found, wanted, strict=True):
-            # The deepest with random weights make 1.2e-3 of rounding.
-            np.testing.assert_allclose(one, expected, atol=3e-3, err_msg=format.value)
+        for one, expected, most in zip(found, wanted, allowed, strict=True):
+            assert most.min() < 5e-3 and (np.abs(one - expected) <= most).all(), (format, one, expected, most)
 
     for fraction in (0.25, 0.5, 0.75, 1) if name == "tiny" else (0.5, 1):
         step(network, batch, name, fraction)
