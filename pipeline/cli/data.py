@@ -85,7 +85,9 @@ def init(
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
     print(f"look at it: kit explore {slug}")
     recipe = "demo" if slug == "demo" else recipe_for_this_machine()
-    print(f"next: {packages_for(recipe)}kit train {recipe} {slug}    (all recipes: {', '.join(_recipe_names())})")
+    print(f"next: {packages_for(recipe)}kit train {recipe} {slug}")
+    print("how long it takes: the same with --plan; to end within a time: the same with --budget 30m")
+    print(f"other recipes: {', '.join(name for name in _recipe_names() if name != recipe)}")
 
 
 def folds(competition: str, format: FormatOption = Format.table) -> None:

@@ -107,6 +107,7 @@ def train(
         from pipeline.report.plan import plan_text
         from pipeline.training.plan import plan_training
 
+        print("trying some batches: about half a minute a stage, and the decoding, which is kept", flush=True)
         found = plan_training(
             settings,
             described,

@@ -11,7 +11,7 @@ from pipeline.data.workers import AHEAD, WorkerPool
 from pipeline.training.device import for_training
 from pipeline.training.validation import HeldOut
 
-_SETTLING, _MEASURING, _PATIENCE = 4.0, 4.0, 15.0  # seconds
+_SETTLING, _MEASURING, _PATIENCE = 2.0, 2.0, 15.0  # seconds
 _FEWEST = 8  # batches measured, where patience lasts
 _ENDLESS = range(10**6)  # epochs
 
