@@ -124,9 +124,10 @@ class Session:
         """Train the job's folds; the OOF predictions of those that are done are merged and scored."""
         from pipeline.report.plots import plot_learning_curves
         from pipeline.report.tables import result_text
-        from pipeline.training.cross_validate import cross_validate, learning_curves
+        from pipeline.training.cross_validate import cross_validate
         from pipeline.training.engines import log_to_stdout
         from pipeline.training.fold import Machine
+        from pipeline.training.result import learning_curves
 
         log_to_stdout()
         recipe, competition, experiment = self.recipe, self.competition, self.job["experiment"]

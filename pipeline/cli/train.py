@@ -240,7 +240,8 @@ def train_experiment(
 ) -> "tuple[dict[str, Any], Path]":
     """Train what is not done yet and draw its learning curves; returns the manifest, and their picture."""
     from pipeline.report.plots import plot_learning_curves
-    from pipeline.training.cross_validate import cross_validate, learning_curves
+    from pipeline.training.cross_validate import cross_validate
+    from pipeline.training.result import learning_curves
 
     slug = described.slug
     manifest = cross_validate(

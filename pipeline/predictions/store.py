@@ -150,6 +150,6 @@ def with_choices(frames: Mapping[str, pd.DataFrame], tta_used_by_fold: Mapping[s
 
 
 def read_learning_curves(workspace: Workspace, slug: str, name: str) -> pd.DataFrame:
-    """Every epoch of every fold (`training.cross_validate.learning_curves`); empty where nothing was trained."""
+    """Every epoch of every fold (`training.result.learning_curves`); empty where nothing was trained."""
     file = workspace.oof(slug, name) / CURVES
     return pd.read_csv(file) if file.is_file() and file.stat().st_size > 1 else pd.DataFrame()

@@ -24,9 +24,9 @@ from pipeline.errors import DataError, KitError, RecipeError
 from pipeline.predictions.manifests import MANIFEST, folds_in_words
 from pipeline.predictions.store import CURVES, read_experiment, read_predictions, write_predictions
 from pipeline.report.tables import result_text
-from pipeline.training.cross_validate import learning_curves, summarise
 from pipeline.training.engines import local_process
 from pipeline.training.fold import FoldTask, Machine
+from pipeline.training.result import learning_curves, summarise
 from tests.conftest import make_picture, write_competition, write_table
 from tests.training.conftest import RECIPE, Run, recipe_of, stage
 
