@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -227,7 +228,12 @@ def test_the_folds_that_are_done_are_a_result(copied: Run) -> None:
     pd.testing.assert_frame_equal(read_experiment(copied.workspace, "tiny", copied.experiment).oof, whole.oof)
 
 
-def test_what_is_done_is_a_result_though_the_next_fold_fails(copied: Run) -> None:
+def test_what_is_done_is_a_result_though_the_next_fold_fails(
+    copied: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the time that the next one will take is told by then."""
+    ticks = iter(range(0, 1000, 90))
+    monkeypatch.setattr("pipeline.training.cross_validate.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     spare = copied.workspace.root / "spare"
     copied.task(0).folder.rename(spare)
     shutil.rmtree(copied.task(1).folder)
@@ -238,8 +244,9 @@ def test_what_is_done_is_a_result_though_the_next_fold_fails(copied: Run) -> Non
             raise KitError("no more", expected="more", next_step="go on")
         spare.rename(task.folder)
 
-    with pytest.raises(KitError, match="no more"):
+    with pytest.raises(KitError, match="no more"), caplog.at_level("INFO", "pipeline"):
         copied.train(engine=first_alone)
+    assert "fold 0 took 90 s; 1 fold to come: about 90 s" in caplog.text
     assert read_json(copied.oof / MANIFEST)["missing_folds"] == [1]
 
 
