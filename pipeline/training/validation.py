@@ -197,8 +197,10 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
             self.bar = tqdm(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            # As the epoch begins: at its end a schedule that is over says 0.
-            self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self.rate = self.rate_now()
+
+        def rate_now(self) -> str:
+            return f"{float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)):.1e}"
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()
@@ -215,9 +217,9 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
                 return
             self.told = time.perf_counter()
             log.info(
-                "%s  epoch %d/%d  loss %.4f  %s %.4f  learning rate %.1e  %.0f pictures/s  %.0f s",
+                "%s  epoch %d/%d  loss %.4f  %s %.4f  learning rate %s  %.0f pictures/s  %.0f s",
                 *(label, epoch + 1, epochs, logs["loss"], metric, logs["val_score"]),
-                self.rate,
+                " to ".join(dict.fromkeys((self.rate, self.rate_now()))),
                 *(pictures / logs["seconds"], logs["seconds"]),
             )
 

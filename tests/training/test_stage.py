@@ -212,10 +212,12 @@ def test_a_stage_with_every_setting_trains(
     logged = pd.read_csv(run.task(0).stage_folder(0) / LOG)
     assert len(told) == len(logged)
     for number, (line, row) in enumerate(zip(told, logged.itertuples(), strict=True), start=1):
-        pattern = rf"epoch {number}/{len(told)}  loss {row.loss:.4f}  accuracy {row.val_score:.4f}  learning rate \S+  "
+        pattern = rf"epoch {number}/{len(told)}  loss {row.loss:.4f}  accuracy {row.val_score:.4f}  learning rate "
+        pattern += r"(?:\S+ to )?\S+  "
         found = re.search(pattern + r"(\d+) pictures/s", line)
         assert found and int(found[1]) == pytest.approx(12 / row.seconds, rel=0.02, abs=1)
-    assert f"learning rate {run.recipe.stages[0].learning_rate:.1e}" in told[0]
+    assert f"learning rate {run.recipe.stages[0].learning_rate:.1e} to " in told[0]
+    assert " to 0.0e+00  " in told[-1]
 
 
 def test_label_smoothing_by_hand(begin: Callable[..., Run]) -> None:
