@@ -350,8 +350,7 @@ def adopt(output: Path, pushed: Pushed, *, workspace: Workspace) -> tuple[Path, 
     folds = [folder for folder in sorted(run.glob("fold-*")) if (folder / _FOLD).is_file()]
     other = [fold.name for fold in folds if _differs(fold / "oof.parquet", own_run / fold.name / "oof.parquet")]
     _require_no(other, own_run, output)
-    same, more = _folds_of(result) == _folds_of(own_result), _folds_of(result) > _folds_of(own_result)
-    if same and _differs(result / "oof.parquet", own_result / "oof.parquet"):
+    if _differs(result / "oof.parquet", own_result / "oof.parquet"):
         _require_no(["predictions"], own_result, output)
     adopted = []
     if (run / "run.json").is_file():
@@ -366,7 +365,7 @@ def adopt(output: Path, pushed: Pushed, *, workspace: Workspace) -> tuple[Path, 
                     shutil.copyfile(file, own)
         adopted.append(own_run)
     if (result / _MANIFEST).is_file():
-        if more:  # of the folds that both have, the predictions are the same
+        if _folds_of(result) > _folds_of(own_result):
             _copy_folder(result, own_result)
         adopted.append(own_result)
     return tuple(adopted)
@@ -379,7 +378,14 @@ def _folds_of(result: Path) -> frozenset[int]:
 
 
 def _differs(theirs: Path, ours: Path) -> bool:
-    return ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes()
+    """Whether both are there and predict otherwise a row that both hold."""
+    from pipeline.predictions.store import read_predictions
+
+    if not (ours.is_file() and theirs.is_file()):
+        return False
+    one, other = (read_predictions(file).set_index("id") for file in (theirs, ours))
+    common = one.index.intersection(other.index)
+    return not one.loc[common].equals(other.loc[common])
 
 
 def _require_no(changed: Sequence[str], here: Path, output: Path) -> None:

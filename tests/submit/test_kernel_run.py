@@ -10,10 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.artifacts import Workspace, write_json
 from pipeline.errors import KitError
+from pipeline.predictions.store import prediction_frame, read_predictions, write_predictions
 from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.kernel import KernelResult
 from pipeline.rehearsal.kernels import KernelLimits
@@ -107,24 +109,39 @@ def site(rehearse: Callable[..., Rehearsal], workspace: Workspace) -> Site:
 
 
 def write_files(root: Path, files: Mapping[str, str]) -> None:
+    """Files of these texts; of those that `oof` made, tables."""
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, "utf-8")
+        if name.endswith(".parquet"):
+            rows = json.loads(text)
+            write_predictions(root / name, prediction_frame(list(rows), np.array([*rows.values()]), ["a", "b"]))
+        else:
+            (root / name).write_text(text, "utf-8")
 
 
 def contents(root: Path) -> dict[str, str]:
-    return {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
+    def text(path: Path) -> str:
+        if path.suffix != ".parquet":
+            return path.read_text("utf-8")
+        return json.dumps({row.id: [row.a, row.b] for row in read_predictions(path).itertuples()})
+
+    return {path.relative_to(root).as_posix(): text(path) for path in root.rglob("*") if path.is_file()}
+
+
+def oof(*folds: int, sure: float = 0.75) -> str:
+    """Predictions of a row a fold."""
+    return json.dumps({f"row-{fold}": [sure, 1 - sure] for fold in folds})
 
 
 def inside(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
     return {str(Path(name).relative_to(folder)): text for name, text in files.items() if folder in Path(name).parents}
 
 
-def a_fold(number: int, *, predictions: str = "", done: bool = True) -> dict[str, str]:
+def a_fold(number: int, *, weights: str = "", sure: float = 0.75, done: bool = True) -> dict[str, str]:
     folder = f"{RUN}/fold-{number}"
-    files = {f"{folder}/stage-0/best.weights.h5": f"weights {predictions or number}"}
+    files = {f"{folder}/stage-0/best.weights.h5": f"weights {weights or number}"}
     if done:
-        files |= {f"{folder}/oof.parquet": f"oof {predictions or number}", f"{folder}/fold.json": "{}"}
+        files |= {f"{folder}/oof.parquet": oof(number, sure=sure), f"{folder}/fold.json": "{}"}
     return files
 
 
@@ -133,10 +150,10 @@ def a_run(*folds: dict[str, str], **identity: Any) -> dict[str, str]:
     return {**files, **{key: text for fold in folds for key, text in fold.items()}}
 
 
-def a_result(predictions: str = "all", *, folds: Sequence[int] = (0, 1), **identity: Any) -> dict[str, str]:
+def a_result(*, sure: float = 0.75, folds: Sequence[int] = (0, 1), **identity: Any) -> dict[str, str]:
     return {
         f"{OOF}/manifest.json": json.dumps({**IDENTITY, "folds": folds, **identity}),
-        f"{OOF}/oof.parquet": predictions,
+        f"{OOF}/oof.parquet": oof(*folds, sure=sure),
     }
 
 
@@ -195,9 +212,9 @@ def test_an_output_takes_the_place_of_an_earlier_one_when_it_is_whole(site: Site
 
 
 def test_of_a_kernel_that_failed_finished_folds_are_taken_over(site: Site) -> None:
-    here = a_run(a_fold(1, predictions="half, here", done=False), a_fold(2))
+    here = a_run(a_fold(1, weights="half, here", done=False), a_fold(2))
     write_files(site.root, here)
-    whole, half = a_run(a_fold(0)), {**a_fold(1, done=False), **a_fold(2, predictions="worse", done=False)}
+    whole, half = a_run(a_fold(0)), {**a_fold(1, done=False), **a_fold(2, weights="worse", done=False)}
     site.runner.leaves, site.runner.says, site.runner.ends = {**whole, **half}, "", "ERROR"
     fetched = site.fetch(site.run())
     assert (fetched.state, fetched.message) == ("failed", "it left no kernel.json")
@@ -356,8 +373,10 @@ def test_which_kernels_are_gone_on_from(workspace: Workspace) -> None:
     ("theirs", "named"),
     [
         (a_run(a_fold(1), fingerprint="another"), "fingerprint"),
-        (a_run(a_fold(1), a_fold(0, predictions="other")), "fold-0"),
-        ({**a_run(a_fold(1)), **a_result("other")}, "predictions"),
+        (a_run(a_fold(1), a_fold(0, sure=0.5)), "fold-0"),
+        ({**a_run(a_fold(1)), **a_result(sure=0.5)}, "predictions"),
+        ({**a_run(a_fold(1)), **a_result(sure=0.5, folds=(0, 1, 2))}, "predictions"),
+        ({**a_run(a_fold(2)), **a_result(sure=0.5, folds=(1, 2))}, "predictions"),
         ({**a_run(a_fold(1)), **a_result(data_sha256="o", metric="o")}, "data_sha256, metric"),
     ],
 )
@@ -375,7 +394,7 @@ def test_another_experiment_is_left_alone(workspace: Workspace, theirs: dict[str
 
 def test_taking_over_twice_changes_nothing(workspace: Workspace) -> None:
     """A half fold here gives way to a whole one, and only that."""
-    write_files(workspace.root, a_run(a_fold(0), a_fold(1, predictions="half", done=False)))
+    write_files(workspace.root, a_run(a_fold(0), a_fold(1, weights="half", done=False)))
     write_files(workspace.root, {f"{RUN}/fold-0/log.csv": "mine", f"{OOF}/curves.png": "old"})
     output, theirs = workspace.root / "output", {**a_run(a_fold(0), a_fold(1), a_fold(2)), **a_result()}
     write_files(output, theirs)
@@ -388,25 +407,25 @@ def test_taking_over_twice_changes_nothing(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "kept"),
     [
-        ([0], [0, 1], "theirs"),
-        ([0, 1], [0], "ours"),
-        ([0], [1], "ours"),
+        ([0], [0, 1], [0, 1]),
+        ([0, 1], [0], [0, 1]),
+        ([0], [1], [0]),
     ],
 )
 def test_a_result_of_more_folds_takes_the_place_of_one_of_fewer(
-    workspace: Workspace, ours: list[int], theirs: list[int], kept: str
+    workspace: Workspace, ours: list[int], theirs: list[int], kept: list[int]
 ) -> None:
-    write_files(workspace.root, {**a_run(*map(a_fold, ours)), **a_result("ours", folds=ours)})
+    write_files(workspace.root, {**a_run(*map(a_fold, ours)), **a_result(folds=ours)})
     output = workspace.root / "output"
-    write_files(output, {**a_run(*map(a_fold, theirs)), **a_result("theirs", folds=theirs)})
+    write_files(output, {**a_run(*map(a_fold, theirs)), **a_result(folds=theirs)})
     kernel_run.adopt(output, record(workspace, SLUG), workspace=workspace)
-    assert (workspace.root / OOF / "oof.parquet").read_text("utf-8") == kept
+    assert contents(workspace.root / OOF) == inside(OOF, a_result(folds=kept))
     assert {path.name for path in (workspace.root / RUN).glob("fold-*")} == {f"fold-{n}" for n in {*ours, *theirs}}
 
 
 def test_a_kill_in_the_middle_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, left = {**a_run(a_fold(0), a_fold(1)), **a_result()}, 0
-    half = a_fold(0, predictions="half, here", done=False)
+    half = a_fold(0, weights="half, here", done=False)
     write_files(tmp_path / "output", theirs)
 
     def copy_until_killed(source: Path, target: Path, **_: object) -> None:
