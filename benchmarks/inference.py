@@ -36,8 +36,8 @@ from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.device import import_tensorflow_quietly
 from pipeline.training.fold import Machine
+from pipeline.training.network import load_network
 from pipeline.training.predict import predict_folds
-from pipeline.training.stage import load_network
 
 FOLDS, CLASSES, BATCH = 5, 10, 32
 VIEWS = ("flip", "zoom_in", "shift_left")

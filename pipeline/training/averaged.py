@@ -21,8 +21,8 @@ from pipeline.predictions.metrics import METRICS, paired_gain, standard_error
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.recipe import Recipe
 from pipeline.training.fold import Machine
+from pipeline.training.network import load_network, load_weights
 from pipeline.training.predict import FoldModels
-from pipeline.training.stage import load_network, load_weights
 from pipeline.training.validation import mean_of, predict
 
 

@@ -35,8 +35,8 @@ from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
 from pipeline.training.model_card import SCRIPT, model_card, script
+from pipeline.training.network import load_network
 from pipeline.training.predict import FoldModels, read_fold_models
-from pipeline.training.stage import load_network
 
 DESCRIPTION = "model.json"
 CARD = "README.md"

@@ -27,15 +27,8 @@ from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.recipe import LogisticRegression, OnInner, Recipe
 from pipeline.training.frozen import View, freeze
-from pipeline.training.stage import (
-    WEIGHTS,
-    StageTask,
-    load_network,
-    prediction_network,
-    stage_done,
-    stage_seed,
-    train_stage,
-)
+from pipeline.training.network import load_network, prediction_network, stage_seed
+from pipeline.training.stage import WEIGHTS, StageTask, stage_done, train_stage
 from pipeline.training.time_limit import TimeLimit
 from pipeline.training.validation import HeldOut, mean_of, predict, predict_views
 

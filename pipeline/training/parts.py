@@ -28,7 +28,7 @@ from pipeline.training.device import device, divisible, keras_backend
 from pipeline.training.engines import fresh_process
 from pipeline.training.frozen import kept_views
 from pipeline.training.memory import available_memory, machine_memory, peak_memory
-from pipeline.training.stage import compile_for, stage_network
+from pipeline.training.network import compile_for, stage_network
 
 log = logging.getLogger(__name__)
 # Shares of the memory that is free: an estimate below the first needs no trial; above the second the input lacks room.

@@ -31,9 +31,9 @@ from pipeline.training.engines import fresh_process
 from pipeline.training.fold import FoldTask, Machine, stage_rows
 from pipeline.training.frozen import freeze, kept_views
 from pipeline.training.memory import peak_memory, reset_peak_memory
+from pipeline.training.network import compile_for, stage_network
 from pipeline.training.parts import with_parts
 from pipeline.training.rates import input_rate, prediction_rate, save_seconds, training_rate
-from pipeline.training.stage import compile_for, stage_network
 
 _STEPS = ("decode", "input", "train", "predict")
 

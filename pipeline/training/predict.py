@@ -23,7 +23,7 @@ from pipeline.predictions.manifests import finished_weights, require_networks
 from pipeline.predictions.store import Experiment, read_experiment, read_predictions
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import Machine
-from pipeline.training.stage import prediction_network
+from pipeline.training.network import prediction_network
 from pipeline.training.validation import mean_of, predict_views
 
 

@@ -4,11 +4,9 @@ The network is built anew and every random number seeded at the start of a stage
 restart is the same as one that follows its predecessor.
 """
 
-import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,25 +21,20 @@ from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.kept import Room
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, OutOfTime
-from pipeline.model.classifier import build_classifier
 from pipeline.model.cost import network_cost
-from pipeline.model.freezing import UnfreezeSummary, depth_scales, unfreeze
-from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.probe import fit_head
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import LogisticRegression, OnLast, Recipe
 from pipeline.training.device import (
-    distribution,
     for_training,
-    in_parts,
     onednn,
     replicas,
-    resolved_precision,
     slow_here,
 )
 from pipeline.training.frozen import freeze, kept_views
-from pipeline.training.schedule import ema_callback, make_optimizer, plateau_callback
+from pipeline.training.network import compile_for, stage_network
+from pipeline.training.schedule import ema_callback, plateau_callback
 from pipeline.training.time_limit import TimeLimit, time_callback
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
 
@@ -224,15 +217,6 @@ def _fit_at_once(
     return best
 
 
-def _make_variables(network: Any, *, classes: int) -> None:
-    """Make the optimizer's and the metrics' variables before the first batch does: TensorFlow traces what makes
-    variables a second time, and with the gradients in it that is half of a short stage's time."""
-    network.optimizer.build(network.trainable_variables)
-    nothing = np.zeros((1, classes), dtype=np.float32)
-    network.compute_metrics(None, nothing, nothing)
-    network.reset_metrics()
-
-
 def on_features(
     recipe: Recipe, task: StageTask, network: Any, pool: WorkerPool
 ) -> tuple[Any, TrainingInput, HeldOut, HeldOut] | None:
@@ -251,116 +235,11 @@ def on_features(
     return head, replace(task.source, features=tuple(features)), held_out, watched
 
 
-def stage_network(
-    recipe: Recipe, number: int, source: TrainingInput, *, classes: int, start: Path | None
-) -> tuple[Any, UnfreezeSummary]:
-    """The network of stage `number`, unfrozen as far as the stage says, every random number seeded anew.
-
-    Args:
-        start: Weights to begin with; None for the recipe's.
-    """
-    import keras
-
-    stage = recipe.stages[number]
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(stage_seed(recipe.seed, source.fold, number))
-    network = load_network(recipe, classes=classes, weights=start)
-    freezing = unfreeze(network.get_layer("backbone"), recipe.backbone, stage.unfreeze, batch_norm=stage.batch_norm)
-    return network, freezing
-
-
-def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput, *, classes: int) -> Any:
-    """The network of stage `number`, or its head alone, ready to be fitted."""
-    import keras
-
-    stage, scales = recipe.stages[number], {}
-    if stage.layer_decay:
-        scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay)
-    with distribution():
-        network = in_parts(network, stage.parts)
-        network.compile(
-            optimizer=make_optimizer(
-                stage,
-                steps_per_epoch=source.steps_per_epoch,
-                precision=resolved_precision(recipe.precision),
-                scales=scales,
-            ),
-            # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-            weighted_metrics=["accuracy"],
-        )
-        _make_variables(network, classes=classes)
-    return network
-
-
 def stage_done(folder: Path) -> dict[str, Any] | None:
     """The stage's result, if it is done."""
     file = folder / DONE
     result: dict[str, Any] | None = read_json(file) if file.is_file() else None
     return result
-
-
-def load_network(recipe: Recipe, *, classes: int, weights: Path | None) -> Any:
-    """The recipe's network, with its first weights or those of a stage.
-
-    Raises:
-        KitError: The file does not fit the network.
-    """
-    network = _build(recipe, classes=classes, weights="none" if weights else recipe.weights)
-    if weights:
-        load_weights(network, weights)
-    return network
-
-
-def _build(recipe: Recipe, *, classes: int, weights: str) -> Any:
-    with distribution():
-        return build_classifier(
-            backbone=recipe.backbone,
-            weights=weights,
-            head=recipe.head,
-            classes=classes,
-            precision=resolved_precision(recipe.precision),
-        )
-
-
-def prediction_network(
-    recipe: Recipe, *, classes: int, weights: Sequence[Path]
-) -> tuple[Any, list[Callable[[], object]]]:
-    """A network for predicting alone, and for each file what gives it these weights, with the errors of `load_weights`.
-
-    Until then its weights are random.
-    """
-    network = _build(recipe, classes=classes, weights="none")
-    with distribution():
-        merged, refresh = merge_batch_norm(network)
-
-    def take(file: Path) -> None:
-        load_weights(network, file)
-        refresh()
-
-    return merged, [partial(take, file) for file in weights]
-
-
-def load_weights(network: Any, weights: Path) -> None:
-    """Give the recipe's network the weights of a stage.
-
-    Raises:
-        KitError: The file does not fit the network.
-    """
-    try:
-        network.load_weights(weights)
-    except (OSError, ValueError, KeyError) as error:
-        raise KitError(
-            f"{weights} cannot be loaded: {error}",
-            expected="weights written by this recipe",
-            next_step="remove the fold's folder and train it again",
-        ) from None
-
-
-def stage_seed(seed: int, fold: int, stage: int) -> int:
-    """Seed of a stage's weights, dropout and the like."""
-    digest = hashlib.blake2b(f"{seed}/{fold}/{stage}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little")
 
 
 def _callbacks(recipe: Recipe, task: StageTask, watched: HeldOut, best: Best) -> list[Any]:

@@ -20,8 +20,8 @@ from pipeline.model.classifier import build_classifier
 from pipeline.predictions.store import read_predictions
 from pipeline.recipe import Head
 from pipeline.training import device
+from pipeline.training.network import load_network
 from pipeline.training.predict import predict_folds
-from pipeline.training.stage import load_network
 from pipeline.training.validation import predict
 from tests.training.conftest import Run, stage
 
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     from pipeline.competition import load_competition
     from pipeline.training.fold import Machine
     from pipeline.training.predict import predict_folds
-    from pipeline.training.stage import load_network
+    from pipeline.training.network import load_network
     from pipeline.training.validation import predict
     from tests.training.conftest import Run, recipe_of
 

@@ -29,8 +29,8 @@ from pipeline.recipe import Recipe
 from pipeline.training import export
 from pipeline.training.averaged import average_network
 from pipeline.training.export import OOF_TOLERANCE, Export, ModelFormat, export_average, export_folds, write_and_run
+from pipeline.training.network import load_network
 from pipeline.training.predict import predict_pictures, read_fold_models
-from pipeline.training.stage import load_network
 from tests.conftest import make_pictures, write_competition
 from tests.training.conftest import EXPERIMENT, RECIPE, Run, recipe_of, stage
 

@@ -14,17 +14,8 @@ from pipeline.errors import KitError
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.fold import stage_rows
-from pipeline.training.stage import (
-    LOG,
-    OOF,
-    WEIGHTS,
-    compile_for,
-    images_per_second,
-    load_network,
-    stage_done,
-    stage_network,
-    stage_seed,
-)
+from pipeline.training.network import compile_for, load_network, stage_network, stage_seed
+from pipeline.training.stage import LOG, OOF, WEIGHTS, images_per_second, stage_done
 from pipeline.training.validation import predict
 from tests.training.conftest import Run, stage
 
