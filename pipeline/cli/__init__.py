@@ -33,7 +33,6 @@ app = typer.Typer(
     name="kit",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"max_content_width": 120},  # where the terminal has them: 80 cut the commands' lines short
 )

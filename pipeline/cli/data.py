@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli.output import (
     ROOT,
+    CompetitionArgument,
     Format,
     FormatOption,
     packages_for,
@@ -88,7 +89,7 @@ def init(
     print(f"next: {packages_for(recipe)}kit train {recipe} {slug}    (all recipes: {', '.join(_recipe_names())})")
 
 
-def folds(competition: str, format: FormatOption = Format.table) -> None:
+def folds(competition: CompetitionArgument, format: FormatOption = Format.table) -> None:
     """Show how the pictures of each class are divided into folds; made at the first call, then kept.
 
     Example: kit folds demo
