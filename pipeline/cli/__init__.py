@@ -13,6 +13,7 @@ from pipeline.cli.backbones import backbones
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
+from pipeline.cli.doctor import doctor
 from pipeline.cli.explore import explore
 from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
@@ -46,6 +47,7 @@ app.add_typer(submission_app, name="submission")
 app.add_typer(kernel_app, name="kernel")
 
 for group, name, command in (
+    (app, "doctor", doctor),
     (app, "demo", demo),
     (app, "init", init),
     (app, "explore", explore),
