@@ -19,7 +19,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 PANDAS = "import pandas"
 KIT = "from pipeline.cli import main; main()"
-COMMANDS = ("--help", "--version", "trai", "train demo dmo", "oof list", "submissions", "folds demo")
+COMMANDS = (
+    *("--help", "--version", "train --help", "trai", "train demo dmo", "train dem demo"),
+    *("oof list", "submissions", "folds demo"),
+)
 
 
 def run(code: str, *words: str, checkout: Path, root: Path) -> tuple[float, int]:

@@ -51,13 +51,13 @@ LOADS: dict[str, set[str]] = {
     "oof compare made mad": set(),
     "oof list": set(),
     "submissions": set(),
-    "init Tiny --data .": {"numpy"},
+    "folds tiny": {"numpy", "pandas"},
+    "init Tiny --data .": set(),
     "predict mad t0.jpg": set(),
     "explore tiny --augment strong": {"cv2"},
-    "submission check sample.csv --competition tiny": {"pandas"},
+    "submission check sample.csv --competition tiny": set(),
     "oof compare": {"scipy"},
     "submission make made": set(),
-    "folds tiny": set(),
     "train colours.yaml tiny --fold 9": set(),
 }
 RECIPE = {

@@ -13,6 +13,7 @@ from pipeline.cli.backbones import backbones
 from pipeline.cli.blend import blend
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.data import demo, folds, init
+from pipeline.cli.doctor import doctor
 from pipeline.cli.explore import explore
 from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
@@ -33,7 +34,6 @@ app = typer.Typer(
     name="kit",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"max_content_width": 120},  # where the terminal has them: 80 cut the commands' lines short
 )
@@ -47,6 +47,7 @@ app.add_typer(submission_app, name="submission")
 app.add_typer(kernel_app, name="kernel")
 
 for group, name, command in (
+    (app, "doctor", doctor),
     (app, "demo", demo),
     (app, "init", init),
     (app, "explore", explore),

@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.compare import oof_compare
-from pipeline.cli.output import ROOT, CacheOption, say_left_out
+from pipeline.cli.output import ROOT, CacheOption, CompetitionArgument, RecipeArgument, say_left_out
 from pipeline.cli.train import FoldOption, SetOption, WorkersOption, begin_training, machine_of, train_experiment
 from pipeline.errors import KitError
 
 
 def ablate(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    recipe: RecipeArgument,
+    competition: CompetitionArgument,
     changes: Annotated[
         list[str],
         typer.Argument(metavar="NAME:SETTING...", help="Changes to try, each alone: mixup:stages.*.mixup=0.2"),

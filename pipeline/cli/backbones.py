@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CacheOption, Format, FormatOption, recipe_for_this_machine, say_left_out, show
+from pipeline.cli.output import (
+    ROOT,
+    CacheOption,
+    CompetitionArgument,
+    Format,
+    FormatOption,
+    recipe_for_this_machine,
+    say_left_out,
+    show,
+)
 
 if TYPE_CHECKING:
     from pipeline.predictions.probe import Candidate
 
 
 def backbones(
-    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    competition: CompetitionArgument,
     backbone: Annotated[
         list[str] | None,
         typer.Option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
 from pipeline.errors import DataError
 
@@ -26,7 +27,9 @@ class Method(StrEnum):
 
 
 def blend(
-    experiments: Annotated[list[str], typer.Argument(metavar="EXPERIMENT", show_default=False)],
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT", show_default=False, autocompletion=completion.experiments)
+    ],
     competition: CompetitionOption = None,
     method: Annotated[
         Method | None, typer.Option(help="Instead of the simplest within one standard error of the best.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, say_left_out, show
 from pipeline.errors import DataError
 
@@ -15,7 +16,10 @@ _SAME = 1e-6
 
 
 def oof_compare(
-    experiments: Annotated[list[str] | None, typer.Argument(metavar="EXPERIMENT", show_default=False)] = None,
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="EXPERIMENT", show_default=False, autocompletion=completion.experiments),
+    ] = None,
     competition: CompetitionOption = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The experiment to hold the others against, instead of the best.")

@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli.output import (
     ROOT,
+    CompetitionArgument,
     Format,
     FormatOption,
     packages_for,
@@ -90,7 +91,7 @@ def init(
     print(f"other recipes: {', '.join(name for name in _recipe_names() if name != recipe)}")
 
 
-def folds(competition: str, format: FormatOption = Format.table) -> None:
+def folds(competition: CompetitionArgument, format: FormatOption = Format.table) -> None:
     """Show how the pictures of each class are divided into folds; made at the first call, then kept.
 
     Example: kit folds demo

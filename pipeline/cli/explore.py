@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, Format, show
+from pipeline.cli.output import ROOT, CompetitionArgument, Format, show
 from pipeline.errors import counted
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def explore(
-    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    competition: CompetitionArgument,
     augment: Annotated[str, typer.Option(help="The augmentation to show: none, light, medium or heavy.")] = "medium",
     write_groups: Annotated[
         bool, typer.Option("--write-groups", help="Write groups.csv: duplicates stay in one fold.")

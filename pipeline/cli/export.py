@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, show
+from pipeline.cli.output import ROOT, CompetitionOption, ExperimentArgument, Format, show
 
 
 class Kind(StrEnum):
@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 
 def export(
-    experiment: str,
+    experiment: ExperimentArgument,
     competition: CompetitionOption = None,
     to: Annotated[
         Path | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.data import check_slug, init
 from pipeline.cli.output import (
     ROOT,
@@ -69,7 +70,12 @@ def download(
 
 def submit(
     target: Annotated[
-        str | None, typer.Argument(metavar="CSV|EXPERIMENT", help="A file, or an experiment's newest submission.")
+        str | None,
+        typer.Argument(
+            metavar="CSV|EXPERIMENT",
+            help="A file, or an experiment's newest submission.",
+            autocompletion=completion.experiments,
+        ),
     ] = None,
     competition: CompetitionOption = None,
     message: Annotated[str, typer.Option(help="A note, instead of the experiment's name.")] = "",
@@ -78,7 +84,10 @@ def submit(
     wait: Annotated[float, typer.Option(help="Minutes to wait for the score; 0: do not wait.", min=0)] = 15,
     sync: Annotated[bool, typer.Option("--sync", help="Ask what became of open submissions; sends nothing.")] = False,
     kernel: Annotated[
-        str | None, typer.Option(help="Submit the pushed version of this kernel, in a code competition.")
+        str | None,
+        typer.Option(
+            help="Submit the pushed version of this kernel, in a code competition.", autocompletion=completion.kernels
+        ),
     ] = None,
 ) -> None:
     """Submit a CSV, or an experiment, and wait for its score; submissions/COMPETITION/log.csv keeps account.
@@ -111,7 +120,9 @@ def submit(
 
 
 def submissions(
-    competition: Annotated[str | None, typer.Argument(help="Slug; all of them if left out.")] = None,
+    competition: Annotated[
+        str | None, typer.Argument(help="Slug; all of them if left out.", autocompletion=completion.competitions)
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """List what was submitted: OOF beside the leaderboard, how well they agree, and a picture of it.

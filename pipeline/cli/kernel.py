@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CompetitionOption, connect, server_meant
 from pipeline.session import SESSION_HOURS
 
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
     from pipeline.submit.kernel import Built
     from pipeline.submit.kernel_run import Fetched, Pushed
 
-Name = Annotated[str, typer.Argument(help="Folder in kernels/: train, predict, or one of your own.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="Folder in kernels/: train, predict, or one of your own.", autocompletion=completion.kernels),
+]
 Slug = Annotated[str | None, typer.Option(help="Which build of it; the newest by default.")]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="What to train; `demo` by default.")]
-Experiment = Annotated[str | None, typer.Option(help="A finished experiment to predict with.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="What to train; `demo` by default.", autocompletion=completion.recipes)
+]
+Experiment = Annotated[
+    str | None, typer.Option(help="A finished experiment to predict with.", autocompletion=completion.experiments)
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting of the recipe; may be repeated.")]
 Fold = Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")]
 Suffix = Annotated[str, typer.Option(help="Name the experiment RECIPE-SUFFIX.")]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.errors import DataError, KitError, counted
 
 if TYPE_CHECKING:
@@ -29,7 +30,17 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the list.")]
-CompetitionOption = Annotated[str | None, typer.Option("--competition", help="Slug, where it is not clear.")]
+CompetitionOption = Annotated[
+    str | None,
+    typer.Option("--competition", help="Slug, where it is not clear.", autocompletion=completion.competitions),
+]
+CompetitionArgument = Annotated[
+    str, typer.Argument(help="Slug of the competition.", autocompletion=completion.competitions)
+]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A shipped recipe's name, or a YAML file.", autocompletion=completion.recipes)
+]
+ExperimentArgument = Annotated[str, typer.Argument(autocompletion=completion.experiments)]
 CacheOption = Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)]
 ROOT = Path(".")
 Command = TypeVar("Command", bound=Callable[..., Any])

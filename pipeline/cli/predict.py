@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.output import ROOT, CompetitionOption, ExperimentArgument, Format, FormatOption, show
 from pipeline.errors import PictureError, counted
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ RawOption = Annotated[bool, typer.Option("--raw", help="Probabilities as predict
 
 
 def predict(
-    experiment: str,
+    experiment: ExperimentArgument,
     pictures: Annotated[
         list[str], typer.Argument(help="Files, folders (with their subfolders), patterns such as 'photos/*.jpg'.")
     ],

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, show
+from pipeline.cli.output import ROOT, CompetitionOption, ExperimentArgument, Format, FormatOption, show
 
 if TYPE_CHECKING:
     from pipeline.competition import Competition
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pseudo_label(
-    experiment: str,
+    experiment: ExperimentArgument,
     min_confidence: Annotated[
         float, typer.Option(help="Test rows whose largest probability is this or more.", min=0.0, max=1.0)
     ] = 0.95,

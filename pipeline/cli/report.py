@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CompetitionOption
 from pipeline.errors import DataError
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 def report(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Those to show in detail.", show_default="the best three"),
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="Those to show in detail.",
+            show_default="the best three",
+            autocompletion=completion.experiments,
+        ),
     ] = None,
     competition: CompetitionOption = None,
     output: Annotated[

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CompetitionOption, Format, FormatOption, competition_of, show, warn_of_order
+from pipeline.cli.output import (
+    ROOT,
+    CompetitionOption,
+    ExperimentArgument,
+    Format,
+    FormatOption,
+    competition_of,
+    show,
+    warn_of_order,
+)
 
 
 def oof_list(competition: CompetitionOption = None, format: FormatOption = Format.table) -> None:
@@ -31,7 +40,7 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     show(leaderboard_rows(manifests), format)
 
 
-def submission_make(experiment: str, competition: CompetitionOption = None) -> None:
+def submission_make(experiment: ExperimentArgument, competition: CompetitionOption = None) -> None:
     """Write an experiment's test predictions as a submission, checked against the sample submission.
 
     Example: kit submission make demo

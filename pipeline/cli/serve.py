@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import CompetitionOption, sigterm_interrupts
+from pipeline.cli.output import CompetitionOption, ExperimentArgument, sigterm_interrupts
 from pipeline.cli.predict import FoldOption, RawOption, read_models
 
 
 def serve(
-    experiment: str,
+    experiment: ExperimentArgument,
     competition: CompetitionOption = None,
     fold: FoldOption = None,
     raw: RawOption = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CacheOption, recipe_for_this_machine, say_left_out, the_only_competition
 from pipeline.cli.results import submission_make
 from pipeline.errors import KitError, counted
@@ -33,11 +34,16 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped recipe's name, or a YAML file; with --budget the one for this machine by default."
+            help="A shipped recipe's name, or a YAML file; with --budget the one for this machine by default.",
+            autocompletion=completion.recipes,
         ),
     ] = None,
     competition: Annotated[
-        str | None, typer.Argument(help="Slug of the competition; with --budget by default the only one there is.")
+        str | None,
+        typer.Argument(
+            help="Slug of the competition; with --budget by default the only one there is.",
+            autocompletion=completion.competitions,
+        ),
     ] = None,
     fold: FoldOption = None,
     set_: SetOption = None,

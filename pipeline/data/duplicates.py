@@ -12,12 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from pipeline.artifacts import read_json, write_json
@@ -202,6 +199,8 @@ def same_picture(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
     (Evangelidis and Psarakis, 2008, in OpenCV), which finds cropped copies. Brightness and contrast do not count;
     what differs in one place alone does, such as a card's number.
     """
+    import cv2  # not above, as SciPy below: what only counts the pairs that are kept imports this module, too
+
     if min(float(a.std()), float(b.std())) < _FLAT:
         close = max(float(a.std()), float(b.std())) < _FLAT and abs(a.mean((0, 1)) - b.mean((0, 1))).max() < _FLAT
         return 1.0 if close else None
@@ -226,6 +225,9 @@ def same_picture(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
 
 def components(count: int, edges: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
     """The number of the connected component of each of `count` nodes, shape (count,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     listed = np.array(list(edges), dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(listed), dtype=bool), (listed[:, 0], listed[:, 1])), shape=(count, count))
     _, numbers = connected_components(graph, directed=False)
@@ -254,6 +256,8 @@ def _agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.boo
 
 
 def _standardised_where(picture: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.float32]:
+    import cv2
+
     values = picture.astype(np.float32)
     inside = values[where]
     values = (values - inside.mean()) / max(float(inside.std()), 1.0)

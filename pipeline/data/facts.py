@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -157,6 +156,8 @@ def _key(path: str) -> str | None:
 
 def _read(path: str) -> tuple[tuple[Any, ...], NDArray[np.uint8]] | str:
     """The columns of a row and the small copy, or why there are none."""
+    import cv2  # not above: what reads no picture imports this module, too
+
     try:
         picture = decode(Path(path))
         header = format_and_mode(Path(path))

@@ -305,6 +305,27 @@ class Kaggle:
             ) from None
 
 
+def credentials_here() -> str | None:
+    """Where the real client would find credentials: a variable or a file, by name; None if there are none.
+
+    In its order, and without importing it, which makes a folder.
+    """
+    home = Path("~/.kaggle").expanduser()
+    elsewhere = Path(os.environ.get("XDG_CONFIG_HOME") or home.parent / ".config") / "kaggle"
+    config = Path(os.environ.get("KAGGLE_CONFIG_DIR") or (home if home.exists() else elsewhere))
+    variables, files = os.environ.keys(), [home / "access_token", home / "access_token.txt"]
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "the variable KAGGLE_API_TOKEN"
+    if not any(map(_is_filled, files)) and variables >= {"KAGGLE_USERNAME", "KAGGLE_KEY"}:
+        return "the variables KAGGLE_USERNAME and KAGGLE_KEY"
+    files += [config / "kaggle.json", home / "credentials.json"]
+    return next((str(file) for file in files if _is_filled(file)), None)
+
+
+def _is_filled(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
 def _is_current(api: Any, answer: Any, target: Path) -> bool:
     """Whether the file is there already, whole. The real client takes one that is too long for whole, too."""
     size = int(answer.headers.get("Content-Length") or -1)

@@ -33,7 +33,7 @@ JOB = "job.json"
 _PACKAGE = Path(payload.__file__).parents[1]
 _IMPORT = "from pipeline.submit.payload import JOB, unpack\n"
 # What a kernel has no use for: the command line, the drawing of the demo, the local Kaggle.
-_LEFT_OUT = ("cli", "demo", "rehearsal")
+_LEFT_OUT = ("cli", "demo", "doctor.py", "rehearsal")
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,18 @@ def onednn() -> bool:
     return keras.backend.backend() == "tensorflow" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1"
 
 
+def seen() -> dict[str, str]:
+    """What a training computes with here: `backend`, `devices`, the `precision` that `auto` is, `onednn` on or off."""
+    import keras
+
+    return {
+        "backend": keras.backend.backend(),
+        "devices": ", ".join(keras.distribution.list_devices()),
+        "precision": resolved_precision("auto"),
+        "onednn": "on" if onednn() else "off",
+    }
+
+
 def distribution() -> AbstractContextManager[Any]:
     """Context in which a network is built and compiled for all of `accelerators()`; with fewer than two, nothing.
 

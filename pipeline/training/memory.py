@@ -45,11 +45,17 @@ def available_memory() -> int:
 
 def machine_memory() -> list[str]:
     """What tells machines of different memory apart: the kind and memory of each NVIDIA GPU, and the machine's own."""
-    command, gpus = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"], ""
-    with suppress(OSError):
-        gpus = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    return [*gpus.splitlines(), f"visible: {visible}", f"{_whole_memory() / 2**30:.1f} GiB"]
+    return [*nvidia_gpus(), f"visible: {visible}", f"{_whole_memory() / 2**30:.1f} GiB"]
+
+
+def nvidia_gpus() -> list[str]:
+    """Kind and memory of each NVIDIA GPU, as `nvidia-smi` tells; none where it fails, or is not there."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    with suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.splitlines() if done.returncode == 0 else []
+    return []
 
 
 def _whole_memory() -> int:

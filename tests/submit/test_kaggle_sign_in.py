@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.server import Rehearsal
-from pipeline.submit.kaggle_client import Kaggle
+from pipeline.submit.kaggle_client import Kaggle, credentials_here
 from pipeline.submit.kaggle_errors import KaggleError, NoCredentials, Unreachable
 
 USER = "rehearsal-user"
@@ -106,6 +106,32 @@ def test_a_folder_for_settings_that_cannot_be_made_is_named(connect: Connect, tm
     (tmp_path / "file").touch()
     lines = connect(KAGGLE_CONFIG_DIR=str(tmp_path / "file" / "config"))
     assert lines[0].startswith("KaggleError the package kaggle cannot be imported") and "KAGGLE_CONFIG_DIR" in lines[2]
+
+
+def test_where_credentials_lie_is_told_in_the_order_of_the_real_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert credentials_here() is None
+    assert not list(tmp_path.iterdir()), "the real client would make a folder"
+    elsewhere = tmp_path / ".config" / "kaggle" / "kaggle.json"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_text(SECRET, "utf-8")
+    assert credentials_here() == str(elsewhere)
+    own = tmp_path / ".kaggle"
+    own.mkdir()
+    (own / "access_token").touch()
+    assert credentials_here() is None, "where ~/.kaggle is, the other folder is not looked at, and this file is empty"
+    for name in ("credentials.json", "kaggle.json", "access_token"):
+        (own / name).write_text(SECRET, "utf-8")
+        assert credentials_here() == str(own / name)
+    monkeypatch.setenv("KAGGLE_USERNAME", USER)
+    monkeypatch.setenv("KAGGLE_KEY", SECRET)
+    assert credentials_here() == str(own / "access_token")
+    (own / "access_token").unlink()
+    assert credentials_here() == "the variables KAGGLE_USERNAME and KAGGLE_KEY"
+    monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
+    assert credentials_here() == "the variable KAGGLE_API_TOKEN"
 
 
 def test_a_bad_token_is_refused(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
