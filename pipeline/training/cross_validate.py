@@ -195,7 +195,7 @@ def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
         check_augment(stage.augment)
 
 
-def _identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
+def run_identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
     """What a run is: begun with one of these, it cannot go on with another."""
     return {
         "metric": task.competition.metric,
@@ -211,7 +211,7 @@ def _identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
 
 def _check_unclaimed(task: FoldTask, data: CompetitionData) -> None:
     """Refuse a name under which another run was begun or finished."""
-    identity = _identity(task, data)
+    identity = run_identity(task, data)
     run = task.workspace.run(task.competition.slug, task.experiment)
     finished = task.workspace.oof(task.competition.slug, task.experiment)
     for file in (run / "run.json", finished / MANIFEST):
@@ -234,7 +234,7 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
     run = task.workspace.run(task.competition.slug, task.experiment)
     if not (run / "run.json").is_file():
         write_text(run / "recipe.json", task.recipe.model_dump_json(indent=2) + "\n")
-        write_json(run / "run.json", _identity(task, data))
+        write_json(run / "run.json", run_identity(task, data))
 
 
 def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -282,7 +282,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
         "seconds": _seconds(tasks),
         "recipe": recipe.model_dump(mode="json"),
-        **_identity(tasks[0], data),
+        **run_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "versions": _versions(),
