@@ -19,7 +19,7 @@ from tests.training.test_plan import here
 RATES = np.geomspace(LOWEST, HIGHEST, UPDATES)
 
 
-def found(run: Run, number: int = 0, **changes: Any) -> RangeTest:
+def found(run: Run, number: int = 0, /, **changes: Any) -> RangeTest:
     options = {"experiment": run.experiment, "workspace": run.workspace, "machine": Machine(0), "run": here}
     return find_learning_rate(run.recipe, run.competition, number=number, **options | changes)
 
