@@ -406,6 +406,22 @@ class Recipe(Settings):
                     )
         return self
 
+    def stage_number(self, stage: str) -> int:
+        """The position, from 0, of the stage of this name, or else of this number.
+
+        Raises:
+            RecipeError: There is none.
+        """
+        names = [one.name for one in self.stages]
+        numbers = {**{str(number): number for number in range(len(names))}, **{x: n for n, x in enumerate(names)}}
+        if stage not in numbers:
+            raise RecipeError(
+                f"{self.name} has no stage {stage!r}",
+                expected="one of " + ", ".join(f"{name} ({number})" for number, name in enumerate(names)),
+                next_step="give its name, or its number counted from 0",
+            )
+        return numbers[stage]
+
     def fingerprint(self) -> str:
         """Hash of what changes the result, and of nothing else: names and the description do not."""
         content = self.model_dump(mode="json", exclude={"name", "description"})

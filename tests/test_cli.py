@@ -42,6 +42,7 @@ LOADS: dict[str, set[str]] = {
     "train colours.yaml tinny": set(),
     "train colours.yaml tiny --set backbone=tinny": set(),
     "ablate colours.yaml tinny seed:seed=1": set(),
+    "lr-find colours.yaml tiny --stage last": set(),
     "backbones tinny": set(),
     "explore tinny": set(),
     "folds tinny": set(),

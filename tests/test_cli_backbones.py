@@ -1,4 +1,4 @@
-"""`kit backbones` and `kit train --plan`, with a process for each network."""
+"""`kit backbones`, `kit lr-find` and `kit train --plan`, with a process for each network."""
 
 import json
 import re
@@ -52,11 +52,26 @@ def test_a_plan_from_the_command_line(workspace: Path) -> None:
     assert not (workspace / "runs" / "tiny" / "colours").exists()
 
 
+@pytest.mark.slow
+def test_a_range_test_from_the_command_line(workspace: Path) -> None:
+    words = ["lr-find", "colours.yaml", "tiny", "--stage", "only", "--workers", "0", "--set", "seed=3"]
+    done = both(words, workspace)
+    rate = re.search(r"^  (\S+)  suggested", done.stdout, flags=re.M)
+    assert rate
+    assert "1.0e-02  the recipe's" in done.stdout
+    assert f"kit train colours.yaml tiny --set seed=3 --set stages.0.learning_rate={rate[1]}" in done.stdout
+    picture = workspace / "oof" / "tiny" / "_report" / "lr-find-colours-only.png"
+    assert str(picture.relative_to(workspace)) in done.stdout
+    assert picture.stat().st_size > 5000
+    assert [path.name for path in (workspace / "runs" / "tiny").iterdir()] == ["_decoded"]
+
+
 def test_what_is_misspelt_or_has_no_effect_is_refused(workspace: Path) -> None:
     assert "did you mean 'tiny'?" in refused("backbones", "tiny", "--backbone", "tinny=none")
     assert "no weights 'imagenet'" in refused("backbones", "tiny", "--backbone", "tiny")
     assert "'big' is no size" in refused("backbones", "tiny", "--backbone", "tiny=none", "--size", "big")
     assert "no competition 'tinny'" in refused("backbones", "tinny")
+    assert "one of only (0)" in refused("lr-find", "colours.yaml", "tiny", "--stage", "1")
     assert "--plan" in refused("train", "colours.yaml", "tiny", "--session-hours", "3")
     assert "--submission" in refused("train", "colours.yaml", "tiny", "--plan", "--submission")
     assert kit("oof", "list").exit_code == 0

@@ -18,6 +18,7 @@ from pipeline.cli.explore import explore
 from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
 from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
+from pipeline.cli.lr_find import lr_find
 from pipeline.cli.output import reports_errors
 from pipeline.cli.predict import predict
 from pipeline.cli.pseudo import pseudo_label
@@ -53,6 +54,7 @@ for group, name, command in (
     (app, "explore", explore),
     (app, "folds", folds),
     (app, "backbones", backbones),
+    (app, "lr-find", lr_find),
     (app, "train", train),
     (app, "ablate", ablate),
     (app, "predict", predict),

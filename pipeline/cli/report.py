@@ -1,6 +1,6 @@
 """The command report: one page about the finished experiments of a competition."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.artifacts import Workspace
     from pipeline.competition import Competition
     from pipeline.data.duplicates import Duplicate
+    from pipeline.training.grad_cam import Maps
 
 
 def report(
@@ -37,6 +38,12 @@ def report(
     ] = None,
     no_duplicates: Annotated[
         bool, typer.Option("--no-duplicates", help="Do not look for near-duplicates, which reads every picture once.")
+    ] = False,
+    grad_cam: Annotated[
+        bool,
+        typer.Option(
+            "--grad-cam", help="Show what in each mistake spoke for its classes; needs the fold models in runs/."
+        ),
     ] = False,
 ) -> None:
     """Make one self-contained HTML page about the finished experiments: scores, learning curves, mistakes, labels.
@@ -66,15 +73,17 @@ def report(
 
     rows = scan(described).rows
     finished = [read_experiment(workspace, *key) for key in list_experiments(workspace, slug)]
+    load = _loader(dict(zip(rows["id"], rows["path"], strict=True)))
     made = build_report(
         Sources(
             experiments=finished,
             labels={key: label for key, label in zip(rows["id"], rows["label"], strict=True) if label},
-            load=_loader(dict(zip(rows["id"], rows["path"], strict=True))),
+            load=load,
             named=named,
             curves={one.name: read_learning_curves(workspace, slug, one.name) for one in finished},
             submissions=[{"competition": slug, **asdict(entry)} for entry in Ledger(workspace, slug).read()],
             duplicates=None if no_duplicates else _duplicates(described),
+            explain=_explainer(workspace, slug, load) if grad_cam else None,
         )
     )
     folder = output or workspace.report(slug)
@@ -124,6 +133,27 @@ def _duplicates(competition: "Competition") -> "list[Duplicate] | None":
     except DataError as error:
         typer.echo(f"note: near-duplicates were not looked for: {error.problem}", err=True)
         return None
+
+
+def _explainer(
+    workspace: "Workspace", slug: str, load: "Callable[[str], NDArray[np.uint8] | None]"
+) -> "Callable[[str, Sequence[tuple[str, str, str]]], dict[str, Maps]]":
+    """Heatmaps of an experiment's rows by its fold models; where these are gone, a line on stderr says so, too."""
+    from pipeline.training.device import import_tensorflow_quietly
+    from pipeline.training.predict import read_fold_models
+
+    def explain(name: str, mistakes: "Sequence[tuple[str, str, str]]") -> "dict[str, Maps]":
+        try:
+            models = read_fold_models(workspace, slug, name)
+        except DataError as error:
+            typer.echo(f"note: {name} is shown without Grad-CAM: {error.problem}", err=True)
+            raise
+        import_tensorflow_quietly()
+        from pipeline.training.grad_cam import mistake_maps
+
+        return mistake_maps(models, mistakes, load)
+
+    return explain
 
 
 def _loader(paths: dict[str, str]) -> "Callable[[str], NDArray[np.uint8] | None]":

@@ -1,4 +1,4 @@
-"""Pictures with what was predicted of them: a list of classes with bars, beside or below the picture."""
+"""Pictures with what was predicted of them: a list of classes with bars, beside or below the picture; with heatmaps."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -106,6 +106,23 @@ def annotate(picture: NDArray[np.uint8], classes: Sequence[tuple[str, float]], *
     end = (shown.width, size[1]) if beside else (size[0], shown.height)
     ImageDraw.Draw(made).line([place, end], fill=_TRACK, width=2)
     return made
+
+
+def heated(picture: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A picture with a heatmap laid over it, red where it is largest; where it is 0 the picture is left as it is.
+
+    Args:
+        picture: uint8 of shape (height, width, 3), RGB.
+        heat: Not negative, of any shape (height', width'): it is stretched over the picture.
+    """
+    import cv2
+    from matplotlib import colormaps
+
+    height, width = picture.shape[:2]
+    share = np.asarray(cv2.resize(heat / (heat.max() or 1), (width, height), interpolation=cv2.INTER_LINEAR))
+    opaque = 0.6 * share[..., None]
+    mixed = (1 - opaque) * picture + opaque * 255 * colormaps["turbo"](share)[..., :3]
+    return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
 def _panel(classes: Sequence[tuple[str, float]], *, width: int, title: str, note: str) -> Image.Image:

@@ -1,6 +1,6 @@
 """Figures about experiments: scores, gains, calibration, confusion. Each stands in the report and as a PNG file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.predictions.calibration import Calibration
 from pipeline.predictions.compare import Standing
-from pipeline.report.plots import FAINT, GRID, INK, new_figure, quiet, short
+from pipeline.report.plots import FAINT, GRID, INK, legend_above, new_figure, quiet, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +93,40 @@ def calibration_figure(found: Calibration, *, title: str) -> "Figure":
     lower.set_ylabel("rows")
     for axis in (upper, lower):
         quiet(axis, "y")
+    return figure
+
+
+def range_test_figure(
+    rates: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    smoothed: NDArray[np.float64],
+    *,
+    marks: Mapping[str, float],
+    title: str,
+) -> "Figure":
+    """Loss over learning rate on a log axis, the first of the marked rates in a full line.
+
+    Args:
+        rates: Ascending; `losses` and `smoothed` of the same shape (updates,).
+        marks: At most three rates by name.
+    """
+    figure = new_figure(8, 4.6, title=title)
+    axis = figure.subplots()
+    axis.plot(rates, losses, color=FAINT, alpha=0.5, linewidth=0.8, label="of each batch")
+    axis.plot(rates, smoothed, color=BLUE, linewidth=1.6, label="smoothed")
+    for number, (name, rate) in enumerate(marks.items()):
+        line = "--" if number else "-"
+        axis.axvline(rate, linewidth=1.2, label=f"{name}: {rate:.1e}", color=(RED, GREEN, INK)[number], linestyle=line)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+    # What exploded would press the rest flat.
+    low, high = np.nanmin(smoothed), np.nanmax(smoothed[: len(smoothed) // 2 + 1])
+    room = 0.5 * (high - low) + 0.05 * abs(low)
+    axis.set_ylim(low - room, high + room)
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("training loss")
+    quiet(axis, "both")
+    legend_above(axis)
     return figure
 
 

@@ -68,11 +68,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures that belong together, and what is to be said of both."""
+    """Two pictures that belong together, and what is to be said of both; before them, if any, what both are made of."""
 
     first: Picture
     second: Picture
     lines: Sequence[str] = ()
+    before: Picture | None = None
 
 
 def render_page(template: str, *, title: str, **context: Any) -> str:

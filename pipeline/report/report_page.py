@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.artifacts import atomic_folder, write_text
+from pipeline.data.decode import shrink
 from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError, counted
 from pipeline.predictions.aligned import Aligned, align, comparable_groups
 from pipeline.predictions.compare import Comparison, Standing, compare
 from pipeline.predictions.store import Experiment
+from pipeline.report.annotated import heated
 from pipeline.report.comparison import comparison_notes, comparison_rows, format_p, selection_note, some_have_extra_rows
-from pipeline.report.details import CLASS_NOTES, COST_NOTES, Details, describe
+from pipeline.report.details import CLASS_NOTES, COST_NOTES, Details, Mistake, describe
 from pipeline.report.figures import scores_figure
 from pipeline.report.findings import Issue, JudgedDuplicate, find_issues, judge_duplicates
 from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, how_alike, render_page
@@ -48,6 +50,9 @@ _LABELS = {
 }
 
 
+Heat = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
 @dataclass(frozen=True)
 class Sources:
     """What a report is made from.
@@ -60,6 +65,8 @@ class Sources:
         curves: Learning curves by experiment, where they are known.
         submissions: Rows of the ledger, with the column competition.
         duplicates: Among the training pictures; None where nobody looked.
+        explain: Of an experiment's name and rows (id, predicted class, true class), by id a heatmap of each class,
+            float32 of shape (height', width'), not negative; None where nobody asked. It may raise `DataError`.
     """
 
     experiments: Sequence[Experiment]
@@ -69,6 +76,7 @@ class Sources:
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     submissions: Sequence[Row] = ()
     duplicates: Sequence[Duplicate] | None = None
+    explain: Callable[[str, Sequence[tuple[str, str, str]]], Heat] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ def build_report(sources: Sources) -> Report:
         kept_epoch=KEPT_EPOCH,
         chosen_by_name=bool(sources.named),
         svg=svg,
-        details=[_detail(one, images) for one in details],
+        details=[_detail(one, images, sources) for one in details],
         class_notes=CLASS_NOTES,
         cost_notes=COST_NOTES,
         agreement=[_without(row, "competition") for row in agreement_rows(sources.submissions)],
@@ -308,19 +316,35 @@ def _leaderboard_notes(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def _detail(one: Details, images: Mapping[str, str | None]) -> dict[str, Any]:
-    mistakes = [
-        Picture(
-            images[mistake.id],
-            mistake.id,
-            [
-                f"true: {mistake.true} ({mistake.own:.1%})",
-                f"predicted: {mistake.predicted} ({mistake.probability:.1%})",
-            ],
-        )
-        for mistake in one.mistakes
-    ]
-    return {"name": one.experiment.name, "of": one, "mistakes": mistakes}
+def _detail(one: Details, images: Mapping[str, str | None], sources: Sources) -> dict[str, Any]:
+    mistakes = [Picture(images[mistake.id], mistake.id, _said(mistake)) for mistake in one.mistakes]
+    explained, note = [], ""
+    if sources.explain and one.mistakes:
+        try:
+            heat = sources.explain(one.experiment.name, [(row.id, row.predicted, row.true) for row in one.mistakes])
+            explained = [_explained(mistake, images[mistake.id], heat, sources.load) for mistake in one.mistakes]
+        except DataError as error:
+            note = f"Without Grad-CAM: {error.problem}."
+    return {"name": one.experiment.name, "of": one, "mistakes": mistakes, "explained": explained, "note": note}
+
+
+def _said(mistake: Mistake) -> list[str]:
+    return [f"true: {mistake.true} ({mistake.own:.1%})", f"predicted: {mistake.predicted} ({mistake.probability:.1%})"]
+
+
+def _explained(
+    mistake: Mistake, image: str | None, heat: Heat, load: Callable[[str], NDArray[np.uint8] | None]
+) -> Pair:
+    """The picture, and what spoke for the class it was predicted as and for its own."""
+    picture, true_and_predicted, sides = load(mistake.id), _said(mistake), []
+    for place, said in enumerate(reversed(true_and_predicted)):
+        source, lines = None, [said]
+        if picture is not None and mistake.id in heat:
+            of_class = heat[mistake.id][place]
+            source = data_uri(heated(shrink(picture, 160), of_class))
+            lines += [] if of_class.any() else ["nothing spoke for it"]
+        sides.append(Picture(source, "Grad-CAM", lines))
+    return Pair(sides[0], sides[1], before=Picture(image, mistake.id))
 
 
 def _issue_picture(issue: Issue, images: Mapping[str, str | None]) -> Picture:

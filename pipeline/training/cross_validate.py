@@ -26,7 +26,7 @@ from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
 from pipeline.training.parts import with_parts
-from pipeline.training.result import identity, learning_curves, summarise
+from pipeline.training.result import learning_curves, run_identity, summarise
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
 
 def _check_unclaimed(task: FoldTask, data: CompetitionData) -> None:
     """Refuse a name under which another run was begun or finished."""
-    wanted = identity(task, data)
+    wanted = run_identity(task, data)
     run = task.workspace.run(task.competition.slug, task.experiment)
     finished = task.workspace.oof(task.competition.slug, task.experiment)
     for file in (run / "run.json", finished / MANIFEST):
@@ -199,4 +199,4 @@ def _claim_run(task: FoldTask, data: CompetitionData) -> None:
     run = task.workspace.run(task.competition.slug, task.experiment)
     if not (run / "run.json").is_file():
         write_text(run / "recipe.json", task.recipe.model_dump_json(indent=2) + "\n")
-        write_json(run / "run.json", identity(task, data))
+        write_json(run / "run.json", run_identity(task, data))

@@ -233,6 +233,23 @@ def for_prediction(batch: NDArray[np.uint8]) -> Any:
     )
 
 
+def gradient(function: Callable[[Any], Any], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The gradient of the sum of what `function`, made of Keras' operations, gives for `values`: of their shape."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(lambda given: function(given).sum())(jax.numpy.asarray(values)))
+    import tensorflow as tf
+
+    given = tf.constant(values)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        found = function(given)
+    return np.asarray(tape.gradient(found, given))
+
+
 def in_parts(network: Any, parts: int) -> Any:
     """The network, not compiled, that takes its training batches in `parts` equal parts, one after the other.
 

@@ -151,32 +151,33 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     folder = task.stage_folder(number)
     if stage_done(folder):
         return
-    limit = task.limit
-    limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
+    task.limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    rows = stage_rows(task, data, number)
-    if rows.watched is not rows.held_out and not number:
-        log.info("fold %d  %d inner rows choose the epochs", task.fold, len(rows.watched.rows))
-    train_stage(
-        task.recipe,
-        StageTask(
-            number=number,
-            classes=data.classes,
-            source=rows.source,
-            held_out=rows.held_out,
-            watched=rows.watched,
-            start=task.stage_folder(number - 1) / WEIGHTS if number else None,
-            folder=folder,
-            ids=list(data.train["id"].iloc[rows.held_out.rows]),
-            limit=limit,
-            room=task.room(f"the features of fold {task.fold}"),
-            choosing=_choosing_rows(task, data, number),
-            advise=number == 0 and not any(folder.parent.parent.glob(f"fold-*/{DONE}")),
-        ),
-        pool,
-    )
+    asked = stage_task(task, data, number)
+    if asked.watched is not asked.held_out and not number:
+        log.info("fold %d  %d inner rows choose the epochs", task.fold, len(asked.watched.rows))
+    train_stage(task.recipe, asked, pool)
     _log_stage(task, stage_done(folder) or {}, time.perf_counter() - started)
+
+
+def stage_task(task: FoldTask, data: CompetitionData, number: int) -> StageTask:
+    """The arguments of `train_stage` for stage `number`, its pictures decoded; nothing else is done."""
+    rows, folder = stage_rows(task, data, number), task.stage_folder(number)
+    return StageTask(
+        number=number,
+        classes=data.classes,
+        source=rows.source,
+        held_out=rows.held_out,
+        watched=rows.watched,
+        start=task.stage_folder(number - 1) / WEIGHTS if number else None,
+        folder=folder,
+        ids=list(data.train["id"].iloc[rows.held_out.rows]),
+        limit=task.limit,
+        room=task.room(f"the features of fold {task.fold}"),
+        choosing=_choosing_rows(task, data, number),
+        advise=number == 0 and not any(folder.parent.parent.glob(f"fold-*/{DONE}")),
+    )
 
 
 @dataclass(frozen=True)

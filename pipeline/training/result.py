@@ -26,7 +26,7 @@ from pipeline.training.validation import mean_of
 _PACKAGES = ("tensorflow", "keras", "efficientnet", "albumentations", "numpy", "pandas", "scikit-learn")
 
 
-def identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
+def run_identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
     """What a run is: begun with one of these, it cannot go on with another."""
     return {
         "metric": task.competition.metric,
@@ -85,7 +85,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
         "seconds": _seconds(tasks),
         "recipe": recipe.model_dump(mode="json"),
-        **identity(tasks[0], data),
+        **run_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
         "backend": keras_backend(),
         "versions": _versions(),

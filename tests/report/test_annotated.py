@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.report.annotated import Annotation, annotate, annotated_names, write_annotated
+from pipeline.report.annotated import Annotation, annotate, annotated_names, heated, write_annotated
 from tests.conftest import make_picture
 
 CLASSES = [("blue", 0.75), ("Волга & <b>", 0.25), ("red", 0.0)]
@@ -118,3 +118,13 @@ def test_all_are_written_or_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is there already and not empty"):
         write_annotated(tmp_path, [("good.jpg", Annotation(good, CLASSES))], note="")
     assert good.read_bytes() == before
+
+
+def test_heat_lies_over_the_picture_where_there_is_any() -> None:
+    grey = blank(40, 60, 100)
+    np.testing.assert_array_equal(heated(grey, np.zeros((2, 3), np.float32)), grey)
+    shown = heated(grey, np.array([[0, 0, 0], [0, 0, 7]], np.float32))
+    np.testing.assert_array_equal(shown[:10, :10], grey[:10, :10])
+    red, green, blue = shown[-1, -1].astype(int)  # 0.4 · 100, and 0.6 of turbo's last colour, (122, 4, 3)
+    assert (red, green, blue) == (round(40 + 0.6 * 122), round(40 + 0.6 * 4), round(40 + 0.6 * 3))
+    np.testing.assert_array_equal(shown, heated(grey, np.array([[0, 0, 0], [0, 0, 1]], np.float32)))

@@ -19,7 +19,9 @@ from pipeline.model.freezing import blocks, unfreeze
 from pipeline.model.portable import portable_classifier
 from pipeline.recipe import Head, Stage
 from pipeline.training.export import ModelFormat, write_and_run
+from pipeline.training.grad_cam import grad_cam
 from pipeline.training.schedule import make_optimizer
+from tests.training.test_grad_cam import class_activation_map
 
 # In the short form; of the blocks one of each family. What the five sources used is in the long form.
 STORY = ("tiny", "efficientnet-lite0", "convnext-tiny")
@@ -146,6 +148,9 @@ def test_the_whole_story(name: str, tmp_path: Path, request: pytest.FixtureReque
     # Deep random networks answer nearly the same to all pictures: a head that makes more of what differs.
     kernel, logits = network.get_layer("logits").kernel, keras.ops.convert_to_numpy(network(batch, training=False))
     kernel.assign(kernel / np.ptp(logits, axis=0).max())
+    [heat] = grad_cam(network, batch, [[0], [1], [2]])
+    activation = class_activation_map(network, batch, [0, 1, 2])
+    np.testing.assert_allclose(heat * heat[0].size, activation, rtol=1e-3, atol=1e-4 * activation.max())
     network.save_weights(tmp_path / "all.weights.h5")
     again = build_classifier(backbone=name, weights="none", head=Head(dropout=0), classes=3)
     again.load_weights(tmp_path / "all.weights.h5")
