@@ -94,6 +94,7 @@ def cross_validate(
         if fold not in to_train:
             log.info("fold %d is done already", fold)
         else:
+            log.info("fold %d begins", fold)
             started = time.perf_counter()
             engine(replace(tasks[fold], recipe=fitting))
             seconds, others = time.perf_counter() - started, len(to_train) - to_train.index(fold) - 1
@@ -353,7 +354,7 @@ def _stage_summaries(
                 **scored(frame),
                 "gain": gain,
                 "gain_se": error,
-                "seconds": sum(result["training_seconds"] for result in results),
+                "seconds": math.fsum(result["seconds"] for result in results),
                 "images_per_second": images_per_second(results),
             }
         )

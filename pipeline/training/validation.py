@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path
 from pipeline.data.inputs import prediction_blocks
@@ -182,7 +181,7 @@ def validation_callback(
 
 
 def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures: int, metric: str) -> Any:
-    """Callback with a tqdm bar for the stage, and a line in the log for an epoch that ends `QUIET` seconds after the
+    """Callback with a bar for the stage, and a line in the log for an epoch that ends `QUIET` seconds after the
     last one.
 
     Args:
@@ -194,14 +193,13 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
     class Progress(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             self.told = time.perf_counter()
-            self.bar = tqdm(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
-
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            # As the epoch begins: at its end a schedule that is over says 0.
-            self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            self.bar = Progress(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()
+            # Of the middle of the epoch: a schedule may begin and end at 0.
+            if batch == (steps_per_epoch - 1) // 2:
+                self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             self.bar.set_postfix(
