@@ -24,12 +24,14 @@ class Progress(tqdm):  # type: ignore[type-arg]
             options |= {"disable": False, "file": io.StringIO(), "mininterval": 1.0, "miniters": 1}
         super().__init__(*args, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write the bar as it is now, or a line where it is time for one."""
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write the bar as it is now, or a line where it is time for one; whether anything was written."""
         if not self._in_lines:
-            super().display(msg, pos)
-        elif msg is None and time.monotonic() >= self._next:
-            self._next = time.monotonic() + QUIET
-            of = f" of {self.total:,}" if self.total else ""
-            spent = self.format_interval(self.format_dict["elapsed"])
-            print(f"{self.desc.removesuffix(': ')}: {self.n:,}{of}  {spent}", file=sys.stderr, flush=True)
+            return bool(super().display(msg, pos))  # type: ignore[func-returns-value]  # tqdm looks at it at the end
+        if msg is not None or time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + QUIET
+        of = f" of {self.total:,}" if self.total else ""
+        spent = self.format_interval(self.format_dict["elapsed"])
+        print(f"{self.desc.removesuffix(': ')}: {self.n:,}{of}  {spent}", file=sys.stderr, flush=True)
+        return True
