@@ -24,10 +24,10 @@ class Progress(tqdm):  # type: ignore[type-arg]
             options |= {"disable": False, "file": io.StringIO(), "mininterval": 1.0, "miniters": 1}
         super().__init__(*args, **options)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]  # None by the stubs
         """Write the bar as it is now, or a line where it is time for one; whether anything was written."""
         if not self._in_lines:
-            return bool(super().display(msg, pos))  # type: ignore[func-returns-value]  # tqdm looks at it at the end
+            return bool(super().display(msg, pos))
         if msg is not None or time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + QUIET

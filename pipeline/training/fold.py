@@ -162,6 +162,7 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     limit = task.limit
     limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)
+    log.info("fold %d  %s begins", task.fold, task.recipe.stages[number].name)
     rows = stage_rows(task, data, number)
     if rows.watched is not rows.held_out and not number:
         log.info("fold %d  %d inner rows choose the epochs", task.fold, len(rows.watched.rows))

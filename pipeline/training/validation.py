@@ -19,6 +19,7 @@ from pipeline.data.inputs import prediction_blocks
 from pipeline.data.pictures import Rows
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
+from pipeline.progress import Progress
 from pipeline.training.device import divisible, for_prediction
 
 QUIET = 10.0
@@ -190,7 +191,7 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
 
     import keras
 
-    class Progress(keras.callbacks.Callback):
+    class ShowProgress(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             self.told = time.perf_counter()
             self.bar = Progress(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
@@ -222,4 +223,4 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
         def on_train_end(self, logs: Any = None) -> None:
             self.bar.close()
 
-    return Progress()
+    return ShowProgress()
