@@ -70,8 +70,10 @@ def result_text(manifest: Row) -> str:
         if len(manifest["oof_fold_scores"]) == 1:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
     if manifest["stages"]:  # a blend has none
-        parts = "building and compiling the networks, all epochs; OOF: with the predictions at the end"
-        lines.append(f"seconds: {parts}. Not in them: starting, reading and decoding the pictures")
+        lines.append(
+            "seconds: building, compiling and all epochs; OOF: predicting, too. "
+            "Left out: starting, reading and decoding pictures"
+        )
     if manifest["select_on"]:
         lines.append(f"epochs kept: {kept_epochs(manifest)}")
     if manifest.get("extra_rows"):  # a blend has none of its own

@@ -196,11 +196,17 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
             self.told = time.perf_counter()
             self.bar = Progress(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
 
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.rate = self.rate_now()
+
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()
-            # Of the middle of the epoch: a schedule may begin and end at 0.
+            # A warm-up begins at 0, as a schedule that is over ends there.
             if batch == (steps_per_epoch - 1) // 2:
-                self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+                self.rate = max(self.rate, self.rate_now())
+
+        def rate_now(self) -> float:
+            return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
             self.bar.set_postfix(
