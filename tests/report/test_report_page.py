@@ -23,7 +23,7 @@ from tests.browser import Browser
 from tests.conftest import manifest_scores
 from tests.report.test_plots import overlaps
 
-NASTY = """<img src=x onerror="alert(1)">&'$a$ 猫\u202e"""
+NASTY = """queen <img src=x onerror="alert(1)">&'$a$ 猫\u202e"""
 Make = Callable[..., Experiment]
 
 
