@@ -82,6 +82,18 @@ class Browser:
         """By how many pixels the page is wider than what is seen of it."""
         return int(self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
+    def cut_off(self) -> list[str]:
+        """What reaches beyond the page's right edge, or beyond a box that scrolls without a hint below it."""
+        script = """
+            const wide = [...document.querySelectorAll("header *, main *, footer *")].filter((one) =>
+                !one.parentElement.closest(".scroll, .drawing, svg") && one.checkVisibility() &&
+                one.getBoundingClientRect().right > document.documentElement.clientWidth + 1);
+            const silent = [...document.querySelectorAll(".scroll, .drawing")].filter((one) => one.checkVisibility() &&
+                (one.scrollWidth > one.clientWidth + 1) !== one.nextElementSibling.checkVisibility());
+            return [...wide, ...silent].map((one) => `${one.tagName} ${one.id || one.className}`);
+        """
+        return list(self.run(script))
+
     def column(self, table: str, number: int) -> list[str]:
         """The texts of a table's column, from above, without rows that a filter hides."""
         script = "return [...document.querySelectorAll(arguments[0])].map((row) => row.cells[arguments[1]].textContent)"

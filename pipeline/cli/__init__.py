@@ -3,6 +3,8 @@
 Each module holds some commands as plain functions; here is the list of them all.
 """
 
+import io
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -101,4 +103,7 @@ def kit(
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # in a log, too, a line is there when it is written
     app()

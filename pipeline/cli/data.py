@@ -103,6 +103,7 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     from pipeline.data.duplicates import divided_note, divided_pairs
     from pipeline.data.folds import NEVER_HELD_OUT, load_folds
     from pipeline.data.index import class_names, train_index
+    from pipeline.data.labels import natural
 
     index = train_index(described)
     made = load_folds(described, index)
@@ -113,7 +114,7 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     counts = Counter(zip(index["label"], made.frame["fold"], strict=True))
     rows = [
         {"class": label, **{name: counts[label, number] for number, name in names.items()}}
-        for label in class_names(index["label"])
+        for label in sorted(class_names(index["label"]), key=natural)
     ]
     show(rows, format)
     if format is Format.table:

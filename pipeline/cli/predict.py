@@ -50,9 +50,8 @@ def predict(
         require_new(folder)
     models, temperature, said = read_models(experiment, competition=competition, folds=fold, raw=raw)
 
-    from tqdm import tqdm
-
     from pipeline.data.named_pictures import named_pictures, unreadable_pictures
+    from pipeline.progress import Progress
     from pipeline.training.device import import_tensorflow_quietly
     from pipeline.training.predict import predict_pictures, top_classes
 
@@ -84,7 +83,7 @@ def predict(
         made = map(Annotation, paths, best)
         write_annotated(
             folder,
-            tqdm(zip(names, made, strict=True), desc="drawing", total=len(paths), leave=False, disable=None),
+            Progress(zip(names, made, strict=True), desc="drawing", total=len(paths), leave=False, disable=None),
             note="as predicted" if temperature is None else f"calibrated: temperature {temperature:.2f}",
         )
     show(rows, format)

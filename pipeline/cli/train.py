@@ -134,6 +134,7 @@ def train(
     )
     print()
     print(result_text(manifest))
+    print(f"this command took {time.monotonic() - started:.0f} s")
     print(f"\npredictions: {picture.parent}    learning curves: {picture}")
     if manifest["missing_folds"]:
         others = "--fold " + " --fold ".join(map(str, manifest["missing_folds"])) if budget else "no --fold"

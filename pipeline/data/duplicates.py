@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.competition import Competition
@@ -23,6 +22,7 @@ from pipeline.data.decode import POLICY
 from pipeline.data.facts import SMALL, Facts, kept_facts, read_pictures
 from pipeline.data.index import train_index
 from pipeline.errors import counted
+from pipeline.progress import Progress
 
 DISTANCE = 12  # bits of 64 in which the hashes of a candidate pair may differ
 LEAST_LIKENESS = 0.75  # correlation of 16×16 copies; below it laying one on the other is not tried
@@ -167,7 +167,7 @@ def near_duplicates(
         return None if correlation is None else Duplicate(ids[a], ids[b], "near", bits, correlation)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        looked_at = tqdm(
+        looked_at = Progress(
             pool.map(confirm, candidates, chunksize=32),
             total=len(candidates),
             desc="looking at pairs",

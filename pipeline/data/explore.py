@@ -10,7 +10,7 @@ from pipeline.competition import Competition
 from pipeline.data.audit import Survey, identical, survey
 from pipeline.data.duplicates import Duplicate, components, find_duplicates
 from pipeline.data.index import class_names
-from pipeline.data.labels import Variant, label_variants
+from pipeline.data.labels import Variant, label_variants, natural
 from pipeline.data.remedies import contradictions
 
 TRAIN, HELD_OUT, TEST = "train", "held out", "test"
@@ -66,7 +66,8 @@ class Exploration:
 
     @property
     def classes(self) -> list[str]:
-        return class_names(self.labelled["label"])
+        """As they are shown."""
+        return sorted(class_names(self.labelled["label"]), key=natural)
 
     @property
     def has_split(self) -> bool:

@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from pipeline.competition import Competition, TrainData
 from pipeline.data.folds import NEVER_HELD_OUT, Folds
 from pipeline.data.index import name_some, scan_rows
 from pipeline.data.pseudo import list_pseudo, read_pseudo
 from pipeline.errors import DataError, RecipeError
+from pipeline.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _copies(rows: pd.DataFrame, others: pd.DataFrame) -> dict[str, str]:
 
     found = {}
     unique = dict(zip(rows["id"], rows["path"], strict=True))
-    for key, path in tqdm(unique.items(), desc="extra pictures", unit="picture", leave=False, disable=None):
+    for key, path in Progress(unique.items(), desc="extra pictures", unit="picture", leave=False, disable=None):
         for other, other_path in by_size.get(Path(path).stat().st_size, ()):
             if digest(path) == digest(other_path):
                 found[key] = other

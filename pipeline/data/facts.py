@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from pipeline.artifacts import atomic_folder
 from pipeline.competition import Competition
 from pipeline.data.decode import POLICY, decode, format_and_mode, resize
 from pipeline.errors import DataError
+from pipeline.progress import Progress
 
 SMALL = 64  # height and width of the small copies
 _KEPT_BYTES = 2**31
@@ -92,7 +92,7 @@ def read_pictures(paths: Iterable[str], *, keep_in: Path | None = None, write: b
         rows: list[tuple[Any, ...]] = []
         unreadable: dict[str, str] = {}
         read = pool.map(_read, fresh)
-        bar = tqdm(total=len(fresh), desc="reading pictures", unit="picture", leave=False, disable=None)
+        bar = Progress(total=len(fresh), desc="reading pictures", unit="picture", leave=False, disable=None)
         with bar:
             for path in named:
                 row = earlier.row_of.get(keys.get(path))

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from pipeline.competition import Competition, Match
 from pipeline.data.decode import PICTURE_SUFFIXES, picture_size
 from pipeline.errors import DataError
+from pipeline.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def find_pictures(folder: Path) -> list[Path]:
 def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The files below `folder` with one of the (lower-case) suffixes, hidden ones left out, sorted."""
     # Whoever names a large folder by mistake sees which it is.
-    files = tqdm(_files(folder), desc=f"searching {folder}", unit=" files", leave=False, disable=None, delay=1)
+    files = Progress(_files(folder), desc=f"searching {folder}", unit=" files", leave=False, disable=None, delay=1)
     return sorted(path for path in files if path.suffix.lower() in suffixes and path.is_file())
 
 

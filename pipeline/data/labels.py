@@ -1,4 +1,4 @@
-"""Labels that are probably one label written in two ways."""
+"""Labels in a person's order; labels that are probably one label written in two ways."""
 
 import re
 import unicodedata
@@ -28,6 +28,15 @@ class Variant:
     variant: str
     variant_rows: int
     why: str
+
+
+def natural(label: str) -> list[str | int]:
+    """The key of a person's order: c2 before c10, capital letters as small ones.
+
+    It is for showing labels; `class_names` gives them the order in which they are counted.
+    """
+    parts = re.split(r"(\d+)", label.casefold())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def label_variants(labels: Iterable[str]) -> list[Variant]:

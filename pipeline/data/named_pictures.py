@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline.artifacts import home_expanded
 from pipeline.data.decode import PICTURE_SUFFIXES, decode
 from pipeline.data.index import find_pictures
 from pipeline.errors import DataError, PictureError
+from pipeline.progress import Progress
 
 _EXPECTED = "picture files, folders of pictures or patterns such as 'photos/*.jpg'"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -43,7 +42,7 @@ def unreadable_pictures(paths: Sequence[Path]) -> dict[Path, str]:
         return None
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        reasons = tqdm(pool.map(why, paths), desc="reading pictures", total=len(paths), leave=False, disable=None)
+        reasons = Progress(pool.map(why, paths), desc="reading pictures", total=len(paths), leave=False, disable=None)
         return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
 
 
@@ -79,7 +78,7 @@ def _found(name: str) -> list[Path]:
             next_step="check the path",
         )
     found = []
-    matches = tqdm(
+    matches = Progress(
         glob.iglob(str(path), recursive=True), desc=f"searching {name}", unit=" matches", leave=False, disable=None
     )
     for match in map(Path, sorted(matches)):

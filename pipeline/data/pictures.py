@@ -12,10 +12,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.data.decode import POLICY, decode, resize, unreadable
 from pipeline.data.kept import KeptArray, Room, keep
+from pipeline.progress import Progress
 
 log = logging.getLogger(__name__)
 _CHUNK = 256  # pictures decoded between two looks at whether to go on: some seconds' work
@@ -210,7 +210,7 @@ def _decode_all(
     label = f"decoding at {size[0]}×{size[1]}"
     with (
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-        tqdm(total=len(paths), desc=label, unit="picture", leave=False, disable=None) as bar,
+        Progress(total=len(paths), desc=label, unit="picture", leave=False, disable=None) as bar,
     ):
         for start in range(0, len(paths), _CHUNK):
             check()

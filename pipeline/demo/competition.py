@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from pipeline.demo.cards import CLASSES, RANKS, SUITS
 from pipeline.demo.photograph import render_card
 from pipeline.errors import DataError
+from pipeline.progress import Progress
 
 TRAIN_PICTURES = 1200
 TEST_PICTURES = 300
@@ -157,7 +157,9 @@ def _write_pictures(
     # need no guarded main module from whoever calls this.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         try:
-            for _ in tqdm(pool.map(write, jobs), total=len(jobs), desc="photographing cards", unit="", disable=None):
+            for _ in Progress(
+                pool.map(write, jobs), total=len(jobs), desc="photographing cards", unit="", disable=None
+            ):
                 pass
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -1,10 +1,10 @@
 """Backbones compared: as rows, in words, and as a figure of score against cost."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.predictions.probe import Probes, recommended
 from pipeline.report.figures import BLUE, RED
-from pipeline.report.plots import FAINT, GRID, INK, new_figure
+from pipeline.report.plots import FAINT, GRID, INK, name_points, new_figure
 from pipeline.report.tables import Measured, Row, format_rows
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def backbone_rows(probes: Probes) -> list[Row]:
             "weights": one.candidate.weights,
             probes.metric: one.score,
             "± se": one.score_se,
-            "gain over the best": one.gain,
-            "± se of the gain": one.gain_se,
+            "difference from the best": one.gain,
+            "± se of the difference": one.gain_se,
             "parameters": one.cost.parameters,
             "weights MB": Measured(one.cost.weight_bytes / 1e6),
             "MFLOPs/picture": Measured(one.cost.flops / 1e6),
@@ -91,22 +91,18 @@ def backbones_figure(probes: Probes, *, title: str) -> "Figure":
     lines = max(15, len(probes.found) + 1)
     figure = new_figure(10.5, lines / 3, title=title)
     axis, key = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 1]})
-    chosen = recommended(probes.found)
+    chosen, names = recommended(probes.found), []
     for number, one in enumerate(probes.found, start=1):
-        colour, place = RED if one is chosen else BLUE, (one.cost.flops / 1e9, one.score)
-        axis.errorbar(*place, yerr=one.score_se, fmt="o", color=colour, markersize=6, capsize=3, elinewidth=1.2)
-        axis.annotate(
-            str(number), place, xytext=(6, 0), textcoords="offset points", va="center", fontsize=10, color=colour
-        )
+        colour, (x, y) = RED if one is chosen else BLUE, (one.cost.flops / 1e9, one.score)
+        axis.errorbar(x, y, yerr=one.score_se, fmt="o", color=colour, markersize=6, capsize=3, elinewidth=1.2)
+        names.append((str(number), x, y, colour))
         key.text(
             0, 1 - number / lines, f"{number}  {one.candidate.name}", fontsize=9, color=RED if one is chosen else INK
         )
     key.set_axis_off()
-    axis.axhline(probes.chance, color=FAINT, linewidth=1, linestyle=":")
-    where = axis.get_yaxis_transform()
-    axis.text(0.995, probes.chance, "chance", transform=where, ha="right", va="bottom", fontsize=8, color=FAINT)
     axis.set_xscale("log")
     axis.margins(x=0.1, y=0.08)
+    _mark_chance(axis, probes.chance)
     axis.set_xlabel("GFLOPs a picture (forward pass)")
     axis.set_ylabel(f"out-of-fold {probes.metric} of a linear head ± standard error")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -115,4 +111,17 @@ def backbones_figure(probes: Probes, *, title: str) -> "Figure":
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="both", color=GRID, linewidth=0.7)
     axis.set_axisbelow(True)
+    name_points(axis, names, size=10)
     return figure
+
+
+def _mark_chance(axis: Any, chance: float) -> None:
+    """A line where it is among the scores; else words, as the axis is for these."""
+    low, high = axis.get_ylim()
+    style: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right", "fontsize": 8, "color": FAINT}
+    if low < chance < high:
+        axis.axhline(chance, color=FAINT, linewidth=1, linestyle=":")
+        axis.text(0.995, chance, "chance", va="bottom", **style)
+    else:
+        arrow, at, side = ("↓", low, "bottom") if chance <= low else ("↑", high, "top")
+        axis.text(0.995, at, f"chance, {chance:.4f}, lies further {arrow}", va=side, **style)

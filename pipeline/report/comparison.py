@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.predictions.calibration import BINS
 from pipeline.predictions.compare import Comparison, Difference, Standing
-from pipeline.report.tables import Row, format_rows
+from pipeline.report.tables import Row, format_rows, trained_seconds
 
 Manifests = Mapping[str, Mapping[str, Any]]
 
@@ -31,7 +31,7 @@ def comparison_rows(comparison: Comparison, manifests: Manifests) -> list[Row]:
             "tta_used": bool(manifests[one.name]["tta_used"]),
             "select_on": manifests[one.name]["select_on"],
             "extra_rows": _extra_rows(manifests[one.name]),
-            "seconds": _seconds(manifests[one.name]),
+            "seconds": trained_seconds(manifests[one.name]),
             **{f"fold_{fold}": score for fold, score in one.fold_scores.items()},
             "reference": comparison.reference,
             **_difference_cells(comparison.differences.get(one.name)),
@@ -98,7 +98,7 @@ def _score_row(one: Standing, metric: str, manifests: Manifests) -> Row:
         "TTA": "yes" if manifest["tta_used"] else "no",
         "select_on": manifest["select_on"],
         **({"extra rows": _extra_rows(manifest)} if some_have_extra_rows(manifests) else {}),
-        "seconds": _seconds(manifest),
+        "seconds": trained_seconds(manifest),
         "by fold": " ".join(f"{score:.3f}" for score in one.fold_scores.values()),
     }
 
@@ -163,12 +163,6 @@ def _legend(comparison: Comparison, role: str) -> list[str]:
 def _difference_cells(one: Difference | None) -> Row:
     names = ("gain", "gain_se", "low", "high", "right_alone", "reference_right_alone", "mcnemar_p", "p", "verdict")
     return {name: getattr(one, name, None) for name in (*names, "rows_needed")}
-
-
-def _seconds(manifest: Mapping[str, Any]) -> int | None:
-    """Of training; None where nothing was trained, as for a blend."""
-    seconds = [stage["seconds"] for stage in manifest["stages"]]
-    return round(sum(seconds)) if seconds else None
 
 
 def _signed(value: float) -> str:

@@ -9,16 +9,17 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.data.labels import natural
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
 from pipeline.predictions.manifests import extra_in_words, folds_in_words
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
 from pipeline.predictions.store import Experiment
-from pipeline.report.figures import calibration_figure, confusion_figure, gains_figure, row_shares
+from pipeline.report.figures import COUNTED, calibration_figure, confusion_figure, gains_figure, row_shares
 from pipeline.report.page import Cell
 from pipeline.report.plots import learning_curves_figure
-from pipeline.report.tables import Row
+from pipeline.report.tables import Row, kept_epochs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ COST_NOTES = {
     "trained": "those that the stage trains",
     "FLOPs a picture": "floating-point operations forwards, in millions; a multiplication and an addition are two",
     "images/s": "in training, over all folds; `kit train --plan` measures prediction and memory, too",
+    "seconds": "over all folds: building and compiling the network, the epochs with their validation",
 }
 CLASS_NOTES = {
     "rows": "how many rows are of this class",
@@ -77,6 +79,7 @@ class Details:
     mistakes: Sequence[Mistake]
     wrong: int
     rows: int
+    kept: str
     facts: Mapping[str, str]
     recipe: str
 
@@ -90,8 +93,10 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
     """
     found, manifest = aligned.probabilities[experiment.name], experiment.manifest
     metric, title = aligned.metric.name, f"{experiment.name} on {experiment.slug}"
-    matrix = confusion(aligned.labels, found)
-    pairs = confused_pairs(matrix, aligned.classes)
+    order = sorted(range(len(aligned.classes)), key=lambda number: natural(aligned.classes[number]))
+    classes = [aligned.classes[number] for number in order]
+    matrix = confusion(aligned.labels, found)[np.ix_(order, order)]
+    pairs, scores = confused_pairs(matrix, classes), class_scores(aligned.labels, found, aligned.classes)
     wrong = confident_mistakes(aligned.labels, found)
     steps = _steps(manifest)
     figures = {}
@@ -101,7 +106,7 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
         )
     if len(steps) > 1:
         figures["gains"] = gains_figure(steps, metric=metric, title=title)
-    figures["confusion"] = confusion_figure(matrix, aligned.classes, title=title)
+    figures["confusion"] = confusion_figure(matrix, classes, title=title)
     figures["calibration"] = calibration_figure(calibration(aligned.labels, found), title=title)
     return Details(
         experiment=experiment,
@@ -120,7 +125,7 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
                 "confidence": one.confidence,
                 "most often taken for": "{} ({}×)".format(*one.taken_for) if one.taken_for else "",
             }
-            for one in class_scores(aligned.labels, found, aligned.classes)
+            for one in (scores[number] for number in order)
         ],
         pairs=[
             {
@@ -133,7 +138,7 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
             for one in pairs[:_MOST_PAIRS]
         ],
         pairs_found=len(pairs),
-        matrix=matrix_view(matrix, aligned.classes),
+        matrix=matrix_view(matrix, classes),
         mistakes=[
             Mistake(
                 id=aligned.ids[row],
@@ -146,6 +151,7 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
         ],
         wrong=len(wrong),
         rows=len(aligned.ids),
+        kept=kept_epochs(manifest),
         facts=_facts(manifest, rows=len(aligned.ids)),
         recipe=yaml.safe_dump(manifest.get("recipe") or manifest.get("blend"), sort_keys=False, allow_unicode=True),
     )
@@ -156,7 +162,8 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
 
     Returns:
         `paths` of (right or wrong, strength from 0 to 1, SVG path in units of cells); the sizes of a `cell`, the `font`
-        and the `label` in pixels, and the `longest` name in letters; and what the page needs to name a cell: `classes`,
+        and the `label` in pixels, the `longest` name in letters, and the `counted` font of counts in the cells, 0 where
+        these have no room for them; and what the page needs to name a cell: `classes`,
         `totals` by class, `cells` of [true, predicted, rows].
     """
     count = len(classes)
@@ -170,13 +177,15 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
             if len(cells):
                 path = "".join(f"M{predicted} {true}h1v1h-1z" for true, predicted in cells)
                 paths.append((tone, level / _LEVELS, path))
-    cell, font = (30, 13) if count <= 15 else (16, 11) if count <= 60 else (11, 9)
+    cell, font = (34, 13) if count <= 15 else (26, 11) if count <= COUNTED else (16, 11) if count <= 60 else (11, 9)
+    digits = len(str(matrix.max(initial=0)))
     longest = min(round(_NAME_WIDTH / (0.58 * font)), max(map(len, classes)))
     return {
         "paths": paths,
         "cell": cell,
         "font": font,
         "longest": longest,
+        "counted": min(font, round(1.5 * cell / digits, 1)) if count <= COUNTED else 0,
         "label": round(12 + 0.6 * font * longest),
         "classes": list(classes),
         "totals": matrix.sum(axis=1).tolist(),
@@ -205,7 +214,7 @@ def _step_row(step: Row, metric: str) -> Row:
         "stage": step["name"],
         metric: step["score"],
         "± se": step["score_se"],
-        "gain over the one before": gain,
+        "gain over the stage before": gain,
     }
 
 

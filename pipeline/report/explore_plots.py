@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.report.plots import INK, legend_above, new_figure, quiet, short
+from pipeline.report.plots import INK, PANEL, legend_above, new_figure, quiet, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,9 +24,11 @@ def plot_classes(counts: pd.DataFrame) -> "Figure":
     Args:
         counts: By class, a column a part ("train", "held out") with the number of pictures.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ordered = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     many = len(ordered) > _MOST_BARS
-    figure = new_figure(9, 4 if many else 1.1 + 0.2 * len(ordered))
+    figure = new_figure(PANEL, 3.5 if many else 1.1 + 0.2 * len(ordered))
     axis = figure.subplots()
     quiet(axis, "both" if many else "x")
     place, start = np.arange(len(ordered)), np.zeros(len(ordered))
@@ -42,22 +44,25 @@ def plot_classes(counts: pd.DataFrame) -> "Figure":
         axis.set_ylabel("pictures")
         axis.set_ylim(bottom=0)
     else:
-        axis.set_yticks(place, [short(str(name), 40) for name in ordered.index], fontsize=8)
+        axis.set_yticks(place, [short(str(name), 30) for name in ordered.index], fontsize=8)
         axis.set_ylim(len(ordered) - 0.4, -0.6)
         axis.set_xlabel("pictures")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if len(ordered.columns) > 1:
         legend_above(axis)
     return figure
 
 
 def plot_sizes(pictures: pd.DataFrame) -> "Figure":
-    """Width and height of every picture, and the distribution of brightness, by part.
+    """Width and height of every picture, and below them the distribution of brightness, by part.
 
     Args:
         pictures: Columns part, height, width, brightness.
     """
-    figure = new_figure(9.5, 4.2)
-    sizes, light = figure.subplots(1, 2)
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(PANEL, 7.5)
+    sizes, light = figure.subplots(2, 1, height_ratios=(3, 2))
     for part, colour in _PARTS.items():
         rows = pictures[pictures["part"] == part]
         if rows.empty:
@@ -71,14 +76,14 @@ def plot_sizes(pictures: pd.DataFrame) -> "Figure":
         light.stairs(100 * share / len(rows), bins, color=colour, linewidth=1.5, label=part)
     sizes.set_xlabel("width in pixels")
     sizes.set_ylabel("height in pixels")
-    sizes.set_xlim(left=0)
-    sizes.set_ylim(bottom=0)
+    for axis in (sizes.xaxis, sizes.yaxis):
+        axis.set_major_locator(MaxNLocator("auto", integer=True))
     light.set_xlabel("mean brightness (0 black, 255 white)")
     light.set_ylabel("pictures in %")
     light.set_xlim(0, 255)
-    for axis in (sizes, light):
-        quiet(axis, "both")
-        legend_above(axis)
+    for panel in (sizes, light):
+        quiet(panel, "both")
+        legend_above(panel)
     return figure
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#333333", "#8c8c8c", "#e6e6e6"
 _BOARDS = {"public": "#2a6f97", "private": "#c8553d"}
+PANEL = 6.0
+"""Width of a figure in inches: its panels stand one below the other, so that a phone shows them all."""
+LETTER = 0.075
+"""Width of a small letter, in inches."""
 _MOST_NAMES = 12  # more of them cannot be read
-_LETTER = 0.075  # width of a letter of a stage's name, in inches
+_LONGEST = 18  # letters of a stage's name
+_BESIDE = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))  # where a name may stand
 
 
 def plot_learning_curves(curves: "pd.DataFrame", path: Path, *, title: str, metric: str, select_on: str) -> None:
@@ -53,6 +59,12 @@ def quiet(axis: Any, along: Literal["x", "y", "both"]) -> None:
     axis.set_axisbelow(True)
 
 
+def lay_out(figure: "Figure") -> None:
+    """Give the axes their places and sizes, which drawing does else."""
+    with plain_text(figure):
+        figure.draw_without_rendering()
+
+
 def legend_above(axis: Any) -> None:
     """Above the axes: inside there may be something anywhere."""
     axis.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
@@ -61,6 +73,36 @@ def legend_above(axis: Any) -> None:
 def short(name: str, longest: int) -> str:
     """A name of at most `longest` letters."""
     return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def name_points(axis: Any, points: Sequence[tuple[str, float, float, str]], *, size: float) -> None:
+    """Write a name beside each point, where it lies over no name, no point and no line; from further off a line leads
+    to it. A name that finds no place is left out.
+
+    Args:
+        points: Name, x, y and colour; the limits of the axes are to be as they will be.
+        size: Of the letters, in points.
+    """
+    from matplotlib.transforms import Bbox
+
+    lay_out(axis.figure)
+    panel, on_screen = axis.get_window_extent(), axis.transData.transform
+    taken = [Bbox([place, place]).padded(6) for place in on_screen([(x, y) for _, x, y, _ in points])]
+    bars = [segment for one in axis.containers for lines in one[2] for segment in lines.get_segments()]
+    taken += [Bbox(on_screen(segment)).padded(2) for segment in bars]
+    for name, x, y, colour in points:
+        for away, (right, up) in product((6, 14, 24, 36, 50, 66), _BESIDE):
+            there: dict[str, Any] = {"xy": (x, y), "xytext": (away * right, away * up), "textcoords": "offset points"}
+            sides = {"ha": ("center", "left", "right")[right], "va": ("center", "bottom", "top")[up]}
+            text = axis.annotate(name, **there, **sides, fontsize=size, color=colour, parse_math=False)
+            box = text.get_window_extent()
+            inside = (panel.min <= box.min).all() and (box.max <= panel.max).all()
+            if inside and not box.count_overlaps(taken):
+                taken.append(box)
+                if away > 6:
+                    axis.annotate("", **there, arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5})
+                break
+            text.remove()
 
 
 @contextmanager
@@ -83,15 +125,18 @@ def learning_curves_figure(curves: "pd.DataFrame", *, title: str, metric: str, s
         curves: Columns fold, stage, step, loss, val_loss, val_score, one row an epoch.
         select_on: The kind of a recipe's `select_on`: with "inner" the curves are of inner rows.
     """
-    figure = new_figure(10, 4.2, title=title)
-    score_axis, loss_axis = figure.subplots(1, 2)
-    _draw(score_axis, curves, "val_score", f"validation {metric}")
-    _draw(loss_axis, curves, "val_loss", "loss")
+    figure = new_figure(PANEL, 7, title=title)
+    score_axis, loss_axis = figure.subplots(2, 1, sharex=True)
+    whose = "inner rows" if select_on == "inner" else "held-out rows"
+    _draw(score_axis, curves, "val_score", f"{metric}: {whose}, a line a fold")
+    _draw(loss_axis, curves, "val_loss", f"loss: {whose}, a line a fold, and training (mean, dashed)")
     _draw_training(loss_axis, curves)
+    loss_axis.set_xlabel("epoch")
+    figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    lay_out(figure)
     for axis in (score_axis, loss_axis):
-        _mark_stages(axis, curves)
-    whose = "inner rows of fold" if select_on == "inner" else "held-out fold"
-    score_axis.legend(frameon=False, fontsize=8, loc="lower right", title=whose, title_fontsize=8)
+        _divide_stages(axis, curves)
+    _name_stages(score_axis, curves)
     return figure
 
 
@@ -103,10 +148,16 @@ def leaderboard_figure(entries: Sequence[dict[str, Any]], *, title: str, metric:
             oof_score_se, public_score and private_score, the last three None where they are not known.
     """
     servers = sorted({entry["server"] for entry in entries})
-    figure = new_figure(0.6 + 5.2 * len(servers), 5, title=title)
-    for axis, server in zip(figure.subplots(1, len(servers), squeeze=False)[0], servers, strict=True):
-        _scatter(axis, [entry for entry in entries if entry["server"] == server], metric)
+    figure = new_figure(PANEL, 5.8 * len(servers), title=title)
+    own = [[entry for entry in entries if entry["server"] == server] for server in servers]
+    panels = list(zip(figure.subplots(len(servers), 1, squeeze=False)[:, 0], own, strict=True))
+    for (axis, there), server in zip(panels, servers, strict=True):
+        _scatter(axis, there, metric)
         axis.set_title(server, fontsize=10, color=INK, loc="left")
+    for axis, there in panels:  # once all of them have their place
+        if len(there) <= _MOST_NAMES:
+            names = [(entry["experiment"], entry["oof_score"], _lowest(entry), FAINT) for entry in there]
+            name_points(axis, names, size=7)
     return figure
 
 
@@ -124,8 +175,6 @@ def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
             capsize=2.5,
             label=board if shown else None,
         )
-    if len(entries) <= _MOST_NAMES:
-        _name(axis, entries)
     # Both axes show one range, so that the line where OOF and leaderboard are equal is the diagonal.
     low = min(axis.get_xlim()[0], axis.get_ylim()[0])
     high = max(axis.get_xlim()[1], axis.get_ylim()[1])
@@ -141,19 +190,9 @@ def _scatter(axis: Any, entries: Sequence[dict[str, Any]], metric: str) -> None:
     legend_above(axis)
 
 
-def _name(axis: Any, entries: Sequence[dict[str, Any]]) -> None:
-    for entry in entries:
-        scores = [entry[f"{board}_score"] for board in _BOARDS]
-        axis.annotate(
-            entry["experiment"],
-            (entry["oof_score"], min(score for score in scores if score is not None)),
-            xytext=(0, -6),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=7,
-            color=FAINT,
-        )
+def _lowest(entry: dict[str, Any]) -> float:
+    scores = [entry[f"{board}_score"] for board in _BOARDS]
+    return float(min(score for score in scores if score is not None))
 
 
 def _draw(axis: Any, curves: "pd.DataFrame", column: str, label: str) -> None:
@@ -169,8 +208,7 @@ def _draw(axis: Any, curves: "pd.DataFrame", column: str, label: str) -> None:
         for _, stage in rows.groupby("number"):
             axis.plot(stage["step"], stage[column], color=colour, linewidth=1.4, marker=".", markersize=4)
         if column == "val_score":
-            axis.plot([], [], color=colour, label=f"{fold}")
-    axis.set_xlabel("epoch")
+            axis.plot([], [], color=colour, label=f"fold {fold}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_title(label, fontsize=10, color=INK)
     quiet(axis, "y")
@@ -182,35 +220,39 @@ def _draw_training(axis: Any, curves: "pd.DataFrame") -> None:
         mean = stage.groupby("step")["loss"].mean()
         axis.plot(mean.index, mean, **style)
     axis.plot([], [], label="training (mean)", **style)
-    axis.plot([], [], color=INK, linewidth=1.4, label="validation, a line a fold")
-    axis.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.94))
 
 
-def _mark_stages(axis: Any, curves: "pd.DataFrame") -> None:
-    low, high = axis.get_ylim()
-    stages = [(stage["stage"].iloc[0], stage["step"]) for _, stage in curves.groupby("number")]
-    # A name that is longer than its stage would run into the next: then all stand upright.
-    panel = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
-    epoch = panel.width / (curves["step"].nunique() + 1)
-    upright = any(_LETTER * len(name) > epoch * steps.nunique() for name, steps in stages[:-1])
-    # Where a stage is narrower than a line of text, the next name begins below this one.
-    below = [0.0]
-    for name, steps in stages[:-1]:
-        narrow = upright and epoch * steps.nunique() < 2 * _LETTER
-        below.append(below[-1] + _LETTER * (len(name) + 1) if narrow else 0.0)
-    room = max(start + _LETTER * (len(name) + 1) for start, (name, _) in zip(below, stages, strict=True))
-    axis.set_ylim(low, high + (room / panel.height if upright else 0.08) * (high - low))
-    # A curve of one epoch has no width of its own, and the stages' names would lie far outside.
+def _divide_stages(axis: Any, curves: "pd.DataFrame") -> None:
+    # A curve of one epoch has no width of its own.
     axis.set_xlim(curves["step"].min() - 0.6, curves["step"].max() + 0.6)
-    for number, (name, steps) in enumerate(stages):
-        start = steps.min() - 0.5
-        if number:
-            axis.axvline(start, color=FAINT, linewidth=0.8, linestyle=":")
+    for start in list(curves.groupby("number")["step"].min())[1:]:
+        axis.axvline(start - 0.5, color=FAINT, linewidth=0.8, linestyle=":")
+
+
+def _name_stages(axis: Any, curves: "pd.DataFrame") -> None:
+    low, high = axis.get_ylim()
+    stages = [(short(stage["stage"].iloc[0], _LONGEST), stage["step"]) for _, stage in curves.groupby("number")]
+    # A name that is longer than its stage would run into the next: then all stand upright, each beside the one before.
+    panel = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
+    left, right = axis.get_xlim()
+    epoch = panel.width / (right - left)
+    longest = LETTER * (max(len(name) for name, _ in stages) + 1)
+    upright = any(LETTER * (len(name) + 1) > epoch * steps.nunique() for name, steps in stages)
+    places = [epoch * (steps.min() - 0.5 - left) + LETTER / 2 for _, steps in stages]
+    if upright:
+        for number in range(1, len(places)):
+            places[number] = max(places[number], places[number - 1] + 2 * LETTER)
+        for number, place in enumerate(places):
+            places[number] = min(place, panel.width - 2 * LETTER * (len(places) - number))
+    # The names have this share of the panel to themselves.
+    share = longest / panel.height if upright else 0.1
+    axis.set_ylim(low, low + (high - low) / (1 - share))
+    for place, (name, _) in zip(places, stages, strict=True):
         axis.annotate(
             name,
-            (start, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, -3 - 72 * below[number]),
+            (place / panel.width, 1.0),
+            xycoords="axes fraction",
+            xytext=(0, -3),
             textcoords="offset points",
             va="top",
             rotation=90 if upright else 0,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artifacts import atomic_folder, write_text
 from pipeline.data.decode import shrink
@@ -21,6 +20,7 @@ from pipeline.errors import DataError, counted
 from pipeline.predictions.aligned import Aligned, align, comparable_groups
 from pipeline.predictions.compare import Comparison, Standing, compare
 from pipeline.predictions.store import Experiment
+from pipeline.progress import Progress
 from pipeline.report.annotated import heated
 from pipeline.report.comparison import comparison_notes, comparison_rows, format_p, selection_note, some_have_extra_rows
 from pipeline.report.details import CLASS_NOTES, COST_NOTES, Details, Mistake, describe
@@ -229,7 +229,7 @@ def _images(load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str])
 
     wanted = list(dict.fromkeys(ids))
     with ThreadPoolExecutor() as pool:
-        return dict(zip(wanted, tqdm(pool.map(made, wanted), "pictures", len(wanted), disable=None), strict=True))
+        return dict(zip(wanted, Progress(pool.map(made, wanted), "pictures", len(wanted), disable=None), strict=True))
 
 
 def _figures(group: _Group, sources: Sources, details: Sequence[Details]) -> tuple[dict[str, "Figure"], dict[str, Any]]:
@@ -311,7 +311,7 @@ def _leaderboard_notes(comparison: Comparison) -> dict[str, str]:
         "ECE": notes["ECE"],
         "TTA": "whether predictions with test-time augmentation are used",
         "select_on": notes["select_on"],
-        "seconds": "of training",
+        "seconds": "of all stages and predictions, without reading and decoding the pictures",
         "fold 0 …": "the score of each held-out fold",
     }
 

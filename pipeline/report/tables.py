@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import sqrt
 from operator import itemgetter
@@ -22,9 +22,8 @@ FEWEST = 3
 
 
 CHOSEN_BY = {
-    "fold": "the best on the scored fold, which flatters the score a little (select_on: fold)",
-    "inner": "the best on training rows held out for it (select_on: inner)",
-    "last": "the last of each stage (select_on: last)",
+    "fold": "the scored fold, which flatters the score a little (select_on: fold)",
+    "inner": "training rows held out for it (select_on: inner)",
 }
 
 VALIDATED_ON = {
@@ -71,13 +70,28 @@ def result_text(manifest: Row) -> str:
         if len(manifest["oof_fold_scores"]) == 1:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
     if manifest["stages"]:  # a blend has none
-        whole = f"{manifest['seconds']:.0f} with building, compiling and predicting"
-        lines.append(f"seconds: of the epochs, {folds_in_words(manifest)} folds; {whole}")
+        lines.append(
+            "seconds: building, compiling and all epochs; OOF: predicting, too. "
+            "Left out: starting, reading and decoding pictures"
+        )
     if manifest["select_on"]:
-        lines.append(f"epochs kept: {CHOSEN_BY[manifest['select_on']]}")
+        lines.append(f"epochs kept: {kept_epochs(manifest)}")
     if manifest.get("extra_rows"):  # a blend has none of its own
         lines.append(f"extra rows: {extra_in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
+
+
+def kept_epochs(manifest: Mapping[str, Any]) -> str:
+    """Which epoch each stage kept, and by which rule; see `Stage.monitor`. A blend's is that of its members."""
+    if manifest["select_on"] == "last":
+        return "the last of each stage (select_on: last)"
+    stages = (manifest["recipe"] or {}).get("stages", ())
+    words = {"loss": "lowest loss (monitor: loss)", "score": f"best {manifest['metric']} (monitor: score)"}
+    rules = dict.fromkeys(words[stage["monitor"]] for stage in stages)
+    if len(rules) > 1:
+        rules = dict.fromkeys(f"{words[stage['monitor']]} in stage {stage['name']}" for stage in stages)
+    chosen = f"of the {', '.join(rules)}, on" if rules else "chosen on"
+    return f"those {chosen} {CHOSEN_BY[manifest['select_on']]}"
 
 
 def calibration_text(temperature: "OofTemperature | None", *, select_on: str, models: int, raw: bool) -> str:
@@ -127,7 +141,7 @@ def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
                 "TTA used": "yes" if manifest["tta_used"] else "no",
                 "select_on": manifest["select_on"],
                 "extra rows": ", ".join(manifest.get("extra_rows") or ()),
-                "seconds": _seconds(manifest),
+                "seconds": trained_seconds(manifest),
                 "created": manifest["created"],
             }
             for manifest in of_slug
@@ -235,7 +249,7 @@ def _result_rows(manifest: Row) -> list[Row]:
         )
         for stage in manifest["stages"]
     ]
-    rows.append(row("OOF", manifest, seconds=_seconds(manifest)))
+    rows.append(row("OOF", manifest, seconds=trained_seconds(manifest)))
     if manifest["tta_score"] is not None:
         rows.append(row("OOF with TTA", manifest, prefix="tta_"))
     if len(set(manifest["tta_used_by_fold"].values())) > 1:
@@ -243,9 +257,13 @@ def _result_rows(manifest: Row) -> list[Row]:
     return rows
 
 
-def _seconds(manifest: Row) -> int:
-    seconds: float = sum(stage["seconds"] for stage in manifest["stages"])
-    return round(seconds)
+def trained_seconds(manifest: Mapping[str, Any]) -> int | None:
+    """All stages and the predictions at the end, over all folds; None for a blend, which trains nothing.
+
+    Earlier builds wrote the stages' alone.
+    """
+    of_stages = [stage["seconds"] for stage in manifest["stages"]]
+    return round(manifest.get("seconds", sum(of_stages))) if of_stages else None
 
 
 def _aligned(rows: Sequence[Row]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.data.competition_data import CompetitionData
@@ -19,6 +18,7 @@ from pipeline.data.pictures import Pictures
 from pipeline.errors import KitError
 from pipeline.predictions.metrics import METRICS, paired_gain, standard_error
 from pipeline.predictions.store import probabilities_of, read_predictions
+from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.training.fold import Machine
 from pipeline.training.network import load_network, load_weights
@@ -64,7 +64,7 @@ def average_network(recipe: Recipe, weights: Sequence[Path], *, classes: int) ->
         )
     sums: list[NDArray[np.float64]] = []
     network = load_network(recipe, classes=classes, weights=weights[0])
-    for file in tqdm(weights, desc="averaging", unit="fold", leave=False, disable=None):
+    for file in Progress(weights, desc="averaging", unit="fold", leave=False, disable=None):
         load_weights(network, file)
         arrays = [np.asarray(array, dtype=np.float64) for array in network.get_weights()]
         sums = [total + array for total, array in zip(sums, arrays, strict=True)] if sums else arrays

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
@@ -39,6 +38,7 @@ from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.metrics import METRICS, floor_scores
 from pipeline.predictions.probe import Candidate, Pass, Probes, fit_head, rank
+from pipeline.progress import Progress
 from pipeline.recipe import Size, Square, resolve_size
 from pipeline.training.device import device, distribution, keras_backend, peak_device_memory
 from pipeline.training.engines import fresh_process
@@ -193,7 +193,7 @@ def compare_backbones(
         decoding = isinstance(machine.open(paths, pixels, cache), FilePictures)
     predictions: dict[str, NDArray[np.float32]] = {}
     costs: dict[Candidate, Pass] = {}
-    for one in tqdm(tried, desc="backbones", unit="backbone", leave=False, disable=None):
+    for one in Progress(tried, desc="backbones", unit="backbone", leave=False, disable=None):
         file = kept(one, decoding=decoding)
         try:
             if not file.is_file():
@@ -280,7 +280,7 @@ def read_features(file: Path) -> tuple[NDArray[np.float32], Pass]:
 def head_predictions(features: NDArray[np.float32], data: CompetitionData) -> NDArray[np.float32]:
     """Class probabilities of every row that is held out in a fold, in the order of the rows."""
     found = np.zeros((len(features), len(data.classes)), dtype=np.float32)
-    for fold in tqdm(data.folds.numbers, desc="linear heads", unit="fold", leave=False, disable=None):
+    for fold in Progress(data.folds.numbers, desc="linear heads", unit="fold", leave=False, disable=None):
         trained, held_out = data.rows_without(fold), data.rows_of(fold)
         inner = choosing_rows(data.train, trained, seed=fold)
         head = fit_head(features, data.labels, trained=trained, inner=inner, classes=len(data.classes))

@@ -73,6 +73,7 @@ def cross_validate(
         if fold not in to_train:
             log.info("fold %d is done already", fold)
         else:
+            log.info("fold %d begins", fold)
             started = time.perf_counter()
             engine(replace(tasks[fold], recipe=fitting))
             seconds, others = time.perf_counter() - started, len(to_train) - to_train.index(fold) - 1

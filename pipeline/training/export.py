@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from tqdm import tqdm
 
 from pipeline.artifacts import Workspace, atomic_folder, read_json, require_writable, write_json, write_text
 from pipeline.data.competition_data import CompetitionData, load_data
@@ -33,6 +32,7 @@ from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
 from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.store import probabilities_of, read_predictions
+from pipeline.progress import Progress
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
 from pipeline.training.model_card import SCRIPT, model_card, script
 from pipeline.training.network import load_network
@@ -124,7 +124,7 @@ def export_folds(
     oof = read_predictions(workspace.oof(slug, experiment) / "oof.parquet")
 
     def networks() -> Iterator[_Checked]:
-        for fold, weights in tqdm(models.weights.items(), desc="fold models", leave=False, disable=None):
+        for fold, weights in Progress(models.weights.items(), desc="fold models", leave=False, disable=None):
             network = load_network(models.recipe, classes=len(models.stored.classes), weights=weights)
             rows = data.rows_of(fold)[:_CHECKED]
             stored = probabilities_of(oof, list(data.train["id"].iloc[rows]), models.stored.classes)

@@ -25,6 +25,7 @@ from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
+from pipeline.progress import Progress
 from pipeline.recipe import LogisticRegression, OnInner, Recipe
 from pipeline.training.frozen import View, freeze
 from pipeline.training.network import load_network, prediction_network, stage_seed
@@ -153,12 +154,12 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
         return
     task.limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
+    log.info("fold %d  %s begins", task.fold, task.recipe.stages[number].name)
     asked = stage_task(task, data, number)
     if asked.watched is not asked.held_out and not number:
         log.info("fold %d  %d inner rows choose the epochs", task.fold, len(asked.watched.rows))
     train_stage(task.recipe, asked, pool)
-    _log_stage(task, stage_done(folder) or {}, time.perf_counter() - started)
+    _log_stage(task, stage_done(folder) or {})
 
 
 def stage_task(task: FoldTask, data: CompetitionData, number: int) -> StageTask:
@@ -240,7 +241,7 @@ def _held_out(
     return HeldOut(pictures=pictures, rows=rows, labels=data.labels[rows], batch_size=batch_size, metric=metric)
 
 
-def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
+def _log_stage(task: FoldTask, result: dict[str, Any]) -> None:
     height, width = result["size"]
     # A frozen backbone sees each view of a picture once, and the head is trained on what it made of them.
     kept = f" on {counted(result['views_kept'], 'kept view', 'kept views')}" if result["views_kept"] else ""
@@ -248,7 +249,7 @@ def _log_stage(task: FoldTask, result: dict[str, Any], seconds: float) -> None:
         "fold %d  %-16s %4d×%-4d  %d/%d blocks unfrozen  %9s%s  %s %.4f  loss %.4f  %4.0f s",
         *(task.fold, result["name"], height, width, result["unfrozen"], result["blocks"]),
         *(counted(result["epochs"], "epoch", "epochs"), kept),
-        *(task.competition.metric, result["score"], result["loss"], seconds),
+        *(task.competition.metric, result["score"], result["loss"], result["seconds"]),
     )
 
 
@@ -277,24 +278,35 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
     """Predict held-out and test rows from the fold's final weights, plain and averaged over the views."""
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
-    in_time = partial(task.limit.check, f"the end of the predictions of fold {task.fold}")
-    options: dict[str, Any] = {"batch_size": stage.prediction_batch, "views": views, "check": in_time}
-    by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
-    predicted = by(task, len(data.classes), **options)
-    pictures = _train_pictures(task, data, last)
-    parts = {"oof": (pictures, data.rows_of(task.fold), data.train["id"])}
-    if len(data.test):
-        size = stage.resolve_size(data.mean_size)
-        test = task.open("test", list(data.test["path"]), size)
-        parts["test"] = (test, np.arange(len(data.test)), data.test["id"])
-    for name, (source, rows, ids) in parts.items():
-        found = predicted(source, rows)
-        fold = task.fold if name == "oof" else None
-        kept = list(ids.iloc[rows])
-        write_predictions(task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold))
-        if views:
-            frame = prediction_frame(kept, mean_of(found), data.classes, fold=fold)
-            write_predictions(task.folder / f"{name}_tta.parquet", frame)
+    tested, held_out = len(data.test), data.rows_of(task.fold)
+    log.info("fold %d  predicting %d held-out and %d test pictures", task.fold, len(held_out), tested)
+    passes = [rows * (1 + len(views)) for rows in (len(held_out), tested)]
+    batches = sum(-(-count // stage.prediction_batch) for count in passes)
+    label = f"fold {task.fold} · predicting"
+    with Progress(total=batches, desc=label, unit="batch", leave=False, disable=None) as bar:
+
+        def check() -> None:
+            task.limit.check(f"the end of the predictions of fold {task.fold}")
+            bar.update()
+
+        options: dict[str, Any] = {"batch_size": stage.prediction_batch, "views": views, "check": check}
+        by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
+        predicted = by(task, len(data.classes), **options)
+        parts = {"oof": (_train_pictures(task, data, last), held_out, data.train["id"])}
+        if tested:
+            size = stage.resolve_size(data.mean_size)
+            test = task.open("test", list(data.test["path"]), size)
+            parts["test"] = (test, np.arange(tested), data.test["id"])
+        for name, (source, rows, ids) in parts.items():
+            found = predicted(source, rows)
+            fold = task.fold if name == "oof" else None
+            kept = list(ids.iloc[rows])
+            write_predictions(
+                task.folder / f"{name}.parquet", prediction_frame(kept, found[0], data.classes, fold=fold)
+            )
+            if views:
+                frame = prediction_frame(kept, mean_of(found), data.classes, fold=fold)
+                write_predictions(task.folder / f"{name}_tta.parquet", frame)
 
 
 Predicted = Callable[[Pictures, NDArray[np.int64]], NDArray[np.float32]]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.data.augment import Augmenter, picture_seeds, transforms_of
 from pipeline.data.inputs import prediction_blocks
@@ -35,6 +34,7 @@ from pipeline.model.backbones import BACKBONES
 from pipeline.model.classifier import split_classifier
 from pipeline.model.merged import merge_batch_norm
 from pipeline.predictions.tta import PLAIN, view
+from pipeline.progress import Progress
 from pipeline.recipe import Augment, LogisticRegression, Stage
 from pipeline.training.device import device, distribution, divisible, for_prediction, onednn
 
@@ -185,7 +185,7 @@ class FrozenBackbone:
         size = divisible(_BATCH)
         batches = seen.batches(pictures, self._pool, size)
         label = f"features {seen.number}" if seen.augment else f"features {seen.name}"
-        with tqdm(total=len(array), desc=label, unit="picture", leave=False, disable=None) as bar:
+        with Progress(total=len(array), desc=label, unit="picture", leave=False, disable=None) as bar:
             for start, batch in zip(range(0, len(array), size), batches, strict=True):
                 self._room.check()
                 part = array[start : start + size]

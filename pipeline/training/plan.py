@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
@@ -23,6 +22,7 @@ from pipeline.data.pictures import MemoryRows, are_kept, decoding_seconds
 from pipeline.data.workers import WorkerPool
 from pipeline.model.cost import network_cost
 from pipeline.predictions.probe import STRENGTHS, fit_head
+from pipeline.progress import Progress
 from pipeline.recipe import LogisticRegression, Recipe, Stage
 from pipeline.session import SESSION_MARGIN
 from pipeline.training.cross_validate import check_recipe, folds_of
@@ -246,7 +246,7 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
     data = load_data(task.competition, extra=task.recipe.extra)
     with (
         WorkerPool(task.workers) as pool,
-        tqdm(total=len(_STEPS) * len(task.recipe.stages), desc="plan", leave=False, disable=None) as bar,
+        Progress(total=len(_STEPS) * len(task.recipe.stages), desc="plan", leave=False, disable=None) as bar,
     ):
         start = time.time() - asked.started
         found = []

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition, load_competition
@@ -21,6 +20,7 @@ from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
 from pipeline.predictions.manifests import finished_weights, require_networks
 from pipeline.predictions.store import Experiment, read_experiment, read_predictions
+from pipeline.progress import Progress
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.fold import Machine
 from pipeline.training.network import prediction_network
@@ -168,7 +168,7 @@ class LoadedModels:
         self._views = models.recipe.tta.views if models.stored.manifest["tta_used"] else ()
         self._network, takes = prediction_network(models.recipe, classes=len(models.stored.classes), weights=files)
         self._models = []
-        for take in tqdm(takes, desc="fold models", leave=False, disable=None):
+        for take in Progress(takes, desc="fold models", leave=False, disable=None):
             take()
             self._models.append(partial(self._network.set_weights, self._network.get_weights()))
         self.predict(np.zeros((*self._size, 3), dtype=np.uint8))
@@ -212,7 +212,7 @@ def predict_folds(
     passes = len(pictures) * (1 + len(views))
     batch_size = max(1, min(recipe.stages[-1].prediction_batch, passes))
     batches = len(weights) * -(-passes // batch_size)
-    with tqdm(total=batches, desc="predicting", unit="batch", leave=False, disable=None) as bar:
+    with Progress(total=batches, desc="predicting", unit="batch", leave=False, disable=None) as bar:
         found = predict_views(
             network,
             pictures,

@@ -156,7 +156,7 @@ def _stage_summaries(
                 **scored(frame),
                 "gain": gain,
                 "gain_se": error,
-                "seconds": sum(result["training_seconds"] for result in results),
+                "seconds": math.fsum(result["seconds"] for result in results),
                 "images_per_second": images_per_second(results),
             }
         )

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path
 from pipeline.data.inputs import prediction_blocks
 from pipeline.data.pictures import Rows
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.tta import PLAIN, view
+from pipeline.progress import Progress
 from pipeline.training.device import divisible, for_prediction
 
 QUIET = 10.0
@@ -182,7 +182,7 @@ def validation_callback(
 
 
 def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures: int, metric: str) -> Any:
-    """Callback with a tqdm bar for the stage, and a line in the log for an epoch that ends `QUIET` seconds after the
+    """Callback with a bar for the stage, and a line in the log for an epoch that ends `QUIET` seconds after the
     last one.
 
     Args:
@@ -191,10 +191,10 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
 
     import keras
 
-    class Progress(keras.callbacks.Callback):
+    class ShowProgress(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             self.told = time.perf_counter()
-            self.bar = tqdm(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
+            self.bar = Progress(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.rate = self.rate_now()
@@ -226,4 +226,4 @@ def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures
         def on_train_end(self, logs: Any = None) -> None:
             self.bar.close()
 
-    return Progress()
+    return ShowProgress()

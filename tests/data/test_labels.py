@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.data.labels import label_variants
+from pipeline.data.labels import label_variants, natural
 
 
 def pairs(*labels: str) -> set[frozenset[str]]:
@@ -50,3 +50,9 @@ def test_the_one_with_more_rows_is_the_label() -> None:
     (found,) = label_variants(["ace of club", "ace of clubs", "ace of clubs"])
     assert (found.label, found.rows, found.variant, found.variant_rows) == ("ace of clubs", 2, "ace of club", 1)
     assert found.why == "club / clubs"
+
+
+def test_labels_stand_in_the_order_of_a_person() -> None:
+    assert sorted(["c10", "C2", "c1", "10", "9", "b 2.10", "b 2.9", "", "٣"], key=natural) == [
+        *("", "٣", "9", "10", "b 2.9", "b 2.10", "c1", "C2", "c10"),
+    ]

@@ -565,7 +565,7 @@ def test_a_blend_is_an_experiment_like_any_other(tmp_path: Path, method: str) ->
     np.testing.assert_array_equal(beside.probabilities["both"], found.oof)
 
     [row] = [row for row in leaderboard_rows([stored.manifest]) if row["experiment"] == "both"]
-    assert (row["score"], row["± se"], row["seconds"]) == (found.result.score, found.result.score_se, 0)
+    assert (row["score"], row["± se"], row["seconds"]) == (found.result.score, found.result.score_se, None)
     assert f"{found.result.score:.4f}" in result_text(dict(stored.manifest))
     described = stored.manifest["blend"]
     assert (described["method"], described["reason"]) == (method, found.reason)

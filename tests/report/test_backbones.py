@@ -10,6 +10,7 @@ from pipeline.predictions.probe import Candidate, Pass, Probed, Probes
 from pipeline.report.backbones import backbone_rows, backbones_figure, backbones_text, recommendation
 from pipeline.report.plots import save_figure
 from pipeline.report.tables import format_rows
+from tests.report.test_plots import overlaps
 
 
 def probed(name: str, score: float, gain: float, gain_se: float, flops: int) -> Probed:
@@ -69,7 +70,9 @@ def test_the_memory_of_a_gpu_has_a_column_where_one_was_used() -> None:
 
 
 def test_the_figure_names_all_and_grows_with_them(tmp_path: Path) -> None:
-    names = {text.get_text() for text in backbones_figure(PROBES, title="t").axes[1].texts}
+    figure = backbones_figure(PROBES, title="t")
+    assert overlaps(figure) == []
+    names = {text.get_text() for text in figure.axes[1].texts}
     assert names == {"1  best (imagenet)", "2  near (imagenet)", "3  far (imagenet)"}
     heights = []
     for count in (3, 40):
@@ -78,3 +81,24 @@ def test_the_figure_names_all_and_grows_with_them(tmp_path: Path) -> None:
         with Image.open(tmp_path / "figure.png") as image:
             heights.append(image.height)
     assert heights[1] > 2 * heights[0]
+
+
+def at(name: str, score: float, flops: int, error: float) -> Probed:
+    return replace(probed(name, score, -0.01, 0.01, flops), score_se=error)
+
+
+def test_the_axis_is_of_the_scores_wherever_chance_is() -> None:
+    found = [at("best", 0.96, 10**9, 0.004), at("next", 0.94, 5 * 10**8, 0.006)]
+    axis = backbones_figure(replace(PROBES, found=found, chance=0.1), title="t").axes[0]
+    low, high = axis.get_ylim()
+    assert 0.92 < low < 0.934 < 0.964 < high < 0.98  # the ends of the errors
+    assert "chance, 0.1000, lies further ↓" in [text.get_text() for text in axis.texts]
+    near = backbones_figure(replace(PROBES, found=found, chance=0.95), title="t").axes[0]
+    assert "chance" in [text.get_text() for text in near.texts]
+
+
+def test_points_that_lie_close_have_their_numbers_apart() -> None:
+    found = [at(f"backbone-{number}", 0.95 - number / 2000, 10**9 + number * 10**7, 0.004) for number in range(20)]
+    figure = backbones_figure(replace(PROBES, found=found), title="t")
+    assert overlaps(figure) == []
+    assert {text.get_text() for text in figure.axes[0].texts} >= {str(number) for number in range(1, 21)}

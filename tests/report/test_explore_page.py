@@ -12,7 +12,9 @@ from pipeline.data.explore import Exploration
 from pipeline.data.labels import Variant
 from pipeline.data.showcase import Showcase
 from pipeline.report.explore_page import write_explore_page
+from pipeline.report.explore_plots import plot_classes, plot_sizes
 from tests.browser import Browser
+from tests.report.test_plots import overlaps
 
 NASTY = 'a < b & "c" $\\bad{$ <script>alert(1)</script> 猫'
 PARTS = ("part", "id", "label", "path", "height", "width", "format", "mode", "brightness")
@@ -77,6 +79,17 @@ def test_everything_is_written_and_nothing_becomes_markup(tmp_path: Path) -> Non
     assert "8 pictures of 4 of the 4 classes" in text
 
 
+@pytest.mark.parametrize("classes", [2, 12, 60, 120])
+def test_words_of_the_figures_do_not_lie_over_one_another(classes: int) -> None:
+    names = [f"c{number} a car of a long name, convertible" for number in range(classes)]
+    counts = pd.DataFrame({"train": [3] * classes, "held out": [1] * classes}, index=names)
+    figure = plot_classes(counts)
+    assert overlaps(figure) == []
+    if classes <= 60:
+        assert all(float(tick.get_text()).is_integer() for tick in figure.axes[0].get_xticklabels())
+    assert overlaps(plot_sizes(explored()[0].pictures)) == []
+
+
 def test_a_competition_without_a_readable_picture_has_a_page(tmp_path: Path) -> None:
     found, shown = explored()
     samples, extremes = shown.samples.head(0), shown.extremes.head(0)
@@ -124,9 +137,11 @@ def test_the_page_in_a_browser(tmp_path: Path, browser: Browser, theme: str) -> 
     assert [item.is_displayed() for item in browser.find_all("#samples-gallery > li")].count(True) == 1
     browser.run("document.querySelector('#pairs-1 .enlarge').click()")  # the page scrolls smoothly, which takes time
     assert len(browser.find_all("#enlarged-picture img")) == 2
+    assert browser.cut_off() == []
     assert browser.complaints() == []
 
     browser.open(page, width=390, theme=theme)
     assert browser.overflow() == 0
+    assert browser.cut_off() == []
     assert browser.find("#theme").size["height"] < 45  # one line
     assert browser.complaints() == []

@@ -10,14 +10,17 @@ import pytest
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.report.plots import (
+    _divide_stages,
     _draw,
     _draw_training,
-    _mark_stages,
+    leaderboard_figure,
     learning_curves_figure,
+    plain_text,
     plot_leaderboard,
     plot_learning_curves,
 )
@@ -74,7 +77,7 @@ def test_epochs_are_whole_numbers_and_no_line_crosses_into_another_stage() -> No
     axis, frame = Figure().subplots(), curves(folds=2, epochs=(2, 1))
     _draw(axis, frame, "val_loss", "loss")
     _draw_training(axis, frame)
-    _mark_stages(axis, frame)
+    _divide_stages(axis, frame)
     assert all(float(tick).is_integer() for tick in axis.get_xticks())
     spans = [list(line.get_xdata()) for line in axis.get_lines() if line.get_linestyle() == "--"]
     assert [span for span in spans if span] == [[1, 2], [3]]
@@ -149,22 +152,71 @@ def test_every_server_has_a_panel(tmp_path: Path) -> None:
     entry = submission(0.9, public=0.85, private=0.95)
     one = scatter([entry], tmp_path / "one.png")
     two = scatter([entry, {**entry, "server": "rehearsal"}], tmp_path / "two.png")
-    assert two.shape[1] > 1.7 * one.shape[1]
-    assert two.shape[0] == one.shape[0]
+    assert two.shape[0] > 1.7 * one.shape[0]
+    assert two.shape[1] == one.shape[1]
     many = [submission(0.9, public=0.85 + number / 1000, private=None) for number in range(40)]
     assert scatter(many, tmp_path / "many.png").std() > 1
 
 
-@pytest.mark.parametrize("epochs", [(8, 4, 4, 12), (1, 1, 1, 1), (30, 1, 1, 30), (5, 5)])
-def test_stages_names_do_not_run_into_one_another(epochs: tuple[int, ...]) -> None:
-    frame = curves(folds=1, epochs=epochs)
-    names = {f"s{number}": name for number, name in enumerate(("head", "half", "three-quarters", "all"))}
-    figure = learning_curves_figure(
-        frame.assign(stage=frame["stage"].map(names)), title="x", metric="accuracy", select_on="last"
-    )
-    figure.canvas.draw()
-    for axis in figure.axes:
-        boxes = [text.get_window_extent() for text in axis.texts]
-        assert len(boxes) == len(epochs)
-        assert not [1 for left, right in itertools.pairwise(boxes) if left.overlaps(right)]
-        assert all(axis.get_window_extent().y0 < box.y0 for box in boxes)
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    """Which texts of a figure, as it is drawn, lie over one another or reach beyond its edge."""
+    drawn, draw = [], Text.draw
+
+    def noted(text: Text, renderer: Any) -> None:
+        drawn.append(text)  # of ticks beyond the limits there are texts, too, which are not drawn
+        draw(text, renderer)
+
+    with plain_text(figure), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", noted)
+        figure.canvas.draw()
+    boxes = {text: text.get_window_extent().padded(-0.5) for text in drawn if text.get_visible() and text.get_text()}
+    found = [
+        (one.get_text(), other.get_text())
+        for one, other in itertools.combinations(boxes, 2)
+        if boxes[one].overlaps(boxes[other])
+    ]
+    edge = figure.bbox.padded(1)
+    beyond = [text for text, box in boxes.items() if not (edge.contains(*box.min) and edge.contains(*box.max))]
+    return found + [(text.get_text(), "the edge") for text in beyond]
+
+
+NAMES = ("head", "half", "three-quarters", "all-of-it-with-larger-pictures")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "folds"),
+    [
+        ((8, 4, 4, 12), 5),
+        ((1, 1, 1, 1), 5),
+        ((1, 1), 5),
+        ((30, 1, 1, 30), 1),
+        ((60, 1, 1, 1), 5),
+        ((5, 5), 12),
+        ((1,), 1),
+    ],
+)
+def test_nothing_in_learning_curves_lies_over_a_name(epochs: tuple[int, ...], folds: int) -> None:
+    frame = curves(folds=folds, epochs=epochs)
+    names = {f"s{number}": name for number, name in enumerate(NAMES)}
+    frame = frame.assign(stage=frame["stage"].map(names))
+    figure = learning_curves_figure(frame, title="$x on cards", metric="accuracy", select_on="last")
+    assert overlaps(figure) == []
+    score = figure.axes[0]
+    named = sorted(score.texts, key=lambda text: text.get_window_extent().x0)
+    assert [text.get_text()[:12] for text in named] == [name[:12] for name in NAMES[: len(epochs)]]
+    # Beside the axes there is nothing that the lines could lie under, and the names have the top to themselves.
+    assert not any(axis.get_legend() for axis in figure.axes)
+    [legend] = figure.legends
+    assert not any(legend.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes)
+    top = score.transData.transform((0, frame["val_score"].max()))[1]
+    assert all(text.get_window_extent().y0 >= top - 1 for text in score.texts)
+
+
+def test_names_of_submissions_that_score_alike_do_not_run_into_one_another() -> None:
+    entries = [
+        submission(0.93 + number / 5000, public=0.92, private=0.91 + number / 4000, experiment=f"a-long-name-{number}")
+        for number in range(12)
+    ]
+    figure = leaderboard_figure(entries, title="cards", metric="accuracy")
+    assert overlaps(figure) == []
+    assert len({text.get_text() for text in figure.axes[0].texts if text.get_text()}) >= 10

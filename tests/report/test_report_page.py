@@ -18,11 +18,12 @@ from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError
 from pipeline.predictions.store import Experiment, prediction_frame
 from pipeline.report.findings import judge_duplicates
-from pipeline.report.report_page import FIGURES, MOST_ISSUES, Sources, build_report, write_report
+from pipeline.report.report_page import FIGURES, MOST_ISSUES, Report, Sources, build_report, write_report
 from tests.browser import Browser
 from tests.conftest import manifest_scores
+from tests.report.test_plots import overlaps
 
-NASTY = """<img src=x onerror="alert(1)">&'$a$ 猫\u202e"""
+NASTY = """queen <img src=x onerror="alert(1)">&'$a$ 猫\u202e"""
 Make = Callable[..., Experiment]
 
 
@@ -213,9 +214,8 @@ def test_the_captions_say_what_chose_the_epochs(select_on: str, weights: str, ro
     text = text_of(made.html)
     assert f"Each stage begins with the {weights} weights of the one before" in text
     assert rows in text[text.index("Each line is a fold, by") : text.index("The dashed line")]
-    legend = made.figures["learning-curves-good"].axes[0].get_legend()
-    assert legend is not None
-    assert legend.get_title().get_text() == ("inner rows of fold" if select_on == "inner" else "held-out fold")
+    title = made.figures["learning-curves-good"].axes[0].get_title()
+    assert title == f"accuracy: {'inner' if select_on == 'inner' else 'held-out'} rows, a line a fold"
 
 
 def test_who_is_flattered_is_said_beside_the_verdicts() -> None:
@@ -301,6 +301,48 @@ def test_submissions_stand_beside_the_oof_scores() -> None:
     assert "OOF against the leaderboard" not in build_report(sources(good())).html
 
 
+def many_classes(count: int, experiments: int = 1) -> Report:
+    """Classes c1, c2, … in the order of their text, some with long names; predictions of any quality."""
+    rng = np.random.default_rng(0)
+    names = sorted(
+        f"c{number}" + " a car of a long name, convertible" * (number % 3 == 0) for number in range(1, count + 1)
+    )
+    labels = rng.integers(0, count, 300)
+    made = []
+    for number in range(experiments):
+        scores = rng.normal(size=(len(labels), count)) + (5 - number / 4) * np.eye(count)[labels]
+        found = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        name = f"e-{number}" + "-of-a-name-that-is-long" * (number % 2)
+        made.append(experiment(name, list(labels), found, names))
+    shown = {one.name: curves() for one in made}
+    return build_report(sources(*made, labels=list(labels), curves=shown, named=[made[0].name]))
+
+
+def test_classes_stand_in_the_order_of_a_person_with_their_counts() -> None:
+    made = many_classes(12)
+    shown = [row[0].split()[0] for row in cells(made.html, "e1-classes")]
+    assert shown == [f"c{number}" for number in range(1, 13)]
+    figure = made.figures["confusion-e-0"].axes[0]
+    assert [label.get_text().split()[0] for label in figure.get_yticklabels()] == shown
+    rows = {row[0].split()[0]: int(row[1]) for row in cells(made.html, "e1-classes")}
+    counted = np.zeros((12, 12), dtype=int)
+    for text in figure.texts:
+        column, row = text.get_position()
+        counted[round(row), round(column)] = int(text.get_text())
+    assert list(counted.sum(axis=1)) == [rows[name] for name in shown]
+    recall = [float(row[2]) for row in cells(made.html, "e1-classes")]
+    np.testing.assert_allclose(counted.diagonal() / counted.sum(axis=1), recall, atol=1e-4)
+    drawn = re.search(r'<g class="counts".*?</g>', made.html, flags=re.S)
+    assert drawn
+    assert [int(one) for one in re.findall(r">(\d+)</text>", drawn[0])] == list(counted[counted > 0])
+
+
+@pytest.mark.parametrize(("classes", "experiments"), [(2, 1), (12, 5), (30, 1)])
+def test_no_figure_has_words_over_words(classes: int, experiments: int) -> None:
+    made = many_classes(classes, experiments)
+    assert {name: found for name, figure in made.figures.items() if (found := overlaps(figure))} == {}
+
+
 def test_figures_are_written_and_those_of_earlier_reports_go(page: Path) -> None:
     names = {path.stem for path in (page.parent / FIGURES).glob("*.png")}
     of_each = {f"{kind}-{name}" for kind in ("confusion", "calibration", "gains") for name in ("good", "poor")}
@@ -384,6 +426,17 @@ def test_a_cell_of_the_confusion_matrix_is_reached_by_keyboard_and_by_mouse(show
     assert shown.find("#e2-matrix-readout").text.endswith("→ predicted king: 3 of 4 rows (75.0 %)")
 
 
-def test_the_report_fits_a_phone(shown: Browser, page: Path) -> None:
-    shown.open(page, width=390, theme="dark")
-    assert shown.overflow() == 0
+@pytest.mark.parametrize("classes", [2, 120])
+def test_nothing_is_cut_off_and_what_scrolls_says_so(classes: int, browser: Browser, tmp_path: Path) -> None:
+    write_report(many_classes(classes, 6), page=tmp_path / "report.html")
+    for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+        browser.open(tmp_path / "report.html", width=width, theme=theme)
+        assert browser.overflow() == 0
+        assert browser.cut_off() == []
+        scrolled = browser.run(
+            "return [...document.querySelectorAll('.hint')].filter((one) => one.checkVisibility()).length"
+        )
+        assert scrolled >= (1 if width == 1280 else 3)
+        # All panels of a figure are on the screen.
+        assert browser.run("return document.querySelector('.drawing svg').getBoundingClientRect().right") <= width
+    assert browser.complaints() == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.tables import agreement_rows, format_rows, scored, submission_rows
+from pipeline.report.tables import agreement_rows, format_rows, kept_epochs, scored, submission_rows
 
 
 def entry(number: int, oof: float | None, public: float | None, private: float | None = None, **more: Any) -> Any:
@@ -107,3 +107,19 @@ def test_a_row_names_the_experiment_or_else_the_file() -> None:
         "1",
         "COMPLETE",
     ]
+
+
+def kept(select_on: str, *monitors: str) -> str:
+    stages = [{"name": f"s{number}", "monitor": monitor} for number, monitor in enumerate(monitors)]
+    recipe = {"stages": stages} if monitors else None
+    return kept_epochs({"select_on": select_on, "metric": "accuracy", "recipe": recipe})
+
+
+def test_the_rule_that_chose_the_epochs_is_named() -> None:
+    assert kept("last", "loss") == "the last of each stage (select_on: last)"
+    inner = "on training rows held out for it (select_on: inner)"
+    assert kept("inner", "loss", "loss") == f"those of the lowest loss (monitor: loss), {inner}"
+    both = "lowest loss (monitor: loss) in stage s0, best accuracy (monitor: score) in stage s1"
+    assert kept("inner", "loss", "score") == f"those of the {both}, {inner}"
+    assert kept("inner") == f"those chosen {inner}"  # a blend
+    assert "the scored fold, which flatters" in kept("fold", "score")

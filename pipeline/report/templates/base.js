@@ -40,6 +40,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// --- What is wider than its place says that it goes on
+const look = (box) => { box.nextElementSibling.hidden = box.scrollWidth <= box.clientWidth + 1; };
+const looked = new ResizeObserver((entries) => entries.forEach((entry) => look(entry.target)));
+for (const box of document.querySelectorAll(".scroll, .drawing")) {
+  const hint = document.createElement("p");
+  hint.className = "hint";
+  hint.textContent = "It goes on to the right: scroll it →";
+  box.after(hint);
+  look(box);
+  looked.observe(box);
+}
+
 // --- Filters: every word must occur
 const plain = (text) => text.normalize("NFKC").toLocaleLowerCase();
 for (const input of document.querySelectorAll("input[data-filters]")) {
