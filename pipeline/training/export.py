@@ -8,6 +8,8 @@
 The folder is written whole or not at all. Every file is loaded again and held against the network it was made of.
 """
 
+import copy
+import gc
 import importlib.util
 import json
 import logging
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -342,7 +345,7 @@ def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     import onnx
 
     signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
-    with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")):
+    with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")), _copies_collected():
         warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of
         portable.export(file, format="onnx", verbose=False, input_signature=signature)
     model = onnx.load(file)
@@ -395,6 +398,27 @@ def _quiet(log: logging.Logger) -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+@contextmanager
+def _copies_collected() -> Iterator[None]:
+    """tf2onnx copies the graph with its weights for each of forty shortenings, in circles of references, and Python's
+    collector lets many copies pile up. Here each goes before the next one, which halves the memory: for the 81 MB of
+    EfficientNetV2-S 3 GB, not 6.
+    """
+    from tf2onnx import optimizer
+
+    def copied(graph: Any) -> Any:
+        gc.collect()
+        return copy.deepcopy(graph)
+
+    gc.freeze()  # what was there before need not be looked through each time
+    optimizer.copy = SimpleNamespace(deepcopy=copied)
+    try:
+        yield
+    finally:
+        optimizer.copy = copy
+        gc.unfreeze()
 
 
 def run_onnx(file: Path, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
