@@ -33,7 +33,7 @@ def test_backbones_from_the_command_line(workspace: Path) -> None:
     [row] = json.loads(done.stdout)  # nothing that Keras or the log says is among it
     assert row["recommended"] is True
     assert "decoded anew" in done.stderr
-    assert (row["backbone"], row["weights"], row["difference from the best"]) == ("tiny", "none", 0.0)
+    assert (row["backbone"], row["weights"], row["difference"]) == ("tiny", "none", 0.0)
     assert "left out: mobilenet-0.25 (imagenet): its weights are not in" in done.stderr
     assert "1 network over 24 pictures of" in done.stderr
     assert (workspace / "oof" / "tiny" / "_report" / "backbones.png").stat().st_size > 5000

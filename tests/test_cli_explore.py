@@ -38,6 +38,7 @@ def test_without_an_option_only_the_page_and_its_pictures_are_written(faulty: Co
     names = ["augmented.png", "classes.png", "duplicates.json", "explore.html"]
     names += ["facts/facts.parquet", "facts/small.npy", "leaks.csv", "pairs.csv", "samples.png", "sizes.png"]
     assert sorted(path.relative_to(faulty.folder / "explore").as_posix() for path in new) == names
+    assert output.index("looking at the pictures of tiny") < output.index("drawing the page") < output.index("wrote")
     assert "pictures: 23 train, 6 test" in output
     assert "training pictures that are also there under another label      2" in output
     assert "competitions/tiny/explore/explore.html" in output

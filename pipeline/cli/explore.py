@@ -35,6 +35,7 @@ def explore(
     from pipeline.data.augment import check_augment
 
     check_augment(augment)
+    typer.echo(f"looking at the pictures of {competition}", err=True)
 
     from pipeline.data.duplicates import keep_duplicates
     from pipeline.data.explore import explore as look
@@ -46,6 +47,7 @@ def explore(
     if write_groups:
         refuse_groups_without_effect(described)
     found = look(described)
+    typer.echo("drawing the page", err=True)
     page = write_explore_page(described.folder / "explore", found, showcase(found, augment=augment))
     keep_duplicates(described, found.rows, found.training_duplicates)
     tables = write_pairs(described.folder / "explore", found)

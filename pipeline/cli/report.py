@@ -66,6 +66,7 @@ def report(
     workspace = Workspace(ROOT)
     slug, named = _chosen(workspace, experiments or [], competition=competition)
     described = load_competition(slug, root=ROOT)
+    typer.echo(f"comparing the experiments of {slug}, drawing the page", err=True)
 
     from pipeline.data.index import scan
     from pipeline.predictions.store import read_experiment, read_learning_curves

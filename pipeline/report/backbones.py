@@ -24,8 +24,8 @@ def backbone_rows(probes: Probes) -> list[Row]:
             "weights": one.candidate.weights,
             probes.metric: one.score,
             "± se": one.score_se,
-            "difference from the best": one.gain,
-            "± se of the difference": one.gain_se,
+            "difference": one.gain,
+            "± se of difference": one.gain_se,
             "parameters": one.cost.parameters,
             "weights MB": Measured(one.cost.weight_bytes / 1e6),
             "MFLOPs/picture": Measured(one.cost.flops / 1e6),
@@ -48,6 +48,7 @@ def backbones_text(probes: Probes) -> str:
         "",
         f"linear heads on frozen features, scored out of fold: {probes.rows} rows at {height}×{width}; "
         f"chance {probes.chance:.4f}",
+        "difference: from the best, on the same rows; minus is worse",
         *(["pictures/s hold their decoding: there is no room to keep them decoded (--cache-gb)"] * probes.decoding),
         recommendation(probes),
     ]

@@ -71,8 +71,8 @@ def result_text(manifest: Row) -> str:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
     if manifest["stages"]:  # a blend has none
         lines.append(
-            "seconds: building, compiling and all epochs; OOF: predicting, too. "
-            "Left out: starting, reading and decoding pictures"
+            f"seconds: of {folds_in_words(manifest)} folds, building, compiling and epochs; OOF: predicting, too\n"
+            "left out of them: starting, reading and decoding pictures"
         )
     if manifest["select_on"]:
         lines.append(f"epochs kept: {kept_epochs(manifest)}")

@@ -99,6 +99,7 @@ def test_the_axis_is_of_the_scores_wherever_chance_is() -> None:
 
 def test_points_that_lie_close_have_their_numbers_apart() -> None:
     found = [at(f"backbone-{number}", 0.95 - number / 2000, 10**9 + number * 10**7, 0.004) for number in range(20)]
+    found.append(at("far", 0.5, 10**11, 0.004))  # for which the others are drawn close
     figure = backbones_figure(replace(PROBES, found=found), title="t")
     assert overlaps(figure) == []
     assert {text.get_text() for text in figure.axes[0].texts} >= {str(number) for number in range(1, 21)}
