@@ -1,5 +1,6 @@
 """The command that trains."""
 
+import math
 import re
 import signal
 import time
@@ -129,8 +130,9 @@ def train(
         settings, fold = _budgeted(
             settings, described, experiment, workspace, fold, machine, seconds=limit, started=started
         )
+    until = math.inf if limit is None else started + limit
     manifest, picture = train_experiment(
-        settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine
+        settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine, until=until
     )
     print()
     print(result_text(manifest))
@@ -244,6 +246,7 @@ def train_experiment(
     workspace: "Workspace",
     machine: "Machine",
     folds: list[int] | None = None,
+    until: float = math.inf,
 ) -> "tuple[dict[str, Any], Path]":
     """Train what is not done yet and draw its learning curves; returns the manifest, and their picture."""
     from pipeline.report.plots import plot_learning_curves
@@ -252,7 +255,7 @@ def train_experiment(
 
     slug = described.slug
     manifest = cross_validate(
-        settings, described, experiment=experiment, workspace=workspace, folds=folds, machine=machine
+        settings, described, experiment=experiment, workspace=workspace, folds=folds, machine=machine, until=until
     )
     curves = learning_curves(workspace.run(slug, experiment), [stage.name for stage in settings.stages])
     picture = workspace.oof(slug, experiment) / "learning_curves.png"

@@ -5,6 +5,7 @@ oof/<slug>/<experiment>/               predictions, learning curves, manifest (s
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -40,11 +41,14 @@ def cross_validate(
     folds: Sequence[int] | None = None,
     machine: Machine | None = None,
     engine: Engine = local_process,
+    until: float = math.inf,
 ) -> dict[str, Any]:
     """Train the folds that are not done yet; write the predictions and the manifest of all folds done so far.
 
     Args:
         folds: The folds to train; all by default.
+        until: No fold is begun that would end after this, of `time.monotonic`, if it took as long as the longest of
+            those trained before it; the first one always is.
 
     Returns:
         The manifest: of an experiment on some folds where `missing_folds` is not empty.
@@ -68,15 +72,19 @@ def cross_validate(
     if not all(tasks[fold].done for fold in wanted):
         check_packaged(recipe.backbone, recipe.weights)
         fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
-    to_train = [fold for fold in wanted if not tasks[fold].done]
+    to_train, longest = [fold for fold in wanted if not tasks[fold].done], 0.0
     for fold in wanted:
         if fold not in to_train:
             log.info("fold %d is done already", fold)
+        elif longest and time.monotonic() + longest > until:
+            there_are = f"{duration(max(until - time.monotonic(), 0))} of the time are left"
+            log.info("fold %d is not begun: %s, and a fold took %s", fold, there_are, duration(longest))
         else:
             log.info("fold %d begins", fold)
-            started = time.perf_counter()
+            started = time.monotonic()
             engine(replace(tasks[fold], recipe=fitting))
-            seconds, others = time.perf_counter() - started, len(to_train) - to_train.index(fold) - 1
+            seconds, others = time.monotonic() - started, len(to_train) - to_train.index(fold) - 1
+            longest = max(longest, seconds)
             if others:
                 left = f"{counted(others, 'fold', 'folds')} to come: about {duration(others * seconds)}"
                 log.info("fold %d took %s; %s", fold, duration(seconds), left)

@@ -233,15 +233,17 @@ def test_the_folds_that_are_done_are_a_result(copied: Run) -> None:
 def test_what_is_done_is_a_result_though_the_next_fold_fails(
     copied: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the time that the next one will take is told by then."""
-    ticks = iter(range(0, 1000, 90))
-    monkeypatch.setattr("pipeline.training.cross_validate.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    """And the time that the next one will take is told by then; where it is not there, the next one is not begun."""
+    now = 0.0
+    monkeypatch.setattr("pipeline.training.cross_validate.time", SimpleNamespace(monotonic=lambda: now))
     spare = copied.workspace.root / "spare"
     copied.task(0).folder.rename(spare)
     shutil.rmtree(copied.task(1).folder)
     shutil.rmtree(copied.oof)
 
     def first_alone(task: FoldTask) -> None:
+        nonlocal now
+        now += 90
         if task.fold == 1:
             raise KitError("no more", expected="more", next_step="go on")
         spare.rename(task.folder)
@@ -250,6 +252,17 @@ def test_what_is_done_is_a_result_though_the_next_fold_fails(
         copied.train(engine=first_alone)
     assert "fold 0 took 90 s; 1 fold to come: about 90 s" in caplog.text
     assert read_json(copied.oof / MANIFEST)["missing_folds"] == [1]
+
+    copied.task(0).folder.rename(spare)
+    shutil.rmtree(copied.oof)
+    now = 0.0
+    with caplog.at_level("INFO", "pipeline"):
+        manifest = copied.train(engine=first_alone, until=179.0)
+    assert "fold 1 is not begun: 89 s of the time are left, and a fold took 90 s" in caplog.text
+    assert manifest["missing_folds"] == [1]
+    now = 0.0
+    with pytest.raises(KitError, match="no more"):  # the first one is begun however little time is left
+        copied.train(engine=first_alone, until=1.0)
 
 
 def test_another_recipe_under_the_same_name_is_refused(copied: Run) -> None:
