@@ -70,5 +70,9 @@ class OutOfMemory(KitError):
     """A process needed more memory than this machine, or its GPU, has."""
 
 
+class DoesNotFit(KitError):
+    """A training is longer than the time it was given."""
+
+
 class OutOfTime(KitError):
     """Training stopped because the time it was given is over; what is finished is kept."""

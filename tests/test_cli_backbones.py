@@ -1,9 +1,11 @@
 """`kit backbones`, `kit lr-find` and `kit train --plan`, with a process for each network."""
 
+import importlib
 import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +19,15 @@ def workspace(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(RECIPE), "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+LINEAR = {
+    "name": "linear",
+    "description": "one pass",
+    "backbone": "tiny",
+    "weights": "none",
+    "stages": [{"name": "linear", "size": [32, 32], "optimizer": "logistic_regression", "augment": "none"}],
+}
 
 
 def both(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -91,6 +102,28 @@ def test_a_budget_from_the_command_line(workspace: Path) -> None:
     assert "going on with what was chosen for this budget" in again.stdout
     assert "fold 1 is done already" in again.stdout
     assert "begun with other settings" in refused(*words, "--set", "seed=3")
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_into_a_budget_becomes_a_linear_head(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the recipe was not named; with it, it is an error."""
+    (workspace / "long.yaml").write_text(yaml.safe_dump(long_recipe()), "utf-8")
+    (workspace / "linear.yaml").write_text(yaml.safe_dump(LINEAR), "utf-8")
+    command = importlib.import_module("pipeline.cli.train")
+    monkeypatch.setattr(command, "recipe_for_this_machine", lambda: "long.yaml")
+    monkeypatch.setattr(command, "CHEAPEST", "linear.yaml")
+    done = kit("train", "--budget", "5m", "--workers", "0", "--fold", "1")
+    assert done.exit_code == 0, done.output
+    assert "long does not fit into 5 min" in done.stderr
+    assert "so linear-5m instead: one pass" in done.stdout
+    assert (workspace / "oof/tiny/linear-5m/manifest.json").is_file()
+
+
+def long_recipe() -> dict[str, Any]:
+    stage = {**RECIPE["stages"][0], "epochs": 10**7}
+    return {**RECIPE, "name": "long", "stages": [stage]}
 
 
 def test_a_budget_that_is_none_is_refused(workspace: Path) -> None:

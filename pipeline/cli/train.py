@@ -14,7 +14,7 @@ import typer
 from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CacheOption, recipe_for_this_machine, say_left_out, the_only_competition
 from pipeline.cli.results import submission_make
-from pipeline.errors import KitError, counted
+from pipeline.errors import DoesNotFit, KitError, counted
 from pipeline.session import SESSION_HOURS
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.competition import Competition
     from pipeline.recipe import Recipe
     from pipeline.training.fold import Machine
+
+CHEAPEST = "probe"
+"""The recipe for a budget that the one for this machine does not fit into."""
 
 FoldOption = Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")]
 SetOption = Annotated[
@@ -97,6 +100,7 @@ def train(
             expected="one of the two",
             next_step="leave one out" + script * ("--submission" in in_vain),
         )
+    chosen_here = recipe is None and not set_
     recipe, competition = recipe or recipe_for_this_machine(), competition or the_only_competition()
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     described = load_competition(competition, root=ROOT)
@@ -127,9 +131,17 @@ def train(
         print(plan_text(found))
         return
     if limit is not None:
-        settings, fold = _budgeted(
-            settings, described, experiment, workspace, fold, machine, seconds=limit, started=started
-        )
+        known: dict[str, Any] = {"seconds": limit, "started": started}
+        try:
+            settings, fold = _budgeted(settings, described, experiment, workspace, fold, machine, **known)
+        except DoesNotFit as error:
+            if not chosen_here:
+                raise
+            named, settings = settings.name, load_recipe(CHEAPEST)
+            experiment = settings.name + experiment.removeprefix(named)
+            typer.echo(f"note: {error.problem}", err=True)
+            print(f"so {experiment} instead: {settings.description}", flush=True)
+            settings, fold = _budgeted(settings, described, experiment, workspace, fold, machine, **known)
     until = math.inf if limit is None else started + limit
     manifest, picture = train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine, until=until

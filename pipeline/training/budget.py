@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.errors import KitError, duration
+from pipeline.errors import DoesNotFit, duration
 from pipeline.recipe import SIZE_MULTIPLE, Cosine, Recipe, Stage, parse_recipe
 from pipeline.training.plan import StageProbe, Tried, reckon
 
@@ -53,7 +53,7 @@ def within(
         decoding: About how many seconds it takes to decode all pictures at a size, if they are not kept already.
 
     Raises:
-        KitError: Not even one fold of the smallest cut fits.
+        DoesNotFit: Not even one fold of the smallest cut fits.
     """
     cuts = [(epochs, pixels) for pixels in PIXELS for epochs in EPOCHS]
     least = math.inf
@@ -74,7 +74,7 @@ def within(
                 *([f"{pixels:.0%} of the pixels"] if pixels < 1 else []),
             ]
             return Budgeted(cut, list(folds)[:count], takes, kept)
-    raise KitError(
+    raise DoesNotFit(
         f"{recipe.name} does not fit into {duration(budget)}, of which trying it took {duration(used)}: one fold of "
         f"half its epochs on half the pixels takes about {duration(least)}",
         expected="more time, or less to do",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import KitError
+from pipeline.errors import DoesNotFit
 from pipeline.recipe import Recipe
 from pipeline.training.budget import SHARE, Budgeted, within
 from pipeline.training.plan import Tried
@@ -82,12 +82,12 @@ def test_a_size_that_is_not_decoded_yet_costs_its_decoding() -> None:
 
 def test_what_trying_took_is_of_the_budget() -> None:
     assert fitted(40 + 5 * 92 + 1e-6, used=30.0).kept == []
-    with pytest.raises(KitError, match=r"does not fit into 100 s, of which trying it took 90 s") as caught:
+    with pytest.raises(DoesNotFit, match=r"does not fit into 100 s, of which trying it took 90 s") as caught:
         within(RECIPE, tried(), folds=[0], smallest=32, budget=100.0, used=90.0, decoding=lambda size: 0.0)
     assert "--budget 3m" in caught.value.next_step, "90 s and 49 of 0.9"
 
 
 def test_what_fits_in_no_way_is_refused_with_the_time_that_would_do() -> None:
-    with pytest.raises(KitError, match=r"one fold of half its epochs on half the pixels takes about 49 s") as caught:
+    with pytest.raises(DoesNotFit, match=r"one fold of half its epochs on half the pixels takes about 49 s") as caught:
         fitted(20)
     assert "--budget 1m" in caught.value.next_step
