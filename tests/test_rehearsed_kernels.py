@@ -137,7 +137,7 @@ def test_a_kernel_stops_by_itself_before_its_session_does(
     kaggle: Callable[..., Rehearsal], workspace: Workspace
 ) -> None:
     kaggle()
-    result = run_train("--no-internet", "--set", "stages.1.epochs=2000", "--session-hours", "0.007", code=6)
+    result = run_train("--no-internet", "--set", "stages.1.epochs=2000", "--session-hours", "0.01", code=6)
     assert "COMPLETE" in result.output
     assert "--resume" in result.output
     assert not workspace.oof("tiny", "colours-kaggle").exists()

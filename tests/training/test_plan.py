@@ -191,8 +191,8 @@ def test_where_there_is_no_room_for_decoded_pictures_the_plan_says_so(begin: Cal
     ("count", "steps", "rate"),
     [
         (400, [4, 4, 42], 168 / 5.2),  # what 15 s are enough for, by the second
-        (24, [4, 4, 6, 6, 6], 24 / 1.6),  # again and again, until 4 s are over
-        (16, [4, 4, 4, 4], 16 / 1.4),
+        (24, [4, 4, 6, 6], 24 / 1.6),  # again and again, until 2 s are over
+        (16, [4, 4, 4], 16 / 1.4),
     ],
 )
 def test_prediction_is_timed_by_many_rows(
