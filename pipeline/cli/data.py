@@ -119,8 +119,9 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     show(rows, format)
     if format is Format.table:
         print(f"\n{described.folds_file}, sha256 {made.sha256[:16]}…")
-    grouped = int(index["group"][index["group"] != ""].nunique())
-    if grouped:
+    in_groups = index.loc[index["group"] != "", ["id", "group"]].merge(made.frame, on="id")
+    grouped = int(in_groups["group"].nunique())
+    if grouped and (in_groups.groupby("group")["fold"].nunique() == 1).all():  # folds may be older than the groups
         typer.echo(f"rows of one group are in one fold: {counted(grouped, 'group', 'groups')}", err=True)
     divided = divided_pairs(described, index, dict(zip(made.frame["id"], made.frame["fold"], strict=True)))
     if divided:

@@ -109,6 +109,8 @@ def divided_note(pairs: int, competition: Competition) -> str:
     remedy = f"`kit explore {competition.slug} --write-groups` keeps them together in folds made anew"
     if competition.train.split or competition.train.held_out_pictures:  # there groups have no effect
         remedy = f"leave one of each out by rows in {competition.quarantine_file}"
+    elif competition.groups_file.is_file():  # written after these folds, else they would be together
+        remedy = f"remove {competition.folds_file}, then `kit folds {competition.slug}` makes them by the groups"
     lie = counted(pairs, "pair of duplicates lies", "pairs of duplicates lie")
     return f"{lie} in different folds, which flatters the score: {remedy}"
 
