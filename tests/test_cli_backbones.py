@@ -119,6 +119,9 @@ def test_what_does_not_fit_into_a_budget_becomes_a_linear_head(
     assert "long does not fit into 5 min" in done.stderr
     assert "so linear-5m instead: one pass" in done.stdout
     assert (workspace / "oof/tiny/linear-5m/manifest.json").is_file()
+    again = kit("train", "--budget", "5m", "--workers", "0", "--fold", "1")
+    assert "going on with what was chosen" in again.stdout and "trying" not in again.stdout
+    assert "long does not fit into" in refused("train", "long.yaml", "tiny", "--budget", "5m", "--workers", "0")
 
 
 def long_recipe() -> dict[str, Any]:

@@ -16,6 +16,7 @@ OFFERED = {
     "kit train colou": "colours.yaml",
     "kit train progressive-": "progressive-b7 progressive-lite progressive-mobilenet",
     "kit train demo ": "tiny",
+    "kit lr-find demo ": "tiny",
     "kit folds t": "tiny",
     "kit folds x": "",
     "kit predict ": "made",

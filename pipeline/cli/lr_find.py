@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import ROOT, CacheOption, say_left_out
+from pipeline.cli.output import ROOT, CacheOption, CompetitionArgument, RecipeArgument, say_left_out
 from pipeline.cli.train import SetOption, WorkersOption, begin_training, machine_of
 
 
 def lr_find(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.")],
-    competition: Annotated[str, typer.Argument(help="Slug of the competition.")],
+    recipe: RecipeArgument,
+    competition: CompetitionArgument,
     stage: Annotated[str, typer.Option(help="Name of the stage, or its number, counted from 0.")] = "0",
     fold: Annotated[int | None, typer.Option(help="Whose rows to train on; the first by default.", min=0)] = None,
     set_: SetOption = None,
@@ -22,16 +22,17 @@ def lr_find(
 
     A range test (Smith, 2015), read as fastai's lr_find reads it. Nothing that was trained is kept.
 
-    Example: kit lr-find demo demo --stage all
+    Example: kit lr-find demo demo --stage larger
     """
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.model.backbones import check_backbone
+    from pipeline.model.backbones import check_backbone, check_packaged
     from pipeline.recipe import load_recipe
 
     settings, workspace = load_recipe(recipe, overrides=set_ or ()), Workspace(ROOT)
     number, described = settings.stage_number(stage), load_competition(competition, root=ROOT)
     check_backbone(settings.backbone, weights=settings.weights, sizes=())
+    check_packaged(settings.backbone, settings.weights)
 
     from pipeline.report.figures import range_test_figure
     from pipeline.report.plots import save_figure

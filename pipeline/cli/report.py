@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CompetitionOption
-from pipeline.errors import DataError
+from pipeline.errors import DataError, KitError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,13 +146,13 @@ def _explainer(
     def explain(name: str, mistakes: "Sequence[tuple[str, str, str]]") -> "dict[str, Maps]":
         try:
             models = read_fold_models(workspace, slug, name)
-        except DataError as error:
+            import_tensorflow_quietly()
+            from pipeline.training.grad_cam import mistake_maps
+
+            return mistake_maps(models, mistakes, load)
+        except KitError as error:
             typer.echo(f"note: {name} is shown without Grad-CAM: {error.problem}", err=True)
             raise
-        import_tensorflow_quietly()
-        from pipeline.training.grad_cam import mistake_maps
-
-        return mistake_maps(models, mistakes, load)
 
     return explain
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CHEAPEST = "probe"
 """The recipe for a budget that the one for this machine does not fit into."""
 
+BUDGET = "budget.json"
+"""What was chosen for a budget, in the folder of the run."""
+
 FoldOption = Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")]
 SetOption = Annotated[
     list[str] | None,
@@ -80,7 +83,7 @@ def train(
 
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
-    from pipeline.model.backbones import check_backbone
+    from pipeline.model.backbones import check_backbone, check_packaged
     from pipeline.recipe import load_recipe
     from pipeline.report.tables import result_text
 
@@ -106,6 +109,8 @@ def train(
     described = load_competition(competition, root=ROOT)
     # Not after minutes of reading the data.
     check_backbone(settings.backbone, weights="none" if smoke else settings.weights, sizes=())
+    if plan or budget:
+        check_packaged(settings.backbone, settings.weights)
     begin_training()
     experiment = "-".join([settings.name, *([budget] if budget else []), *([suffix] if suffix else [])])
     machine = machine_of(workers, cache_gb)
@@ -131,16 +136,20 @@ def train(
         print(plan_text(found))
         return
     if limit is not None:
+        cheapest = load_recipe(CHEAPEST)
+        instead = cheapest.name + experiment.removeprefix(settings.name)
+        if chosen_here and (workspace.run(competition, instead) / BUDGET).is_file():  # which it became before
+            settings, experiment = cheapest, instead
         known: dict[str, Any] = {"seconds": limit, "started": started}
         try:
             settings, fold = _budgeted(settings, described, experiment, workspace, fold, machine, **known)
         except DoesNotFit as error:
-            if not chosen_here:
+            if not chosen_here or experiment == instead:
                 raise
-            named, settings = settings.name, load_recipe(CHEAPEST)
-            experiment = settings.name + experiment.removeprefix(named)
+            check_packaged(cheapest.backbone, cheapest.weights)
             typer.echo(f"note: {error.problem}", err=True)
-            print(f"so {experiment} instead: {settings.description}", flush=True)
+            print(f"so {instead} instead: {cheapest.description}", flush=True)
+            settings, experiment = cheapest, instead
             settings, fold = _budgeted(settings, described, experiment, workspace, fold, machine, **known)
     until = math.inf if limit is None else started + limit
     manifest, picture = train_experiment(
@@ -203,7 +212,7 @@ def _budgeted(
     from pipeline.training.cross_validate import folds_of, prepare
     from pipeline.training.plan import try_out
 
-    chosen = workspace.run(described.slug, experiment) / "budget.json"
+    chosen = workspace.run(described.slug, experiment) / BUDGET
     if chosen.is_file():
         known = read_json(chosen)
         if known["of"] != settings.fingerprint():

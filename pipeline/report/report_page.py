@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts import atomic_folder, write_text
 from pipeline.data.decode import shrink
 from pipeline.data.duplicates import Duplicate
-from pipeline.errors import DataError, counted
+from pipeline.errors import DataError, KitError, counted
 from pipeline.predictions.aligned import Aligned, align, comparable_groups
 from pipeline.predictions.compare import Comparison, Standing, compare
 from pipeline.predictions.store import Experiment
@@ -229,7 +229,8 @@ def _images(load: Callable[[str], NDArray[np.uint8] | None], ids: Iterable[str])
 
     wanted = list(dict.fromkeys(ids))
     with ThreadPoolExecutor() as pool:
-        return dict(zip(wanted, Progress(pool.map(made, wanted), "pictures", len(wanted), disable=None), strict=True))
+        bar = Progress(pool.map(made, wanted), desc="pictures", total=len(wanted), leave=False, disable=None)
+        return dict(zip(wanted, bar, strict=True))
 
 
 def _figures(group: _Group, sources: Sources, details: Sequence[Details]) -> tuple[dict[str, "Figure"], dict[str, Any]]:
@@ -323,7 +324,7 @@ def _detail(one: Details, images: Mapping[str, str | None], sources: Sources) ->
         try:
             heat = sources.explain(one.experiment.name, [(row.id, row.predicted, row.true) for row in one.mistakes])
             explained = [_explained(mistake, images[mistake.id], heat, sources.load) for mistake in one.mistakes]
-        except DataError as error:
+        except KitError as error:
             note = f"Without Grad-CAM: {error.problem}."
     return {"name": one.experiment.name, "of": one, "mistakes": mistakes, "explained": explained, "note": note}
 

@@ -72,7 +72,7 @@ def result_text(manifest: Row) -> str:
     if manifest["stages"]:  # a blend has none
         lines.append(
             f"seconds: of {folds_in_words(manifest)} folds, building, compiling and epochs; OOF: predicting, too\n"
-            "left out of them: starting, reading and decoding pictures"
+            "left out of them: starting, reading and, where they are kept, decoding pictures"
         )
     if manifest["select_on"]:
         lines.append(f"epochs kept: {kept_epochs(manifest)}")

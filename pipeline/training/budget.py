@@ -78,7 +78,7 @@ def within(
         f"{recipe.name} does not fit into {duration(budget)}, of which trying it took {duration(used)}: one fold of "
         f"half its epochs on half the pixels takes about {duration(least)}",
         expected="more time, or less to do",
-        next_step=f"give it --budget {math.ceil((used + least / SHARE) / 60)}m, or take the cheapest recipe: probe",
+        next_step=f"give it --budget {math.ceil((used + least / SHARE) / 60)}m, or take a smaller network",
     )
 
 

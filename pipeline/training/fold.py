@@ -139,8 +139,9 @@ def train_fold(task: FoldTask) -> None:
         with WorkerPool(task.workers) as pool:
             for number in range(len(task.recipe.stages)):
                 _train_stage(task, data, number, pool)
+        test = _test_pictures(task, data)  # decoded before the clock runs, as those of the stages are
         begun = time.perf_counter()
-        _store_predictions(task, data)
+        _store_predictions(task, data, test)
         done = {"fold": task.fold, "prediction_seconds": time.perf_counter() - begun}
         for number in range(len(task.recipe.stages) - 1):
             # Each stage began where the one before ended: the last one's weights are the fold's.
@@ -274,7 +275,13 @@ def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInp
     )
 
 
-def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
+def _test_pictures(task: FoldTask, data: CompetitionData) -> Pictures | None:
+    """At the last stage's size; None where there are none."""
+    size = task.recipe.stages[-1].resolve_size(data.mean_size)
+    return task.open("test", list(data.test["path"]), size) if len(data.test) else None
+
+
+def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | None) -> None:
     """Predict held-out and test rows from the fold's final weights, plain and averaged over the views."""
     last = len(task.recipe.stages) - 1
     stage, views = task.recipe.stages[last], task.recipe.tta.views
@@ -293,9 +300,7 @@ def _store_predictions(task: FoldTask, data: CompetitionData) -> None:
         by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
         predicted = by(task, len(data.classes), **options)
         parts = {"oof": (_train_pictures(task, data, last), held_out, data.train["id"])}
-        if tested:
-            size = stage.resolve_size(data.mean_size)
-            test = task.open("test", list(data.test["path"]), size)
+        if test is not None:
             parts["test"] = (test, np.arange(tested), data.test["id"])
         for name, (source, rows, ids) in parts.items():
             found = predicted(source, rows)

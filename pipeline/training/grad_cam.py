@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.data.decode import resize
+from pipeline.progress import Progress
 from pipeline.training.device import gradient
 from pipeline.training.network import load_network, load_weights
 from pipeline.training.predict import FoldModels
@@ -70,10 +70,11 @@ def mistake_maps(
     """
     stored, classes = models.stored, models.stored.classes
     folds = dict(zip(stored.oof["id"], stored.oof["fold"], strict=True))
-    network, loaded = load_network(models.recipe, classes=len(classes), weights=None), None
+    some = next(iter(models.weights.values()))  # not the published ones, which need not be here
+    network, loaded = load_network(models.recipe, classes=len(classes), weights=some), None
     found: dict[str, Maps] = {}
     ordered = sorted(mistakes, key=lambda mistake: folds[mistake[0]])
-    for key, predicted, true in tqdm(ordered, desc=f"Grad-CAM of {stored.name}", leave=False, disable=None):
+    for key, predicted, true in Progress(ordered, desc=f"Grad-CAM of {stored.name}", leave=False, disable=None):
         picture = load(key)
         if picture is None:
             continue

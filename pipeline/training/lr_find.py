@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artifacts import Workspace, read_json
 from pipeline.competition import Competition
@@ -20,6 +19,7 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.inputs import ErrorRelay, training_dataset
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, RecipeError
+from pipeline.progress import Progress
 from pipeline.recipe import Exponential, LogisticRegression, Recipe, parse_recipe
 from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import for_training
@@ -181,7 +181,9 @@ def range_test(asked: RangeTask) -> RangeTest:
         fitted, source, *_ = on_features(recipe, told, network, pool) or (network, told.source)
         fitted = compile_for(fitted, recipe, number, source, classes=classes)
         batches = training_dataset(source, pool, epochs=range(-(-UPDATES // source.steps_per_epoch)), relay=relay)
-        with tqdm(total=UPDATES, desc=f"range test of {stage.name}", unit="update", leave=False, disable=None) as bar:
+        with Progress(
+            total=UPDATES, desc=f"range test of {stage.name}", unit="update", leave=False, disable=None
+        ) as bar:
             fitted.fit(
                 for_training(batches, batch_size=source.batch_size, parts=stage.parts),
                 epochs=UPDATES,
@@ -207,7 +209,10 @@ def _earlier_weights(task: FoldTask, data: CompetitionData, number: int) -> Path
     run, folder = task.folder.parent, task.stage_folder(number - 1)
     if not number or not stage_done(folder) or not (folder / WEIGHTS).is_file():
         return None
-    begun = parse_recipe(read_json(run / "recipe.json"), source=str(run / "recipe.json"))
+    try:
+        begun = parse_recipe(read_json(run / "recipe.json"), source=str(run / "recipe.json"))
+    except RecipeError:  # of a build with other settings
+        return None
     before = [one.model_copy(update={"stages": one.stages[:number]}) for one in (begun, task.recipe)]
     known = {**read_json(run / "run.json"), "fingerprint": before[0].fingerprint()}
     return folder / WEIGHTS if known == run_identity(replace(task, recipe=before[1]), data) else None
