@@ -157,9 +157,9 @@ def test_the_time_can_be_over_while_pictures_are_decoded(
 
 
 def test_the_time_can_be_over_while_test_pictures_are_decoded(copied: Run, looks: Callable[[], None]) -> None:
-    task = replace(copied.task(0), machine=Machine(workers=0, stop_at=0.0))
+    task = replace(copied.task(0), machine=Machine(workers=0, stop_at=-1.0))
     (task.folder / DONE).unlink()
-    looks()  # the train pictures are decoded at 0, the test pictures would be at 1
+    looks()  # the test pictures, which come first, would be decoded at 0
     with pytest.raises(OutOfTime, match=r"decoding the test pictures at 32×32[\s\S]*stage still of fold 0"):
         train_fold(task)
     assert not task.done
