@@ -24,12 +24,23 @@ from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.competition import Competition, load_competition
 from pipeline.errors import DataError, KitError, OutOfTime, counted
 from pipeline.recipe import Recipe, parse_recipe
-from pipeline.session import SESSION_MARGIN
+from pipeline.session import training_seconds
 from pipeline.submit.unzip import hoist, unpack
 
 REPORT = "kernel.json"
 _DEPTH = 5  # of folders below /kaggle/input that are searched
-_STARTED = time.time()
+
+
+def process_started() -> float:
+    """Unix time in seconds at which this process began, or now where there is no /proc to ask (proc(5))."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError):
+        return time.time()
+
+
+_STARTED = process_started()  # not when this file is imported: reading the packages may have taken many seconds
 
 
 @contextmanager
@@ -131,8 +142,7 @@ class Session:
 
         log_to_stdout()
         recipe, competition, experiment = self.recipe, self.competition, self.job["experiment"]
-        limit = self.job["session_seconds"]
-        machine = Machine(stop_at=_STARTED + limit * (1 - SESSION_MARGIN))
+        machine = Machine(stop_at=_STARTED + training_seconds(self.job["session_seconds"]))
         print(
             f"{experiment} on {competition.slug}: {recipe.backbone}, {counted(len(recipe.stages), 'stage', 'stages')}",
             flush=True,

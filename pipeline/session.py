@@ -3,5 +3,12 @@
 SESSION_HOURS = 12.0
 """Kaggle's limit."""
 
-SESSION_MARGIN = 0.05
-"""The share of a session that is kept for writing and uploading the output: training stops before it."""
+_SHARE, _SECONDS = 0.05, 15.0
+
+
+def training_seconds(session: float) -> float:
+    """How many seconds of a session are for training.
+
+    The rest, 5 % and 15 seconds at least, is kept for drawing, writing and uploading the output.
+    """
+    return session - max(_SHARE * session, _SECONDS)

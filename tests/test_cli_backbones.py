@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from pipeline.competition import Competition
+from pipeline.training.lr_find import RangeTest
 from tests.test_cli import RECIPE, kit, refused, run
 
 
@@ -75,6 +77,16 @@ def test_a_range_test_from_the_command_line(workspace: Path) -> None:
     assert str(picture.relative_to(workspace)) in done.stdout
     assert picture.stat().st_size > 5000
     assert [path.name for path in (workspace / "runs" / "tiny").iterdir()] == ["_decoded"]
+
+
+def test_a_curve_that_nothing_can_be_read_from_is_drawn(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = np.logspace(-7, 1, 100)
+    rising = RangeTest("only", 0, 0, 6, None, rates, np.linspace(1, 2, 100), exploded=False)
+    monkeypatch.setattr("pipeline.training.lr_find.find_learning_rate", lambda *_, **__: rising)
+    message = refused("lr-find", "colours.yaml", "tiny")
+    assert "the loss never fell" in message
+    assert "; see oof/tiny/_report/lr-find-colours-only.png" in message
+    assert (workspace / "oof/tiny/_report/lr-find-colours-only.png").stat().st_size > 5000
 
 
 def test_what_is_misspelt_or_has_no_effect_is_refused(workspace: Path) -> None:

@@ -76,6 +76,9 @@ def test_pairs_that_folds_may_divide_are_the_next_step_and_said_each_time(faulty
     write_table(faulty.folds_file, "id,fold", *(f"{n:03}.jpg,{n % 2}" for n in range(2, 23)))
     assert "note: 1 pair of duplicates lies in different folds" in kit("folds", "tiny")
     assert "next: remove" in kit("explore", "tiny", "--write-groups")
+    output = kit("folds", "tiny")  # which are older than the groups
+    assert "rows of one group are in one fold" not in output
+    assert f"flatters the score: remove {faulty.folds_file}, then `kit folds tiny` makes them by the groups" in output
     faulty.folds_file.unlink()
     output = kit("folds", "tiny")
     assert "rows of one group are in one fold: 1 group" in output and "different folds" not in output

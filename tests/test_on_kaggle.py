@@ -19,6 +19,7 @@ from pipeline.errors import DataError, KitError, OutOfTime, RecipeError
 from pipeline.on_kaggle import Session, find_folders, holds, session
 from pipeline.recipe import load_recipe
 from pipeline.rehearsal.server import Rehearsal
+from pipeline.session import training_seconds
 from pipeline.submit import kernel as kernel_module
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
@@ -277,6 +278,17 @@ def test_a_kernel_that_dies_has_failed(root: Path, folder: Path, end: str, code:
     assert ran.returncode == code, ran.stderr
     report = read_json(root / "working" / "kernel.json")
     assert (report["state"], report["message"]) == ("failed", "the kernel did not end by itself")
+
+
+def test_a_sessions_time_begins_with_its_process_not_with_the_import() -> None:
+    text = "import time; time.sleep(0.5); t = time.time(); import pipeline.on_kaggle as o; print(t - o._STARTED)"
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert 0.5 <= float(ran.stdout) < 30
+
+
+@pytest.mark.parametrize(("session", "left"), [(43200, 2160), (600, 30), (300, 15), (36, 15)])
+def test_what_a_session_keeps_for_its_end(session: float, left: float) -> None:
+    assert session - training_seconds(session) == pytest.approx(left)
 
 
 UNPACKED = """import os, sys

@@ -39,7 +39,7 @@ def test_a_log_has_whole_lines_and_the_first_after_a_while() -> None:
     assert not any(b"\r" in line or b"\x1b" in line for line in lines)
     assert [line for line in lines if not line.startswith(b"counting: ")] == [b"half is done", b"the end", b""]
     [said] = [line for line in lines if line.startswith(b"counting: ")]
-    assert said.endswith((b" of 30  00:01", b" of 30  00:02"))
+    assert said.endswith((b" of 30, 00:01 so far", b" of 30, 00:02 so far"))
     assert sum(line.startswith(b"counting: ") for line in logged(30, 0.1, quiet=0.0)) >= 2
 
 

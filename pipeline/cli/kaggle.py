@@ -1,7 +1,6 @@
 """Commands that talk to Kaggle: download, submit, submissions."""
 
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -55,7 +54,7 @@ def download(
     else:
         kaggle = connect()
         print(f"downloading {slug} from {_called(kaggle.server)}")
-        files = download_data(kaggle, slug, folder=target, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
+        files = download_data(kaggle, slug, folder=target, workspace=Workspace(ROOT), progress=True)
         print(f"{files} files, whole and unpacked: {target}")
     if not (folder / "competition.yaml").is_file():
         print(f"\nkit init {slug} --data {target}")

@@ -259,7 +259,7 @@ def _bundle(kaggle: "Kaggle", built: "Built") -> None:
         print("no bundle: the code file carries all it needs")
         return
     folder = bundle_folder(built.folder.parent.parent, built.job)
-    ref = upload(kaggle, built.job, folder, progress=sys.stderr.isatty())
+    ref = upload(kaggle, built.job, folder, progress=True)
     built.change(dataset_sources=sorted({*built.metadata.get("dataset_sources", []), ref}))
     print(f"the data set {ref} is ready on {kaggle.server}, and attached")
 
@@ -367,7 +367,7 @@ def _fetch(kaggle: "Kaggle", pushed: "Pushed") -> "Fetched":
 
     output = pushed.output(Workspace(ROOT))
     try:
-        fetched = fetch(kaggle, pushed, workspace=Workspace(ROOT), progress=sys.stderr.isatty())
+        fetched = fetch(kaggle, pushed, workspace=Workspace(ROOT), progress=True)
         print(f"fetched {fetched.output}")
         for folder in fetched.adopted:
             print(f"  now in {folder}")

@@ -7,6 +7,7 @@ import typer
 
 from pipeline.cli.output import ROOT, CacheOption, CompetitionArgument, RecipeArgument, say_left_out
 from pipeline.cli.train import SetOption, WorkersOption, begin_training, machine_of
+from pipeline.errors import KitError
 
 
 def lr_find(
@@ -57,15 +58,19 @@ def lr_find(
             "fold keeps its last stage alone).\n  A new head learns at rates that may be too high for what those "
             "stages will have trained: take the suggestion as an upper limit"
         )
-    lowest, steepest = found.suggested
     own = settings.stages[found.number].learning_rate
     picture = workspace.report(competition) / f"lr-find-{settings.name}-{found.stage}.png"
-    figure = range_test_figure(
-        *(found.rates, found.losses, found.smoothed),
-        marks={"lowest / 10, suggested": lowest, "steepest": steepest, "the recipe's": own},
-        title=f"range test of stage {found.stage}, {settings.name} on {competition}",
-    )
-    save_figure(figure, picture)
+
+    def draw(marks: dict[str, float]) -> None:
+        title = f"range test of stage {found.stage}, {settings.name} on {competition}"
+        save_figure(range_test_figure(found.rates, found.losses, found.smoothed, marks=marks, title=title), picture)
+
+    try:
+        lowest, steepest = found.suggested
+    except KitError as error:
+        draw({"the recipe's": own})
+        raise KitError(error.problem, expected=error.expected, next_step=f"{error.next_step}; see {picture}") from None
+    draw({"lowest / 10, suggested": lowest, "steepest": steepest, "the recipe's": own})
     end = "stopped there: the loss exploded" if found.exploded else "the loss did not explode"
     given = "".join(f" --set {shlex.quote(one)}" for one in set_ or ())
     print(

@@ -136,21 +136,9 @@ def train(
         print(plan_text(found))
         return
     if limit is not None:
-        cheapest = load_recipe(CHEAPEST)
-        instead = cheapest.name + experiment.removeprefix(settings.name)
-        if chosen_here and (workspace.run(competition, instead) / BUDGET).is_file():  # which it became before
-            settings, experiment = cheapest, instead
-        known: dict[str, Any] = {"seconds": limit, "started": started}
-        try:
-            settings, fold = _budgeted(settings, described, experiment, workspace, fold, machine, **known)
-        except DoesNotFit as error:
-            if not chosen_here or experiment == instead:
-                raise
-            check_packaged(cheapest.backbone, cheapest.weights)
-            typer.echo(f"note: {error.problem}", err=True)
-            print(f"so {instead} instead: {cheapest.description}", flush=True)
-            settings, experiment = cheapest, instead
-            settings, fold = _budgeted(settings, described, experiment, workspace, fold, machine, **known)
+        asked = settings, described, experiment, workspace, fold, machine
+        within = _or_the_cheapest if chosen_here else _budgeted
+        settings, experiment, fold = within(*asked, seconds=limit, started=started)
     until = math.inf if limit is None else started + limit
     manifest, picture = train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=fold, machine=machine, until=until
@@ -187,6 +175,25 @@ def seconds_of(budget: str) -> float:
     return float(seconds)
 
 
+def _or_the_cheapest(
+    settings: "Recipe", described: "Competition", experiment: str, workspace: "Workspace", *rest: Any, **clock: Any
+) -> "tuple[Recipe, str, list[int]]":
+    """As `_budgeted`; where nothing of the recipe fits, a linear head on a frozen backbone, by that recipe's name."""
+    from pipeline.model.backbones import check_packaged
+    from pipeline.recipe import load_recipe
+
+    cheapest = load_recipe(CHEAPEST)
+    instead = cheapest.name + experiment.removeprefix(settings.name)
+    if not (workspace.run(described.slug, instead) / BUDGET).is_file():  # it did not come to that before
+        try:
+            return _budgeted(settings, described, experiment, workspace, *rest, **clock)
+        except DoesNotFit as error:
+            check_packaged(cheapest.backbone, cheapest.weights)
+            typer.echo(f"note: {error.problem}", err=True)
+            print(f"so {instead} instead: {cheapest.description}", flush=True)
+    return _budgeted(cheapest, described, instead, workspace, *rest, **clock)
+
+
 def _budgeted(
     settings: "Recipe",
     described: "Competition",
@@ -197,8 +204,8 @@ def _budgeted(
     *,
     seconds: float,
     started: float,
-) -> "tuple[Recipe, list[int]]":
-    """The recipe cut down to what fits, and its folds; as it was chosen where the experiment has begun.
+) -> "tuple[Recipe, str, list[int]]":
+    """The recipe cut down to what fits, the experiment and its folds; as it was chosen where the experiment has begun.
 
     Args:
         started: When the command began, of `time.monotonic`: trying out is of the budget, too.
@@ -222,7 +229,7 @@ def _budgeted(
                 next_step="give this one a name of its own: --suffix NAME",
             )
         print(f"going on with what was chosen for this budget ({chosen})")
-        return parse_recipe(known["recipe"], source=str(chosen)), folds or known["folds"]
+        return parse_recipe(known["recipe"], source=str(chosen)), experiment, folds or known["folds"]
     data, _ = prepare(settings, described, experiment=experiment, workspace=workspace)
     numbers = folds_of(data, described.slug, folds)
     print(f"trying some batches of each stage, to see what fits into {duration(seconds)}", flush=True)
@@ -242,7 +249,7 @@ def _budgeted(
     write_json(chosen, {"of": settings.fingerprint(), "recipe": content, "folds": found.folds, "kept": found.kept})
     kept = "; of the recipe it keeps " + ", ".join(found.kept) if found.kept else ": the whole recipe"
     print(f"about {duration(found.seconds)} of the {duration(seconds - used)} that are left{kept}", flush=True)
-    return found.recipe, found.folds
+    return found.recipe, experiment, found.folds
 
 
 def begin_training() -> None:

@@ -63,7 +63,7 @@ def _decoding(plan: Row) -> str:
 
 
 def _sessions(plan: Row) -> str:
-    share = f"{100 * plan['session_share']:g} % of it: there the kit's kernel stops"
+    share = f"{100 * plan['session_share']:.0f} % of it: there the kit's kernel stops"
     limit, held = f"a session of {plan['session_hours']:g} h ({share})", plan["folds_a_session"]
     if held >= plan["folds"]:
         return f"fits into {limit}"

@@ -258,12 +258,8 @@ def _result_rows(manifest: Row) -> list[Row]:
 
 
 def trained_seconds(manifest: Mapping[str, Any]) -> int | None:
-    """All stages and the predictions at the end, over all folds; None for a blend, which trains nothing.
-
-    Earlier builds wrote the stages' alone.
-    """
-    of_stages = [stage["seconds"] for stage in manifest["stages"]]
-    return round(manifest.get("seconds", sum(of_stages))) if of_stages else None
+    """All stages and the predictions at the end, over all folds; None for a blend, which trains nothing."""
+    return round(manifest["seconds"]) if manifest["stages"] else None
 
 
 def _aligned(rows: Sequence[Row]) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import requests
-from tqdm import tqdm
 
+from pipeline.progress import Progress
 from pipeline.submit import kaggle_datasets, kaggle_kernels
 from pipeline.submit.kaggle_answers import (
     Answer,
@@ -212,7 +212,7 @@ class Kaggle:
         pages = list(self._session.pages("kernels", "ListKernelSessionOutput", user_name=owner, kernel_slug=slug))
         files = [file for page in pages for file in page.get("files") or []]
         targets = [(str(file.get("url")), inside(folder, str(file.get("fileName")))) for file in files]
-        for address, target in tqdm(targets, desc=slug, unit="file", disable=not progress):
+        for address, target in Progress(targets, desc=slug, unit="file", disable=not progress or None):
             self._session.fetch(address, target)
         return plain_log(next((str(page["log"]) for page in pages if page.get("log")), ""))
 

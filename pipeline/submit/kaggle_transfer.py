@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import requests
-from tqdm import tqdm
 
 from pipeline.artifacts import atomic_path
+from pipeline.progress import Progress
 from pipeline.submit.kaggle_errors import KaggleError, RateLimited, Refused, Unreachable, UploadFailed, translated
 from pipeline.submit.kaggle_retry import Retry
 
@@ -58,7 +58,7 @@ class _Upload:
         headers = {"Content-Range": f"bytes {start}-{self._size - 1}/{self._size}"} if start else {}
         with (
             self._file.open("rb") as file,
-            tqdm.wrapattr(
+            Progress.wrapattr(
                 file,
                 "read",
                 desc=self._file.name,
@@ -67,7 +67,7 @@ class _Upload:
                 unit="B",
                 unit_scale=True,
                 unit_divisor=1024,
-                disable=not self._progress,
+                disable=not self._progress or None,
             ) as body,
         ):
             file.seek(start)

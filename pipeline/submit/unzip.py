@@ -16,9 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from pipeline.errors import DataError
+from pipeline.progress import Progress
 
 _CHUNK = 1 << 20
 _SPARE = 1 << 28  # bytes of the disk that are left free
@@ -105,7 +104,7 @@ def _unpack(archive: Path, folder: Path, bounds: Bounds, *, progress: bool) -> i
             folder.mkdir(parents=True)
             _require_room(total, folder)
             label = f"unpacking {archive.name}"
-            with tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=not progress) as bar:
+            with Progress(total=total, desc=label, unit="B", unit_scale=True, disable=not progress or None) as bar:
                 for member in members:
                     _write(opened, member, folder, advance=bar.update)
     except NotImplementedError as error:

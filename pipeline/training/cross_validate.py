@@ -27,7 +27,7 @@ from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
 from pipeline.training.parts import with_parts
-from pipeline.training.result import learning_curves, run_identity, summarise
+from pipeline.training.result import learning_curves, run_identity, seconds_of, summarise
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def cross_validate(
     Args:
         folds: The folds to train; all by default.
         until: No fold is begun that would end after this, of `time.monotonic`, if it took as long as the longest of
-            those trained before it; the first one always is.
+            those that are done; where none is, one is begun.
 
     Returns:
         The manifest: of an experiment on some folds where `missing_folds` is not empty.
@@ -72,7 +72,8 @@ def cross_validate(
     if not all(tasks[fold].done for fold in wanted):
         check_packaged(recipe.backbone, recipe.weights)
         fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
-    to_train, longest = [fold for fold in wanted if not tasks[fold].done], 0.0
+    to_train = [fold for fold in wanted if not tasks[fold].done]
+    longest = max((seconds_of([task]) for task in tasks.values() if task.done), default=0.0)
     for fold in wanted:
         if fold not in to_train:
             log.info("fold %d is done already", fold)

@@ -287,8 +287,10 @@ def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | N
     stage, views = task.recipe.stages[last], task.recipe.tta.views
     tested, held_out = len(data.test), data.rows_of(task.fold)
     log.info("fold %d  predicting %d held-out and %d test pictures", task.fold, len(held_out), tested)
-    passes = [rows * (1 + len(views)) for rows in (len(held_out), tested)]
-    batches = sum(-(-count // stage.prediction_batch) for count in passes)
+    by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
+    passes = 1 + len(views)  # in batches across views, or of a head in each view's own
+    apart, together = (1, passes) if by is _by_network else (passes, 1)
+    batches = sum(apart * -(-rows * together // stage.prediction_batch) for rows in (len(held_out), tested))
     label = f"fold {task.fold} · predicting"
     with Progress(total=batches, desc=label, unit="batch", leave=False, disable=None) as bar:
 
@@ -297,7 +299,6 @@ def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | N
             bar.update()
 
         options: dict[str, Any] = {"batch_size": stage.prediction_batch, "views": views, "check": check}
-        by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
         predicted = by(task, len(data.classes), **options)
         parts = {"oof": (_train_pictures(task, data, last), held_out, data.train["id"])}
         if test is not None:

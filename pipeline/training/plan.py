@@ -24,7 +24,7 @@ from pipeline.model.cost import network_cost
 from pipeline.predictions.probe import STRENGTHS, fit_head
 from pipeline.progress import Progress
 from pipeline.recipe import LogisticRegression, Recipe, Stage
-from pipeline.session import SESSION_MARGIN
+from pipeline.session import training_seconds
 from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import peak_device_memory
 from pipeline.training.engines import fresh_process
@@ -216,8 +216,8 @@ def reckon(
         decode += ((last.trained + held_out) * views + test * (1 + views)) / last.feature_rate
         final = last.predict_setup_seconds + predicted / last.predict_rate
     fold = start_seconds + sum(found["seconds"] for found in stages) + final
-    share = 1 - SESSION_MARGIN
-    available = session_hours * 3600 * share - decode
+    for_training = training_seconds(session_hours * 3600)
+    available = for_training - decode
     stages_done, used = 0, start_seconds
     for found in stages:
         used += found["seconds"]
@@ -231,7 +231,7 @@ def reckon(
         "decode_seconds": decode,
         "total_seconds": decode + folds * fold,
         "session_hours": session_hours,
-        "session_share": share,
+        "session_share": for_training / (session_hours * 3600),
         "folds_a_session": max(0, int(available // fold)),
         "stages_a_session": stages_done,
         "early_stopping": any(stage.early_stopping for stage in recipe.stages),

@@ -83,7 +83,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "oof_rows": len(ids),
         "floors": floor_scores(metric, labels, len(data.classes)),
         "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
-        "seconds": _seconds(tasks),
+        "seconds": seconds_of(tasks),
         "recipe": recipe.model_dump(mode="json"),
         **run_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
@@ -95,7 +95,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
     return frames, manifest
 
 
-def _seconds(tasks: Sequence[FoldTask]) -> float:
+def seconds_of(tasks: Sequence[FoldTask]) -> float:
     """What the folds took: their stages from building to predicting, and the predictions at the end."""
     stages = [task.stage_folder(number) for task in tasks for number in range(len(task.recipe.stages))]
     found = [stage_done(folder) or {} for folder in stages]

@@ -26,12 +26,7 @@ from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.probe import fit_head
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.recipe import LogisticRegression, OnLast, Recipe
-from pipeline.training.device import (
-    for_training,
-    onednn,
-    replicas,
-    slow_here,
-)
+from pipeline.training.device import for_training, onednn, replicas, slow_here
 from pipeline.training.frozen import freeze, kept_views
 from pipeline.training.network import compile_for, stage_network
 from pipeline.training.schedule import ema_callback, plateau_callback

@@ -21,6 +21,7 @@ from pipeline.rehearsal.kernel import KernelResult
 from pipeline.rehearsal.kernels import KernelLimits
 from pipeline.rehearsal.server import Rehearsal
 from pipeline.submit import kernel_run
+from pipeline.submit.adopt import adopt
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kaggle_errors import GpuBusy, GpuQuota, InvalidKernel, RateLimited, Unreachable
@@ -386,7 +387,7 @@ def test_another_experiment_is_left_alone(workspace: Workspace, theirs: dict[str
     write_files(workspace.root, here)
     write_files(output, theirs)
     with pytest.raises(KitError, match=f"another experiment of that name: {named} differ"):
-        kernel_run.adopt(output, record(workspace, SLUG), workspace=workspace)
+        adopt(output, "tiny", "demo", workspace=workspace)
     assert contents(workspace.root / RUN) == inside(RUN, here)
     assert contents(workspace.root / OOF) == inside(OOF, here)
     assert contents(output) == theirs
@@ -399,7 +400,7 @@ def test_taking_over_twice_changes_nothing(workspace: Workspace) -> None:
     output, theirs = workspace.root / "output", {**a_run(a_fold(0), a_fold(1), a_fold(2)), **a_result()}
     write_files(output, theirs)
     for _ in range(2):
-        assert len(kernel_run.adopt(output, record(workspace, SLUG), workspace=workspace)) == 2
+        assert len(adopt(output, "tiny", "demo", workspace=workspace)) == 2
         assert contents(workspace.root / RUN) == {**inside(RUN, theirs), "fold-0/log.csv": "mine"}
         assert contents(workspace.root / OOF) == inside(OOF, theirs)
 
@@ -418,7 +419,7 @@ def test_a_result_of_more_folds_takes_the_place_of_one_of_fewer(
     write_files(workspace.root, {**a_run(*map(a_fold, ours)), **a_result(folds=ours)})
     output = workspace.root / "output"
     write_files(output, {**a_run(*map(a_fold, theirs)), **a_result(folds=theirs)})
-    kernel_run.adopt(output, record(workspace, SLUG), workspace=workspace)
+    adopt(output, "tiny", "demo", workspace=workspace)
     assert contents(workspace.root / OOF) == inside(OOF, a_result(folds=kept))
     assert {path.name for path in (workspace.root / RUN).glob("fold-*")} == {f"fold-{n}" for n in {*ours, *theirs}}
 
@@ -440,9 +441,9 @@ def test_a_kill_in_the_middle_leaves_nothing_half_written(tmp_path: Path, monkey
         write_files(workspace.root, half)
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr("shutil.copyfile", copy_until_killed)
-            kernel_run.adopt(tmp_path / "output", record(workspace, SLUG), workspace=workspace)
+            adopt(tmp_path / "output", "tiny", "demo", workspace=workspace)
         here = {key: text for key, text in contents(workspace.root).items() if not key.startswith("kernels")}
         assert set(here.items()) <= {*theirs.items(), *half.items()}, copies
-        kernel_run.adopt(tmp_path / "output", record(workspace, SLUG), workspace=workspace)
+        adopt(tmp_path / "output", "tiny", "demo", workspace=workspace)
         assert {**contents(workspace.root), **theirs} == contents(workspace.root)
     assert left == 0, "it was never killed, or not at the last file"

@@ -30,6 +30,7 @@ from pipeline.training import export
 from pipeline.training.averaged import average_network
 from pipeline.training.export import OOF_TOLERANCE, Export, ModelFormat, export_average, export_folds, write_and_run
 from pipeline.training.network import load_network
+from pipeline.training.onnx_file import write_onnx
 from pipeline.training.predict import predict_pictures, read_fold_models
 from tests.conftest import make_pictures, write_competition
 from tests.training.conftest import EXPERIMENT, RECIPE, Run, recipe_of, stage
@@ -251,7 +252,7 @@ def test_a_converters_warnings_are_not_shown(tmp_path: Path, caplog: pytest.LogC
     excited = layers.Multiply()([features, layers.ReLU(6.0)(squeezed + 3.0)])
     found = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(excited))
     network, file = keras.Model(pictures, found), tmp_path / "squeezed.onnx"
-    export.write_onnx(network, file, {"classes": CLASSES})
+    write_onnx(network, file, {"classes": CLASSES})
     assert caplog.records == []
     batch = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
     np.testing.assert_allclose(onnx_probabilities(file, batch), network(batch), atol=1e-6)

@@ -1,5 +1,6 @@
 """The learning-rate range test: what is read from a curve; that it is of the stage's own training, and leaves none."""
 
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.cli.lr_find import lr_find
 from pipeline.data.inputs import ErrorRelay, training_dataset
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import KitError, RecipeError
+from pipeline.recipe import load_recipe
 from pipeline.training.fold import Machine, stage_task
 from pipeline.training.lr_find import HIGHEST, LOWEST, UPDATES, RangeTest, find_learning_rate, smoothed, suggested
 from pipeline.training.network import stage_network
@@ -94,6 +97,11 @@ def test_a_regression_has_no_rate(begin: Callable[..., Run]) -> None:
     run = begin({"name": "linear", "optimizer": "logistic_regression", "size": [32, 32]}, select_on="last")
     with pytest.raises(RecipeError, match="stage linear of two-stages has no learning rate"):
         found(run)
+
+
+def test_the_stage_of_the_example_is_one_of_the_recipes() -> None:
+    [(recipe, stage)] = re.findall(r"Example: kit lr-find (\S+) \S+ --stage (\S+)", lr_find.__doc__ or "")
+    assert load_recipe(recipe).stage_number(stage) == 1
 
 
 def test_a_stage_is_named_or_numbered() -> None:

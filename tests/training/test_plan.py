@@ -107,7 +107,8 @@ def test_slow_stages_do_not_have_a_speed_of_zero() -> None:
     ],
 )
 def test_what_a_session_holds(seconds: float, folds: int, stages: int, said: str) -> None:
-    plan = planned(session_hours=(seconds + 1e-6) / 3600 / 0.95)
+    session = max((seconds + 1e-6) / 0.95, seconds + 1e-6 + 15)
+    plan = planned(session_hours=session / 3600)
     assert (plan["folds_a_session"], plan["stages_a_session"]) == (folds, stages)
     assert said in plan_text(plan)
 

@@ -1,0 +1,105 @@
+"""A network as an ONNX file, and what the file predicts in ONNX Runtime."""
+
+import copy
+import gc
+import json
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
+    import keras
+    import onnx
+
+    signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
+    with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")), _copies_collected():
+        warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of
+        portable.export(file, format="onnx", verbose=False, input_signature=signature)
+    model = onnx.load(file)
+    # The converter numbers what it does not know the names of.
+    [made], [given] = model.graph.output, model.graph.input
+    for node in model.graph.node:
+        node.output[:] = ["probabilities" if name == made.name else name for name in node.output]
+    made.name = "probabilities"
+    for value, names in ((given, ("batch", "height", "width")), (made, ("batch",))):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+            dimension.dim_param = name
+    _keep_padding(model.graph)
+    onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in labels.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+def _keep_padding(graph: Any) -> None:
+    """Put an operation that changes nothing between zeros around a picture and the maximum over windows of it.
+
+    ONNX Runtime merges the two, and its own padding is no zero: of negative values the maximum would be another one
+    (ResNet V2; `findings/onnxruntime-pad-maxpool.sh`).
+    """
+    import onnx
+
+    consumers: dict[str, list[Any]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            consumers[name].append(node)
+
+    def reaches_maximum(name: str) -> bool:
+        return any(
+            one.op_type == "MaxPool" or (one.op_type == "Transpose" and reaches_maximum(one.output[0]))
+            for one in consumers[name]
+        )
+
+    for place, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "Pad" and reaches_maximum(node.output[0]):
+            [name] = node.output
+            node.output[0] = f"{name}/padded"
+            graph.node.insert(place + 1, onnx.helper.make_node("LeakyRelu", [node.output[0]], [name], alpha=1.0))
+
+
+@contextmanager
+def _quiet(log: logging.Logger) -> Iterator[None]:
+    """Errors alone: tf2onnx warns with tracebacks of what it could not shorten, and goes on without; it is checked."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _copies_collected() -> Iterator[None]:
+    """tf2onnx copies the graph with its weights for each of forty shortenings, in circles of references, and Python's
+    collector lets many copies pile up. Here each goes before the next one, which halves the memory
+    (`findings/tf2onnx-copies.sh`).
+    """
+    from tf2onnx import optimizer
+
+    def copied(graph: Any) -> Any:
+        gc.collect()
+        return copy.deepcopy(graph)
+
+    gc.freeze()  # what was there before need not be looked through each time
+    optimizer.copy = SimpleNamespace(deepcopy=copied)
+    try:
+        yield
+    finally:
+        optimizer.copy = copy
+        gc.unfreeze()
+
+
+def run_onnx(file: Path, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = [session.run(["probabilities"], {"pictures": pictures})[0] for pictures in batches]
+    return [np.asarray(one, dtype=np.float32) for one in found]

@@ -1,0 +1,3 @@
+from tests.conftest import begin_tensorflow_quickly
+
+begin_tensorflow_quickly()
