@@ -505,7 +505,7 @@ def parse_recipe(content: Mapping[str, Any], *, source: str) -> Recipe:
     except ValidationError as error:
         raise RecipeError(
             f"the recipe {source} has mistakes:\n{explain(error, Recipe)}",
-            expected="the settings described in pipeline/recipe.py",
+            expected="the settings " + ", ".join(Recipe.model_fields) + "; of a stage " + ", ".join(Stage.model_fields),
             next_step="mend the recipe or the --set that changed it",
         ) from None
 

@@ -141,6 +141,13 @@ def long_recipe() -> dict[str, Any]:
     return {**RECIPE, "name": "long", "stages": [stage]}
 
 
+@pytest.mark.slow
+def test_trying_a_recipe_out_ends_with_its_share_of_the_budget(workspace: Path) -> None:
+    message = refused("train", "colours.yaml", "tiny", "--budget", "2s", "--workers", "0")
+    assert "colours does not fit into 2 s: trying it was not done in 1 s" in message
+    assert not (workspace / "oof").exists()
+
+
 def test_a_budget_that_is_none_is_refused(workspace: Path) -> None:
     for text in ("soon", "0m", "20", "5m1h", ""):
         assert f"{text!r} is no time" in refused("train", "colours.yaml", "tiny", "--budget", text)

@@ -78,6 +78,15 @@ def test_experiments_are_compared_with_the_best(make: Make) -> None:
     assert (rows[0]["fold_0"], rows[0]["fold_1"]) == (10 / 12, 11 / 12)
 
 
+def test_what_is_on_other_folds_than_the_newest_is_called_older(make: Make) -> None:
+    make("whole", 4)
+    make("part", 6, folds=[0], missing_folds=[1])
+    make("renewed", 5, folds_sha256="g", created="2026-11-29")
+    listed = {row["experiment"]: row["folds"] for row in json.loads(kit("oof", "list", "--format", "json").stdout)}
+    assert listed == {"whole": "2, older", "part": "1 of 2, older", "renewed": "2"}
+    assert "cannot be held against" in refused("oof", "compare", "whole", "renewed")
+
+
 def test_an_experiment_on_one_fold_is_one(make: Make) -> None:
     """It is listed, meets others on its own rows, and where all folds are needed it is refused."""
     make("whole", 4)

@@ -84,9 +84,11 @@ def init(
         for key, reason in sorted(audit.faults.items())[:10]:
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
-    print(f"look at it: kit explore {slug}")
+    print(
+        f"next: kit explore {slug}    (duplicates that folds must not divide, leaks, wrong rows; before the folds are made)"
+    )
     recipe = "demo" if slug == "demo" else recipe_for_this_machine()
-    print(f"next: {packages_for(recipe)}kit train {recipe} {slug}")
+    print(f"then: {packages_for(recipe)}kit train {recipe} {slug}")
     print("how long it takes: the same with --plan; to end within a time: the same with --budget 30m")
     print(f"other recipes: {', '.join(name for name in _recipe_names() if name != recipe)}")
 

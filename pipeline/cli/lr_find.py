@@ -41,6 +41,7 @@ def lr_find(
 
     begin_training()
     say_left_out(described)
+    print("starting a process that tries the stage, which takes some seconds", flush=True)
     found = find_learning_rate(
         settings,
         described,

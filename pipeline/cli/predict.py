@@ -56,6 +56,7 @@ def predict(
     from pipeline.training.predict import predict_pictures, top_classes
 
     paths = named_pictures(pictures)
+    typer.echo(f"loading {counted(len(models.weights), 'fold model', 'fold models')}", err=True)
     import_tensorflow_quietly()
     broken: dict[Path, str] = {}
     try:
@@ -120,4 +121,4 @@ def read_models(
     models = read_fold_models(workspace, slug, name, folds=folds)
     fitted = None if raw else fit_oof_temperature(models, workspace)
     said = calibration_text(fitted, select_on=models.stored.manifest["select_on"], models=len(models.weights), raw=raw)
-    return models, None if fitted is None else fitted.value, said
+    return models, fitted.value if fitted and fitted.helps else None, said

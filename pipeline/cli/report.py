@@ -146,6 +146,7 @@ def _explainer(
     def explain(name: str, mistakes: "Sequence[tuple[str, str, str]]") -> "dict[str, Maps]":
         try:
             models = read_fold_models(workspace, slug, name)
+            typer.echo(f"{name}: loading {len(models.weights)} fold models for {len(mistakes)} mistakes", err=True)
             import_tensorflow_quietly()
             from pipeline.training.grad_cam import mistake_maps
 

@@ -13,6 +13,7 @@ from pipeline.cli.output import (
     Format,
     FormatOption,
     competition_of,
+    recipe_for_this_machine,
     show,
     warn_of_order,
 )
@@ -26,7 +27,7 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     Example: kit oof list --format csv
     """
     from pipeline.artifacts import Workspace
-    from pipeline.competition import load_competition
+    from pipeline.competition import list_competitions, load_competition
     from pipeline.predictions.manifests import list_experiments, read_manifest
     from pipeline.report.tables import leaderboard_rows
 
@@ -35,7 +36,9 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
         load_competition(competition, root=ROOT)  # a misspelt slug is not an empty list
     manifests = [read_manifest(workspace, *key) for key in list_experiments(workspace, competition)]
     if not manifests and format is Format.table:
-        print("no finished experiment yet; make one: kit train demo demo")
+        known = [competition] if competition else list_competitions(ROOT)
+        what = f"{recipe_for_this_machine()} {known[0]}" if len(known) == 1 else "RECIPE COMPETITION"
+        print(f"no finished experiment yet; make one: kit train {what}")
         return
     show(leaderboard_rows(manifests), format)
 

@@ -4,6 +4,7 @@ import math
 import re
 import signal
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ import typer
 from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CacheOption, recipe_for_this_machine, say_left_out, the_only_competition
 from pipeline.cli.results import submission_make
-from pipeline.errors import DoesNotFit, KitError, counted
+from pipeline.errors import DoesNotFit, KitError, OutOfTime, counted
 from pipeline.session import SESSION_HOURS
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ CHEAPEST = "probe"
 
 BUDGET = "budget.json"
 """What was chosen for a budget, in the folder of the run."""
+
+TRYING = 0.5
+"""The share of the time left that trying out a recipe may take."""
 
 FoldOption = Annotated[list[int] | None, typer.Option(help="Train this fold alone; may be repeated.")]
 SetOption = Annotated[
@@ -170,7 +174,9 @@ def seconds_of(budget: str) -> float:
     )
     if not seconds:
         raise KitError(
-            f"{budget!r} is no time", expected="hours, minutes or seconds: 20m, 1h30m, 90s", next_step="write it so"
+            f"{budget!r} is no time",
+            expected="hours, minutes or seconds, such as 1h30m, 20m or 90s",
+            next_step="give --budget 20m for twenty minutes",
         )
     return float(seconds)
 
@@ -233,7 +239,16 @@ def _budgeted(
     data, _ = prepare(settings, described, experiment=experiment, workspace=workspace)
     numbers = folds_of(data, described.slug, folds)
     print(f"trying some batches of each stage, to see what fits into {duration(seconds)}", flush=True)
-    tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=machine)
+    left = seconds - (time.monotonic() - started)
+    hurried = replace(machine, stop_at=time.time() + TRYING * left)
+    try:
+        tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=hurried)
+    except OutOfTime as error:
+        raise DoesNotFit(
+            f"{settings.name} does not fit into {duration(seconds)}: trying it was not done in {duration(TRYING * left)}",
+            expected="more time, or less to do",
+            next_step="give it more time (pictures decoded so far are kept), or take a smaller network",
+        ) from error
     paths, cache = list(data.train["path"]), workspace.cache(described.slug)
     used = time.monotonic() - started
     found = within(

@@ -65,6 +65,11 @@ class OofTemperature:
     error_after: float
     folds: int
 
+    @property
+    def helps(self) -> bool:
+        """Whether the probabilities are nearer to the truth with it."""
+        return self.error_after < self.error_before
+
 
 def oof_temperature(
     probabilities: NDArray[np.float32], labels: Labels, folds: NDArray[np.int64]

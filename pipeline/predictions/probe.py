@@ -100,7 +100,7 @@ class Probes:
         size: Height and width of the pictures in pixels.
         found: Best first.
         left_out: Those that could not be tried, with the reason.
-        chance: The better of the scores that know nothing of the pictures.
+        floor: The better of the scores that know nothing of the pictures.
         decoding: Whether pictures were decoded while they were passed over, as there was no room to keep them.
     """
 
@@ -109,7 +109,7 @@ class Probes:
     size: tuple[int, int]
     found: list[Probed]
     left_out: dict[Candidate, str]
-    chance: float
+    floor: float
     decoding: bool
 
 

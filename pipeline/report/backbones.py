@@ -47,7 +47,7 @@ def backbones_text(probes: Probes) -> str:
         format_rows(rows, "table"),
         "",
         f"linear heads on frozen features, scored out of fold: {probes.rows} rows at {height}×{width}; "
-        f"chance {probes.chance:.4f}",
+        f"without the pictures {probes.floor:.4f}",
         "difference: from the best, on the same rows; minus is worse",
         *(["pictures/s hold their decoding: there is no room to keep them decoded (--cache-gb)"] * probes.decoding),
         recommendation(probes),
@@ -103,7 +103,7 @@ def backbones_figure(probes: Probes, *, title: str) -> "Figure":
     key.set_axis_off()
     axis.set_xscale("log")
     axis.margins(x=0.1, y=0.08)
-    _mark_chance(axis, probes.chance)
+    _mark_floor(axis, probes.floor)
     axis.set_xlabel("GFLOPs a picture (forward pass)")
     axis.set_ylabel(f"out-of-fold {probes.metric} of a linear head ± standard error")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -116,13 +116,13 @@ def backbones_figure(probes: Probes, *, title: str) -> "Figure":
     return figure
 
 
-def _mark_chance(axis: Any, chance: float) -> None:
+def _mark_floor(axis: Any, floor: float) -> None:
     """A line where it is among the scores; else words, as the axis is for these."""
     low, high = axis.get_ylim()
     style: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "right", "fontsize": 8, "color": FAINT}
-    if low < chance < high:
-        axis.axhline(chance, color=FAINT, linewidth=1, linestyle=":")
-        axis.text(0.995, chance, "chance", va="bottom", **style)
+    if low < floor < high:
+        axis.axhline(floor, color=FAINT, linewidth=1, linestyle=":")
+        axis.text(0.995, floor, "without the pictures", va="bottom", **style)
     else:
-        arrow, at, side = ("↓", low, "bottom") if chance <= low else ("↑", high, "top")
-        axis.text(0.995, at, f"chance, {chance:.4f}, lies further {arrow}", va=side, **style)
+        arrow, at, side = ("↓", low, "bottom") if floor <= low else ("↑", high, "top")
+        axis.text(0.995, at, f"without the pictures {floor:.4f}, which lies further {arrow}", va=side, **style)

@@ -105,9 +105,12 @@ def calibration_text(temperature: "OofTemperature | None", *, select_on: str, mo
         return "as predicted, not calibrated"
     if temperature is None:
         return "as predicted: every OOF row is right, which no temperature can be fitted to"
+    change = f"{temperature.error_before:.4f} → {temperature.error_after:.4f}"
+    if not temperature.helps:
+        return f"as predicted: no temperature brings the OOF predictions nearer to the truth (ECE {change})"
     parts = [
         f"calibrated by temperature {temperature.value:.3f}, fitted on OOF predictions",
-        f"ECE of single fold models there {temperature.error_before:.4f} → {temperature.error_after:.4f}",
+        f"ECE of single fold models there {change}",
     ]
     if temperature.folds == 1:
         parts.append("on the rows it was fitted on, as there is one fold")
@@ -124,15 +127,19 @@ def printable(text: str) -> str:
 
 
 def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
-    """One row an experiment and a floor, by competition, best first."""
+    """One row an experiment and a floor, by competition, best first.
+
+    `folds` says of those on other folds than the newest experiment's that they are older: not to be compared with it.
+    """
     rows: list[Row] = []
     for slug in sorted({manifest["competition"] for manifest in manifests}):
         of_slug = [manifest for manifest in manifests if manifest["competition"] == slug]
+        current = max(of_slug, key=itemgetter("created"))["folds_sha256"]
         entries = [
             {
                 "competition": slug,
                 "experiment": manifest["experiment"],
-                "folds": folds_in_words(manifest),
+                "folds": folds_in_words(manifest) + ", older" * (manifest["folds_sha256"] != current),
                 "metric": manifest["metric"],
                 "score": manifest["oof_score"],
                 "± se": manifest["oof_score_se"],

@@ -215,7 +215,7 @@ def compare_backbones(
         )
     scored = data.scored_rows
     metric, labels = METRICS[competition.metric], data.labels[scored]
-    floor = [one["score"] for one in floor_scores(metric, labels, len(data.classes)).values()]
+    floors = [one["score"] for one in floor_scores(metric, labels, len(data.classes)).values()]
     return Probes(
         metric=metric.name,
         rows=len(scored),
@@ -232,7 +232,7 @@ def compare_backbones(
             costs,
         ),
         left_out=left_out,
-        chance=max(floor) if metric.greater_is_better else min(floor),
+        floor=max(floors) if metric.greater_is_better else min(floors),
         decoding=decoding,
     )
 
@@ -255,8 +255,8 @@ def extract(task: PassTask) -> None:
             features[:] = kept[0].take(np.arange(len(pictures)))
         else:
             backbone.fill(features, pictures, View())
-        peaks = peak_memory(), peak_device_memory()
         rate = backbone.rate(pictures, View(), seconds=2.0)
+        peaks = peak_memory(), peak_device_memory()  # after pictures went through it, which may not be so before
     made = Pass(
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,

@@ -255,7 +255,9 @@ def _write(
         description = {
             **_labels(models),
             "files": [asdict(file) for file in files],
-            "temperature": None if temperature is None else temperature.value,  # the files do not apply it
+            "temperature": temperature.value
+            if temperature and temperature.helps
+            else None,  # the files do not apply it
             "average": None if average is None else asdict(average),
         }
         write_json(temporary / DESCRIPTION, description)

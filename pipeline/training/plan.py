@@ -156,6 +156,7 @@ def try_out(
         run: Calls `probe`, and what `with_parts` tries, by default in a process of its own.
 
     Raises:
+        OutOfTime: The machine's time was over before all stages were tried.
         KitError: As `cross_validate` does.
     """
     data = load_data(competition, extra=recipe.extra)
@@ -253,7 +254,8 @@ def probe(asked: ProbeTask) -> tuple[float, list[StageProbe], float]:
         for number, stage in enumerate(task.recipe.stages):
             steps = iter(f"{stage.name}: {step}" for step in _STEPS)
 
-            def step(steps: Iterator[str] = steps) -> None:
+            def step(steps: Iterator[str] = steps, name: str = stage.name) -> None:
+                task.limit.check(f"the end of trying {name}")
                 bar.set_postfix_str(next(steps, ""))
                 bar.update()
 

@@ -47,6 +47,15 @@ def test_what_it_is_worth_is_told_by_rows_that_it_was_not_fitted_on() -> None:
     assert found.error_after != calibration(labels, apply_temperature(given, found.value)).error
 
 
+def test_a_temperature_that_helps_nobody_is_not_applied() -> None:
+    given, labels, folds = too_sure(200, by=1.0)  # as sure as it is right
+    found = oof_temperature(given, labels, folds)
+    assert found is not None
+    assert not found.helps and found.error_after >= found.error_before
+    said = calibration_text(found, select_on="last", models=3, raw=False)
+    assert said.startswith("as predicted: no temperature") and "calibrated" not in said
+
+
 def test_with_one_fold_it_says_that_there_is_no_other() -> None:
     given, labels, _ = too_sure(60)
     found = oof_temperature(given, labels, np.zeros(60, dtype=np.int64))

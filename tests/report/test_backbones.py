@@ -49,7 +49,7 @@ def test_rows_and_text() -> None:
     text = backbones_text(PROBES)
     assert "  7.4            8000          31     1300  2026-11-21 17:05 on CPU\n" in text
     assert "decoding" not in text
-    assert "800 rows at 160×288; chance 0.1000" in text
+    assert "800 rows at 160×288; without the pictures 0.1000" in text
     assert "left out: gone (imagenet): no file" in text
     assert "pictures/s hold their decoding" in backbones_text(replace(PROBES, decoding=True))
 
@@ -87,14 +87,14 @@ def at(name: str, score: float, flops: int, error: float) -> Probed:
     return replace(probed(name, score, -0.01, 0.01, flops), score_se=error)
 
 
-def test_the_axis_is_of_the_scores_wherever_chance_is() -> None:
+def test_the_axis_is_of_the_scores_wherever_the_floor_is() -> None:
     found = [at("best", 0.96, 10**9, 0.004), at("next", 0.94, 5 * 10**8, 0.006)]
-    axis = backbones_figure(replace(PROBES, found=found, chance=0.1), title="t").axes[0]
+    axis = backbones_figure(replace(PROBES, found=found, floor=0.1), title="t").axes[0]
     low, high = axis.get_ylim()
     assert 0.92 < low < 0.934 < 0.964 < high < 0.98  # the ends of the errors
-    assert "chance, 0.1000, lies further ↓" in [text.get_text() for text in axis.texts]
-    near = backbones_figure(replace(PROBES, found=found, chance=0.95), title="t").axes[0]
-    assert "chance" in [text.get_text() for text in near.texts]
+    assert "without the pictures 0.1000, which lies further ↓" in [text.get_text() for text in axis.texts]
+    near = backbones_figure(replace(PROBES, found=found, floor=0.95), title="t").axes[0]
+    assert "without the pictures" in [text.get_text() for text in near.texts]
 
 
 def test_points_that_lie_close_have_their_numbers_apart() -> None:
