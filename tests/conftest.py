@@ -29,7 +29,9 @@ from PIL import Image
 from pipeline.competition import Competition, load_competition
 from pipeline.rehearsal.hosted import Hosted, hosted_from
 from pipeline.rehearsal.server import Rehearsal
+from pipeline.training import engines
 from tests.browser import Browser, started_browser
+from tests.forked import Forked
 
 # Before anything imports kaggle, which reads this once: no test reaches kaggle.com, or anything else on the network
 # (nothing listens on port 9), and none finds the credentials of whoever runs it.
@@ -43,21 +45,18 @@ for _name in ("XDG_CONFIG_HOME", "VERBOSE", "VERBOSE_OUTPUT", "all_proxy", "ALL_
     os.environ.pop(_name, None)
 
 
+engines.CONTEXT = Forked()  # type: ignore[assignment]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-backbone", action="store_true", help="each network through the whole story: hours")
 
 
-def begin_tensorflow_quickly() -> None:
-    """For tests that train for a moment: most of that time is building functions, which these settings make shorter.
-
-    TensorFlow's graph optimizer takes longer than it saves, and Python's collector is kept from going through the
-    hundred thousands of objects that importing has made.
-    """
+def import_keras_for_good() -> None:
+    """Python's collector is kept from going through the hundred thousands of objects that importing has made."""
     import keras
-    import tensorflow as tf
 
     assert keras.backend.backend()
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)

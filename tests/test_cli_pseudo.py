@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ from pipeline.competition import Competition
 from pipeline.predictions.store import read_predictions
 from pipeline.recipe import load_recipe
 from tests.conftest import write_tiny_competition
-from tests.test_cli import KIT, RECIPE, kit, refused
+from tests.test_cli import RECIPE, kit, refused
 from tests.training.conftest import Run
 
 CLASSES = ["blue", "green", "red"]
@@ -60,7 +59,8 @@ def test_test_rows_become_extra_rows_of_a_second_experiment(trained: Path, monke
     assert json.loads(again.stdout)[-1]["test_rows"] == pytest.approx(len(rows) / 2)
 
     words = ["train", "colours.yaml", "tiny", "--set", "extra=[pseudo-0.4]", "--suffix", "pseudo", "--fold", "1"]
-    done = subprocess.run([*KIT, *words, "--workers", "0"], cwd=trained, check=True, capture_output=True, text=True)
+    done = kit(*words, "--workers", "0")
+    assert done.exit_code == 0, done.output
     assert "extra rows: pseudo-0.4" in done.stdout
     before, after = (trained / f"runs/tiny/{name}/fold-1/oof.parquet" for name in ("colours", "colours-pseudo"))
     assert list(read_predictions(after)["id"]) == list(read_predictions(before)["id"])

@@ -84,9 +84,7 @@ def init(
         for key, reason in sorted(audit.faults.items())[:10]:
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
-    print(
-        f"next: kit explore {slug}    (duplicates that folds must not divide, leaks, wrong rows; before the folds are made)"
-    )
+    print(f"next: kit explore {slug}    (duplicates, leaks, wrong rows; before folds are made)")
     recipe = "demo" if slug == "demo" else recipe_for_this_machine()
     print(f"then: {packages_for(recipe)}kit train {recipe} {slug}")
     print("how long it takes: the same with --plan; to end within a time: the same with --budget 30m")

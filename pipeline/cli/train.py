@@ -244,8 +244,9 @@ def _budgeted(
     try:
         tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=hurried)
     except OutOfTime as error:
+        tried_for = duration(TRYING * left)
         raise DoesNotFit(
-            f"{settings.name} does not fit into {duration(seconds)}: trying it was not done in {duration(TRYING * left)}",
+            f"{settings.name} does not fit into {duration(seconds)}: trying it was not done in {tried_for}",
             expected="more time, or less to do",
             next_step="give it more time (pictures decoded so far are kept), or take a smaller network",
         ) from error

@@ -18,6 +18,7 @@ from pipeline.training.fold import FoldTask, train_fold
 Engine = Callable[[FoldTask], None]
 T = TypeVar("T")
 R = TypeVar("R")
+CONTEXT = multiprocessing.get_context("spawn")
 _SMALLER = "take a smaller size, or let the stage's batches through in parts (`accumulate`)"
 _GOES_ON = "the same command goes on after the last finished stage"
 
@@ -44,12 +45,11 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
         KitError: As `work` does, or the process failed.
         OutOfMemory: Memory ran out, or the process was killed, which is mostly for that.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
+    ours, theirs = CONTEXT.Pipe(duplex=False)
     logger = logging.getLogger("pipeline")
     level = logger.level if logger.handlers else None
     # Not a daemon: it has children of its own, the augmentation workers.
-    process = context.Process(target=_run, args=(theirs, work, argument, level))
+    process = CONTEXT.Process(target=_run, args=(theirs, work, argument, level))
     # An interrupt while it starts and imports waits until `_run` can answer it, and is not told by a traceback.
     resource_tracker.ensure_running()  # which the first start would do, and lift the block
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,3 +1,3 @@
-from tests.conftest import begin_tensorflow_quickly
+from tests.conftest import import_keras_for_good
 
-begin_tensorflow_quickly()
+import_keras_for_good()

@@ -297,9 +297,9 @@ def request(monkeypatch: pytest.MonkeyPatch, module: Any, build: Callable[[], An
 
 
 QUICK_FILES = ("mobilenet-0.25", "mobilenet-v2-0.35", "mobilenet-v3-small", "efficientnet-v2-b0")
-# Of the sizes between a family's smallest and largest the table is as it was when each was asked for.
-BETWEEN = re.compile(r".*efficientnet-(b[1-6]|v2-(b[12]|s|m))")
-KERAS_NAMES = [n for n, backbone in BACKBONES.items() if backbone.source == "keras" and not BETWEEN.fullmatch(n)]
+# Bigger sibling, for whom keras.applications has a table: the test after the next.
+BIGGER = re.compile(r"keras-efficientnet-b[1-7]|efficientnet-v2-(b[1-3]|s|m|l)|convnext-(?!tiny).*|resnet-.*1[05].")
+KERAS_NAMES = [n for n, backbone in BACKBONES.items() if backbone.source == "keras" and not BIGGER.fullmatch(n)]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +314,19 @@ def test_keras_applications_asks_for_the_same_file(name: str, monkeypatch: pytes
     file = BACKBONES[name].files["imagenet"]
     asked = request(monkeypatch, file_utils, lambda: original(name, weights="imagenet"))
     assert asked == (file.name, file.url, file.expected_digest())
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if BIGGER.fullmatch(name)])
+def test_the_file_of_a_bigger_sibling_is_the_one_in_the_table_of_keras_applications(name: str) -> None:
+    network = getattr(apps, BACKBONES[name].network)
+    file = BACKBONES[name].files["imagenet"]
+    found = re.match(r"(?:efficientnet(?:v2(?=-[sml])|v2-)?)?(.+?)_(?:notop|weights)", file.name)
+    assert found
+    module = "resnet" if "resnet" in name else network.__module__.rpartition(".")[2]
+    digests = importlib.import_module(f"keras.src.applications.{module}").WEIGHTS_HASHES
+    assert file.expected_digest() == digests[found[1]][1]
+    smallest = re.sub(r"b\d$|v2-.*$|(?<=convnext-).*|\d+$", "*", name)
+    assert [n for n in KERAS_NAMES if re.fullmatch(smallest.replace("*", ".*"), n)], "one of the family is asked for"
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "noisy-student"])

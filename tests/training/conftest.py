@@ -14,9 +14,9 @@ from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.cross_validate import cross_validate
 from pipeline.training.fold import FoldTask, Machine, train_fold
-from tests.conftest import begin_tensorflow_quickly, write_tiny_competition
+from tests.conftest import import_keras_for_good, write_tiny_competition
 
-begin_tensorflow_quickly()
+import_keras_for_good()
 
 EXPERIMENT = "two-stages"
 

@@ -70,7 +70,7 @@ def test_which_errors_say_that_memory_ran_out() -> None:
 
 def test_an_interrupt_ends_the_process_of_the_fold_too(begin: Callable[..., Run]) -> None:
     """Sent to this process alone, as `kill -INT` does; Ctrl+C in a terminal reaches both."""
-    task = begin(stage("one")).task(0)
+    task = begin(stage("one", epochs=10_000)).task(0)
     killer = when_the_child_is_there(lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         local_process(task)
