@@ -160,15 +160,13 @@ class Session:
             curves = learning_curves(
                 self.workspace.run(competition.slug, experiment), [stage.name for stage in recipe.stages]
             )
-            if len(curves):
-                picture = self.workspace.oof(competition.slug, experiment) / "learning_curves.png"
-                plot_learning_curves(
-                    curves,
-                    picture,
-                    title=f"{experiment} on {competition.slug}",
-                    metric=competition.metric,
-                    select_on=recipe.select_on.kind,
-                )
+            plot_learning_curves(
+                curves,
+                self.workspace.oof(competition.slug, experiment),
+                title=f"{experiment} on {competition.slug}",
+                metric=competition.metric,
+                select_on=recipe.select_on.kind,
+            )
         print("\n" + result_text(manifest), flush=True)
 
     def predict(self) -> None:

@@ -150,7 +150,8 @@ def train(
     print()
     print(result_text(manifest))
     print(f"this command took {time.monotonic() - started:.0f} s")
-    print(f"\npredictions: {picture.parent}    learning curves: {picture}")
+    curves = f"    learning curves: {picture}" if picture else ""
+    print(f"\npredictions: {workspace.oof(competition, experiment)}{curves}")
     if manifest["missing_folds"]:
         others = "--fold " + " --fold ".join(map(str, manifest["missing_folds"])) if budget else "no --fold"
         print(f"next: the same command with {others} trains the other folds, too")
@@ -291,8 +292,8 @@ def train_experiment(
     machine: "Machine",
     folds: list[int] | None = None,
     until: float = math.inf,
-) -> "tuple[dict[str, Any], Path]":
-    """Train what is not done yet and draw its learning curves; returns the manifest, and their picture."""
+) -> "tuple[dict[str, Any], Path | None]":
+    """Train what is not done yet and draw its learning curves; returns the manifest, and their picture, if any."""
     from pipeline.report.plots import plot_learning_curves
     from pipeline.training.cross_validate import cross_validate
     from pipeline.training.result import learning_curves
@@ -302,15 +303,13 @@ def train_experiment(
         settings, described, experiment=experiment, workspace=workspace, folds=folds, machine=machine, until=until
     )
     curves = learning_curves(workspace.run(slug, experiment), [stage.name for stage in settings.stages])
-    picture = workspace.oof(slug, experiment) / "learning_curves.png"
-    if len(curves):
-        plot_learning_curves(
-            curves,
-            picture,
-            title=f"{experiment} on {slug}",
-            metric=described.metric,
-            select_on=settings.select_on.kind,
-        )
+    picture = plot_learning_curves(
+        curves,
+        workspace.oof(slug, experiment),
+        title=f"{experiment} on {slug}",
+        metric=described.metric,
+        select_on=settings.select_on.kind,
+    )
     return manifest, picture
 
 

@@ -24,9 +24,15 @@ _LONGEST = 18  # letters of a stage's name
 _BESIDE = ((1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1))  # where a name may stand
 
 
-def plot_learning_curves(curves: "pd.DataFrame", path: Path, *, title: str, metric: str, select_on: str) -> None:
-    """Write the figure of `learning_curves_figure`."""
+def plot_learning_curves(
+    curves: "pd.DataFrame", folder: Path, *, title: str, metric: str, select_on: str
+) -> Path | None:
+    """Write the figure of `learning_curves_figure` into a folder; None where there is no second epoch to draw to."""
+    if not len(curves) or curves["step"].max() == 1:
+        return None
+    path = folder / "learning_curves.png"
     save_figure(learning_curves_figure(curves, title=title, metric=metric, select_on=select_on), path)
+    return path
 
 
 def plot_leaderboard(entries: Sequence[dict[str, Any]], path: Path, *, title: str, metric: str) -> None:
