@@ -1,7 +1,6 @@
 """A network as an ONNX file, and what the file predicts in ONNX Runtime."""
 
 import copy
-import gc
 import json
 import logging
 import warnings
@@ -21,7 +20,7 @@ def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     import onnx
 
     signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
-    with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")), _copies_collected():
+    with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")), _weights_shared():
         warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of
         portable.export(file, format="onnx", verbose=False, input_signature=signature)
     model = onnx.load(file)
@@ -77,24 +76,30 @@ def _quiet(log: logging.Logger) -> Iterator[None]:
 
 
 @contextmanager
-def _copies_collected() -> Iterator[None]:
-    """tf2onnx copies the graph with its weights for each of forty shortenings, in circles of references, and Python's
-    collector lets many copies pile up. Here each goes before the next one, which halves the memory
-    (`findings/tf2onnx-copies.sh`).
+def _weights_shared() -> Iterator[None]:
+    """tf2onnx copies the graph for each of some forty shortenings, and writes the constants of each copy twice, in
+    circles of references that Python's collector lets pile up (`findings/tf2onnx-copies.sh`). Here the copies share the
+    weights, and a constant, which no shortening changes but by another one in its place, is not written anew.
     """
     from tf2onnx import optimizer
+    from tf2onnx.graph import Graph, Node
 
-    def copied(graph: Any) -> Any:
-        gc.collect()
-        return copy.deepcopy(graph)
+    update = Node.update_proto
 
-    gc.freeze()  # what was there before need not be looked through each time
-    optimizer.copy = SimpleNamespace(deepcopy=copied)
+    def copied(thing: Any) -> Any:
+        nodes = thing.get_nodes() if isinstance(thing, Graph) else ()
+        kept = {id(part): part for node in nodes if node.is_const() for part in (node.op, *node.attr.values())}
+        return copy.deepcopy(thing, kept)
+
+    def updated(node: Any, *arguments: Any, **named: Any) -> None:
+        if not node.is_const():
+            update(node, *arguments, **named)
+
+    optimizer.copy, Node.update_proto = SimpleNamespace(deepcopy=copied), updated
     try:
         yield
     finally:
-        optimizer.copy = copy
-        gc.unfreeze()
+        optimizer.copy, Node.update_proto = copy, update
 
 
 def run_onnx(file: Path, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
