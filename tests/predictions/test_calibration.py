@@ -48,7 +48,7 @@ def test_what_it_is_worth_is_told_by_rows_that_it_was_not_fitted_on() -> None:
 
 
 def test_a_temperature_that_helps_nobody_is_not_applied() -> None:
-    given, labels, folds = too_sure(200, by=1.0)  # as sure as it is right
+    given, labels, folds = too_sure(300, by=1.0)  # as sure as it is right
     found = oof_temperature(given, labels, folds)
     assert found is not None
     assert not found.helps and found.error_after >= found.error_before

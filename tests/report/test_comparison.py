@@ -36,7 +36,8 @@ MANIFESTS: dict[str, Any] = {
         "competition": "cars",
         "tta_used": name == "big",
         "select_on": "fold",
-        "stages": [{"seconds": 100.4}, {"seconds": 56.3}],
+        "stages": [{}, {}],
+        "seconds": 156.7,
     }
     for name in ("big", "seed-1", "head")
 }
