@@ -22,7 +22,7 @@ from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError
 from pipeline.model.portable import portable_classifier
-from pipeline.predictions.calibration import oof_temperature
+from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.manifests import MANIFEST
 from pipeline.predictions.store import read_experiment, read_predictions, write_predictions
 from pipeline.recipe import Recipe
@@ -274,19 +274,26 @@ def test_one_fold_in_one_format(copied: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_the_temperature_is_of_the_plain_predictions_of_all_folds(copied: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("helps", [True, False])
+def test_the_temperature_is_of_the_plain_predictions_of_all_folds(
+    copied: Run, tmp_path: Path, helps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OofTemperature, "helps", helps)
     oof = read_predictions(copied.oof / "oof.parquet")
-    labels = copied.data.train.set_index("id").loc[oof["id"], "label"].map(CLASSES.index).to_numpy()
-    chosen = (labels + (np.arange(len(oof)) % 4 == 0)) % 3  # a quarter is wrong, and all are sure
-    oof[CLASSES] = np.eye(3, dtype=np.float32)[chosen] * 0.97 + 0.01
+    oof.loc[oof["fold"] == 0, CLASSES] = np.float32([0.2, 0.3, 0.5])  # of all classes: some are wrong
     write_predictions(copied.oof / "oof.parquet", oof)
+    labels = copied.data.train.set_index("id").loc[oof["id"], "label"].map(CLASSES.index).to_numpy()
     fitted = oof_temperature(oof[CLASSES].to_numpy(), labels, oof["fold"].to_numpy())
-    assert fitted is not None and fitted.helps
+    assert fitted is not None
     done = export_folds(**key(copied), folder=tmp_path / "one", folds=[1], formats=[ModelFormat.keras])
-    assert read_json(done.folder / "model.json")["temperature"] == pytest.approx(fitted.value)
     card = (done.folder / "README.md").read_text("utf-8")
-    assert f"the temperature that fits the OOF predictions, {fitted.value:.3f}, is not in the files" in card
-    assert f"goes from {fitted.error_before:.4f} to {fitted.error_after:.4f}" in card
+    if helps:
+        assert read_json(done.folder / "model.json")["temperature"] == pytest.approx(fitted.value)
+        assert f"the temperature that fits the OOF predictions, {fitted.value:.3f}, is not in the files" in card
+        assert f"goes from {fitted.error_before:.4f} to {fitted.error_after:.4f}" in card
+    else:
+        assert read_json(done.folder / "model.json")["temperature"] is None
+        assert "no temperature brings the OOF predictions nearer to the truth" in card
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
