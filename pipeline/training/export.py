@@ -31,7 +31,7 @@ from pipeline.progress import Progress
 from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
 from pipeline.training.model_card import SCRIPT, model_card, script
 from pipeline.training.network import load_network
-from pipeline.training.onnx_file import run_onnx, write_onnx
+from pipeline.training.onnx_file import require_memory, run_onnx, write_onnx
 from pipeline.training.predict import FoldModels, read_fold_models
 
 DESCRIPTION = "model.json"
@@ -249,15 +249,16 @@ def _write(
         files = []
         for checked in networks:
             portable = portable_classifier(checked.network)
+            if ModelFormat.onnx in formats:
+                require_memory(portable)
             for format in dict.fromkeys(formats):
                 files.append(_export(temporary, portable, checked, format, models))
             keras.backend.clear_session()
         description = {
             **_labels(models),
             "files": [asdict(file) for file in files],
-            "temperature": temperature.value
-            if temperature and temperature.helps
-            else None,  # the files do not apply it
+            # The files do not apply it.
+            "temperature": temperature.value if temperature and temperature.helps else None,
             "average": None if average is None else asdict(average),
         }
         write_json(temporary / DESCRIPTION, description)

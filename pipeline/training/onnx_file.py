@@ -14,11 +14,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import OutOfMemory
+from pipeline.training.memory import available_memory
+
+_COPIES = 24
+"""How often the weights are in memory when TensorFlow freezes a network for the converter: measured, RESULTS.md."""
+
+
+def memory_for_onnx(network: Any) -> int:
+    """About how many bytes of memory writing its ONNX file takes, beside what is taken already."""
+    return _COPIES * 4 * int(network.count_params())
+
+
+def require_memory(network: Any) -> None:
+    """Refuse now what would be killed after minutes.
+
+    Raises:
+        OutOfMemory: This machine has too little memory to write the ONNX file.
+    """
+    need, there = memory_for_onnx(network), available_memory()
+    if 0 < there < need:
+        raise OutOfMemory(
+            f"writing this network as ONNX takes about {need / 1e9:.1f} GB of memory; {there / 1e9:.1f} GB are free",
+            expected=f"memory for {_COPIES} times the weights, which are {network.count_params() * 4 / 1e9:.2f} GB",
+            next_step="leave the format out (--format keras), or export on a machine with more memory",
+        )
+
 
 def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     import keras
     import onnx
 
+    require_memory(portable)
     signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
     with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")), _weights_shared():
         warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of

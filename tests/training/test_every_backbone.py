@@ -13,6 +13,7 @@ import pytest
 from keras.src.applications import convnext as keras_convnext
 from scipy.special import softmax
 
+from pipeline.errors import OutOfMemory
 from pipeline.model.backbones import BACKBONES, build_backbone
 from pipeline.model.classifier import build_classifier
 from pipeline.model.freezing import blocks, unfreeze
@@ -20,6 +21,8 @@ from pipeline.model.portable import portable_classifier
 from pipeline.recipe import Head, Stage
 from pipeline.training.export import ModelFormat, write_and_run
 from pipeline.training.grad_cam import grad_cam
+from pipeline.training.memory import available_memory
+from pipeline.training.onnx_file import memory_for_onnx
 from pipeline.training.schedule import make_optimizer
 from tests.training.test_grad_cam import class_activation_map
 
@@ -162,6 +165,10 @@ def test_the_whole_story(name: str, tmp_path: Path, request: pytest.FixtureReque
 
     portable = portable_classifier(again)
     for format in ModelFormat:
+        if format is ModelFormat.onnx and 0 < available_memory() < memory_for_onnx(portable):
+            with pytest.raises(OutOfMemory, match="writing this network as ONNX takes about"):
+                write_and_run(portable, tmp_path / "refused.onnx", batches, labels={})
+            continue
         found = write_and_run(portable, tmp_path / f"all.{format.value}", batches, labels={})
         for one, expected, most in zip(found, wanted, allowed, strict=True):
             assert most.min() < 5e-3 and (np.abs(one - expected) <= most).all(), (format, one, expected, most)

@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 from pipeline.artifacts import Workspace, read_json, write_json
 from pipeline.data.pictures import FilePictures
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, OutOfMemory
 from pipeline.model.portable import portable_classifier
 from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.manifests import MANIFEST
@@ -294,6 +294,17 @@ def test_the_temperature_is_of_the_plain_predictions_of_all_folds(
     else:
         assert read_json(done.folder / "model.json")["temperature"] is None
         assert "no temperature brings the OOF predictions nearer to the truth" in card
+
+
+def test_what_would_not_fit_into_memory_is_refused_before_anything_is_written(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.onnx_file.available_memory", lambda: 1_000_000)
+    with pytest.raises(OutOfMemory, match=r"takes about 0\.0 GB of memory") as caught:
+        export_folds(**key(finished), folder=tmp_path / "both", folds=[0])
+    assert "--format keras" in caught.value.next_step
+    assert not list(tmp_path.iterdir())
+    export_folds(**key(finished), folder=tmp_path / "keras", folds=[0], formats=[ModelFormat.keras])
 
 
 def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
