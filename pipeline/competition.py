@@ -14,7 +14,9 @@ is taken, too, such as that of extra pictures where data/ is a link to a folder 
 Reading the data itself belongs to `data/index.py`.
 """
 
+import csv
 import difflib
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -124,6 +126,16 @@ class Competition(Settings):
     @property
     def folds_file(self) -> Path:
         return self.folder / "folds.csv"
+
+    @property
+    def folds_sha256(self) -> str | None:
+        """`Folds.sha256` of the file there is, found without pandas; None where there is none that can be read."""
+        try:
+            with self.folds_file.open(encoding="utf-8", newline="") as file:
+                rows = sorted((row["id"], row["fold"]) for row in csv.DictReader(file))
+        except (OSError, ValueError, KeyError, csv.Error):
+            return None
+        return hashlib.sha256("".join(f"{key},{fold}\n" for key, fold in rows).encode()).hexdigest()
 
     @property
     def quarantine_file(self) -> Path:

@@ -36,7 +36,7 @@ def process_started() -> float:
     try:
         ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, ValueError, IndexError):
         return time.time()
 
 

@@ -31,7 +31,10 @@ class Progress(tqdm):  # type: ignore[type-arg]
         if msg is not None or time.monotonic() < self._next:
             return False
         self._next = time.monotonic() + QUIET
-        done, total = (self.format_sizeof(n) if self.unit_scale else f"{n:,}" for n in (self.n, self.total or 0))
+        done, total = (
+            self.format_sizeof(n, self.unit, self.unit_divisor) if self.unit_scale else f"{n:,}"
+            for n in (self.n, self.total or 0)
+        )
         of = f" of {total}" if self.total else ""
         spent = self.format_interval(self.format_dict["elapsed"])
         print(f"{self.desc.removesuffix(': ')}: {done}{of}, {spent} so far", file=sys.stderr, flush=True)

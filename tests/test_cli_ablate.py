@@ -52,7 +52,7 @@ def test_with_and_without_extra_rows_beside_a_change_that_fails(workspace: Path,
         "Against colours, the baseline",
     ):
         assert part in done.stdout
-    assert (workspace / "oof/tiny/colours-more/learning_curves.png").is_file()
+    assert (workspace / "oof/tiny/colours-more/learning_curves.csv").is_file()
 
 
 def test_all_changes_are_checked_before_the_first_training(workspace: Path, with_extra: Competition) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
+from pipeline.data.folds import load_folds
+from pipeline.data.index import train_index
 from pipeline.predictions.store import finish_experiment, prediction_frame
 from tests.conftest import manifest_scores, write_table
 from tests.test_cli import kit, refused
@@ -78,12 +80,15 @@ def test_experiments_are_compared_with_the_best(make: Make) -> None:
     assert (rows[0]["fold_0"], rows[0]["fold_1"]) == (10 / 12, 11 / 12)
 
 
-def test_what_is_on_other_folds_than_the_newest_is_called_older(make: Make) -> None:
+def test_what_is_on_other_folds_than_there_are_is_listed_so(make: Make, tiny_competition: Competition) -> None:
     make("whole", 4)
     make("part", 6, folds=[0], missing_folds=[1])
-    make("renewed", 5, folds_sha256="g", created="2026-11-29")
+    assert tiny_competition.folds_sha256 is None
+    kit("folds", "tiny")
+    assert tiny_competition.folds_sha256 == load_folds(tiny_competition, train_index(tiny_competition)).sha256
+    make("renewed", 5, folds_sha256=tiny_competition.folds_sha256)
     listed = {row["experiment"]: row["folds"] for row in json.loads(kit("oof", "list", "--format", "json").stdout)}
-    assert listed == {"whole": "2, older", "part": "1 of 2, older", "renewed": "2"}
+    assert listed == {"whole": "2, other folds", "part": "1 of 2, other folds", "renewed": "2"}
     assert "cannot be held against" in refused("oof", "compare", "whole", "renewed")
 
 

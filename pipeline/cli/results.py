@@ -13,8 +13,8 @@ from pipeline.cli.output import (
     Format,
     FormatOption,
     competition_of,
-    recipe_for_this_machine,
     show,
+    train_command,
     warn_of_order,
 )
 
@@ -37,10 +37,12 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     manifests = [read_manifest(workspace, *key) for key in list_experiments(workspace, competition)]
     if not manifests and format is Format.table:
         known = [competition] if competition else list_competitions(ROOT)
-        what = f"{recipe_for_this_machine()} {known[0]}" if len(known) == 1 else "RECIPE COMPETITION"
-        print(f"no finished experiment yet; make one: kit train {what}")
+        several = "kit train RECIPE COMPETITION" if known else "kit demo, or kit init COMPETITION --data FOLDER"
+        print(f"no finished experiment yet; next: {train_command(known[0]) if len(known) == 1 else several}")
         return
-    show(leaderboard_rows(manifests), format)
+    slugs = {manifest["competition"] for manifest in manifests} & set(list_competitions(ROOT))
+    folds = {slug: load_competition(slug, root=ROOT).folds_sha256 for slug in slugs}
+    show(leaderboard_rows(manifests, folds=folds), format)
 
 
 def submission_make(experiment: ExperimentArgument, competition: CompetitionOption = None) -> None:

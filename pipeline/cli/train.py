@@ -152,7 +152,9 @@ def train(
     print(f"this command took {time.monotonic() - started:.0f} s")
     curves = f"    learning curves: {picture}" if picture else ""
     print(f"\npredictions: {workspace.oof(competition, experiment)}{curves}")
-    if manifest["missing_folds"]:
+    if until < math.inf and not set(fold or ()) & set(manifest["folds"]):
+        print(f"next: more time, as a fold takes longer: with another --budget than {budget} it is another experiment")
+    elif manifest["missing_folds"]:
         others = "--fold " + " --fold ".join(map(str, manifest["missing_folds"])) if budget else "no --fold"
         print(f"next: the same command with {others} trains the other folds, too")
     if described.sample_submission is None:
@@ -240,7 +242,7 @@ def _budgeted(
     data, _ = prepare(settings, described, experiment=experiment, workspace=workspace)
     numbers = folds_of(data, described.slug, folds)
     print(f"trying some batches of each stage, to see what fits into {duration(seconds)}", flush=True)
-    left = seconds - (time.monotonic() - started)
+    left = max(seconds - (time.monotonic() - started), 0)
     hurried = replace(machine, stop_at=time.time() + TRYING * left)
     try:
         tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=hurried)
@@ -249,7 +251,7 @@ def _budgeted(
         raise DoesNotFit(
             f"{settings.name} does not fit into {duration(seconds)}: trying it was not done in {tried_for}",
             expected="more time, or less to do",
-            next_step="give it more time (pictures decoded so far are kept), or take a smaller network",
+            next_step="give it more time (sizes decoded whole are kept), or take a smaller network",
         ) from error
     paths, cache = list(data.train["path"]), workspace.cache(described.slug)
     used = time.monotonic() - started

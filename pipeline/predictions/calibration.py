@@ -67,7 +67,7 @@ class OofTemperature:
 
     @property
     def helps(self) -> bool:
-        """Whether the probabilities are nearer to the truth with it."""
+        """Whether the calibration error is lower with it."""
         return self.error_after < self.error_before
 
 

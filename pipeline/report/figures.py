@@ -132,9 +132,11 @@ def range_test_figure(
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     # What exploded would press the rest flat.
-    low, high = np.nanmin(smoothed), np.nanmax(smoothed[: len(smoothed) // 2 + 1])
-    room = 0.5 * (high - low) + 0.05 * abs(low)
-    axis.set_ylim(low - room, high + room)
+    finite = smoothed[np.isfinite(smoothed)]
+    if len(finite):
+        low, high = finite.min(), finite[: len(finite) // 2 + 1].max()
+        room = 0.5 * (high - low) + 0.05 * abs(low)
+        axis.set_ylim(low - room, high + room)
     axis.set_xlabel("learning rate")
     axis.set_ylabel("training loss")
     quiet(axis, "both")

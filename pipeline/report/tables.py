@@ -107,7 +107,7 @@ def calibration_text(temperature: "OofTemperature | None", *, select_on: str, mo
         return "as predicted: every OOF row is right, which no temperature can be fitted to"
     change = f"{temperature.error_before:.4f} → {temperature.error_after:.4f}"
     if not temperature.helps:
-        return f"as predicted: no temperature brings the OOF predictions nearer to the truth (ECE {change})"
+        return f"as predicted: a temperature fitted to the OOF predictions does not lower their ECE ({change})"
     parts = [
         f"calibrated by temperature {temperature.value:.3f}, fitted on OOF predictions",
         f"ECE of single fold models there {change}",
@@ -126,20 +126,21 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def leaderboard_rows(manifests: Sequence[Row]) -> list[Row]:
+def leaderboard_rows(manifests: Sequence[Row], *, folds: Mapping[str, str | None] | None = None) -> list[Row]:
     """One row an experiment and a floor, by competition, best first.
 
-    `folds` says of those on other folds than the newest experiment's that they are older: not to be compared with it.
+    Args:
+        folds: `folds_sha256` of each competition, where it is known: of an experiment on other folds it is said.
     """
     rows: list[Row] = []
     for slug in sorted({manifest["competition"] for manifest in manifests}):
         of_slug = [manifest for manifest in manifests if manifest["competition"] == slug]
-        current = max(of_slug, key=itemgetter("created"))["folds_sha256"]
+        current = (folds or {}).get(slug)
         entries = [
             {
                 "competition": slug,
                 "experiment": manifest["experiment"],
-                "folds": folds_in_words(manifest) + ", older" * (manifest["folds_sha256"] != current),
+                "folds": folds_in_words(manifest) + ", other folds" * (current not in (None, manifest["folds_sha256"])),
                 "metric": manifest["metric"],
                 "score": manifest["oof_score"],
                 "± se": manifest["oof_score_se"],

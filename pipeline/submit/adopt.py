@@ -1,6 +1,7 @@
 """What a kernel made, taken over into oof/ and runs/ where it fits what is there.
 
-Of what is there only a result of fewer folds is replaced, by one of more that has the same rows.
+Of what is there only what is unfinished is replaced: a fold that was begun, by a finished one; a result of fewer folds,
+by one of more that has the same rows.
 """
 
 import shutil
@@ -16,7 +17,7 @@ _IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "grou
 
 
 def adopt(output: Path, competition: str, experiment: str, *, workspace: Workspace) -> tuple[Path, ...]:
-    """Copy what an output holds into runs/ and oof/; what is here already stays as it is.
+    """Copy what an output holds into runs/ and oof/; what is finished here stays as it is.
 
     Raises:
         KitError: There is an experiment of that name made from another recipe, other data or other folds, or with

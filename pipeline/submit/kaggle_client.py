@@ -292,7 +292,7 @@ class Kaggle:
                         answer,
                         str(target),
                         client.http_client(),
-                        quiet=not progress,
+                        quiet=not (progress and sys.stderr.isatty()),
                         resume=True,
                         max_retries=0,  # retrying is ours
                         timeout=self._session.timeout,

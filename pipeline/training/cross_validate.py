@@ -73,7 +73,9 @@ def cross_validate(
         check_packaged(recipe.backbone, recipe.weights)
         fitting = with_parts(recipe, data, folder=workspace.parts(competition.slug))
     to_train = [fold for fold in wanted if not tasks[fold].done]
-    longest = max((seconds_of([task]) for task in tasks.values() if task.done), default=0.0)
+    longest = 0.0
+    if to_train and until < math.inf:
+        longest = max((seconds_of([task]) for task in tasks.values() if task.done), default=0.0)
     for fold in wanted:
         if fold not in to_train:
             log.info("fold %d is done already", fold)

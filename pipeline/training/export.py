@@ -246,10 +246,10 @@ def _write(
     import keras
 
     with atomic_folder(folder) as temporary:
-        files = []
+        files: list[ExportedFile] = []
         for checked in networks:
             portable = portable_classifier(checked.network)
-            if ModelFormat.onnx in formats:
+            if ModelFormat.onnx in formats and not files:
                 require_memory(portable)
             for format in dict.fromkeys(formats):
                 files.append(_export(temporary, portable, checked, format, models))

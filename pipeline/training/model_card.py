@@ -117,7 +117,7 @@ def _calibrated(average: AverageCheck | None, temperature: OofTemperature | None
     if temperature is None:
         return "They are not calibrated: every OOF row is right, which no temperature can be fitted to."
     if not temperature.helps:
-        return "They are not calibrated: no temperature brings the OOF predictions nearer to the truth."
+        return "They are not calibrated: a temperature fitted to the OOF predictions does not lower their ECE."
     return (
         f"They are not calibrated: the temperature that fits the OOF predictions, {temperature.value:.3f}, is not in "
         "the files. `p ** (1 / temperature)`, each row divided by its sum, applies it to the probabilities of a fold's "

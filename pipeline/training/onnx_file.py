@@ -45,7 +45,6 @@ def write_onnx(portable: Any, file: Path, labels: dict[str, Any]) -> None:
     import keras
     import onnx
 
-    require_memory(portable)
     signature = [keras.InputSpec(shape=(None, None, None, 3), dtype="uint8", name="pictures")]
     with warnings.catch_warnings(), _quiet(logging.getLogger("tf2onnx")), _weights_shared():
         warnings.simplefilter("ignore")  # Keras asks NumPy for names that tf2onnx wants and that NumPy warns of

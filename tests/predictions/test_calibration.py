@@ -53,7 +53,7 @@ def test_a_temperature_that_helps_nobody_is_not_applied() -> None:
     assert found is not None
     assert not found.helps and found.error_after >= found.error_before
     said = calibration_text(found, select_on="last", models=3, raw=False)
-    assert said.startswith("as predicted: no temperature") and "calibrated" not in said
+    assert said.startswith("as predicted: a temperature") and "calibrated" not in said
 
 
 def test_with_one_fold_it_says_that_there_is_no_other() -> None:

@@ -143,7 +143,7 @@ def test_the_error_of_the_oof_is_as_wide_as_it_is(tmp_path: Path) -> None:
         # Two far points hold the axes, so that a pixel is worth the same in each picture.
         ends = [submission(end, public=None, private=end, oof_score_se=0.0, experiment="") for end in (0.5, 1.0)]
         entry = submission(0.75, public=0.6, private=None, oof_score_se=error, experiment="")
-        picture = scatter([*ends, entry], tmp_path / "x")
+        picture = scatter([*ends, entry], tmp_path / "x.png")
         found = np.abs(picture - np.array(to_rgb(PUBLIC)) * 255).max(axis=2) < 40  # a thin line is blurred
         found[:LEGEND] = False
         columns = np.flatnonzero(found.any(axis=0))
@@ -157,7 +157,7 @@ def test_the_error_of_the_oof_is_as_wide_as_it_is(tmp_path: Path) -> None:
 def test_every_server_has_a_panel(tmp_path: Path) -> None:
     entry = submission(0.9, public=0.85, private=0.95)
     one = scatter([entry], tmp_path / "one.png")
-    two = scatter([entry, {**entry, "server": "rehearsal"}], tmp_path / "two")
+    two = scatter([entry, {**entry, "server": "rehearsal"}], tmp_path / "two.png")
     assert two.shape[0] > 1.7 * one.shape[0]
     assert two.shape[1] == one.shape[1]
     many = [submission(0.9, public=0.85 + number / 1000, private=None) for number in range(40)]

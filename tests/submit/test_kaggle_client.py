@@ -368,4 +368,4 @@ def test_only_progress_is_shown_and_only_where_it_is_wanted(
         kaggle.upload_dataset(files, ref="rehearsal-user/wheels", title="Wheels", notes="", progress=progress)
         shown = capfd.readouterr()
         assert shown.out == ""
-        assert ("a.bin: 0.00 of " in shown.err and "it/s" not in shown.err) if progress else shown.err == ""
+        assert ("a.bin: 0.00B of " in shown.err and "it/s" not in shown.err) if progress else shown.err == ""
