@@ -128,16 +128,6 @@ class Competition(Settings):
         return self.folder / "folds.csv"
 
     @property
-    def folds_sha256(self) -> str | None:
-        """`Folds.sha256` of the file there is, found without pandas; None where there is none that can be read."""
-        try:
-            with self.folds_file.open(encoding="utf-8", newline="") as file:
-                rows = sorted((row["id"], row["fold"]) for row in csv.DictReader(file))
-        except (OSError, ValueError, KeyError, csv.Error):
-            return None
-        return hashlib.sha256("".join(f"{key},{fold}\n" for key, fold in rows).encode()).hexdigest()
-
-    @property
     def quarantine_file(self) -> Path:
         return self.folder / "quarantine.csv"
 
@@ -156,6 +146,16 @@ class Competition(Settings):
 
 def competition_folder(slug: str, *, root: Path) -> Path:
     return root / "competitions" / slug
+
+
+def folds_sha256(file: Path) -> str | None:
+    """`Folds.sha256` of a folds.csv, found without pandas; None where there is none that can be read."""
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = sorted((row["id"], row["fold"]) for row in csv.DictReader(opened))
+    except (OSError, ValueError, KeyError, csv.Error):
+        return None
+    return hashlib.sha256("".join(f"{key},{fold}\n" for key, fold in rows).encode()).hexdigest()
 
 
 def in_rehearsal(command: str, slug: str, *, root: Path) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.artifacts import Workspace
-from pipeline.competition import Competition
+from pipeline.competition import Competition, folds_sha256
 from pipeline.data.folds import load_folds
 from pipeline.data.index import train_index
 from pipeline.predictions.store import finish_experiment, prediction_frame
@@ -83,10 +83,11 @@ def test_experiments_are_compared_with_the_best(make: Make) -> None:
 def test_what_is_on_other_folds_than_there_are_is_listed_so(make: Make, tiny_competition: Competition) -> None:
     make("whole", 4)
     make("part", 6, folds=[0], missing_folds=[1])
-    assert tiny_competition.folds_sha256 is None
+    assert folds_sha256(tiny_competition.folds_file) is None
     kit("folds", "tiny")
-    assert tiny_competition.folds_sha256 == load_folds(tiny_competition, train_index(tiny_competition)).sha256
-    make("renewed", 5, folds_sha256=tiny_competition.folds_sha256)
+    current = load_folds(tiny_competition, train_index(tiny_competition)).sha256
+    assert folds_sha256(tiny_competition.folds_file) == current
+    make("renewed", 5, folds_sha256=current)
     listed = {row["experiment"]: row["folds"] for row in json.loads(kit("oof", "list", "--format", "json").stdout)}
     assert listed == {"whole": "2, other folds", "part": "1 of 2, other folds", "renewed": "2"}
     assert "cannot be held against" in refused("oof", "compare", "whole", "renewed")

@@ -27,7 +27,7 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
     Example: kit oof list --format csv
     """
     from pipeline.artifacts import Workspace
-    from pipeline.competition import list_competitions, load_competition
+    from pipeline.competition import competition_folder, folds_sha256, list_competitions, load_competition
     from pipeline.predictions.manifests import list_experiments, read_manifest
     from pipeline.report.tables import leaderboard_rows
 
@@ -40,9 +40,11 @@ def oof_list(competition: CompetitionOption = None, format: FormatOption = Forma
         several = "kit train RECIPE COMPETITION" if known else "kit demo, or kit init COMPETITION --data FOLDER"
         print(f"no finished experiment yet; next: {train_command(known[0]) if len(known) == 1 else several}")
         return
-    slugs = {manifest["competition"] for manifest in manifests} & set(list_competitions(ROOT))
-    folds = {slug: load_competition(slug, root=ROOT).folds_sha256 for slug in slugs}
+    slugs = {manifest["competition"] for manifest in manifests}
+    folds = {slug: folds_sha256(competition_folder(slug, root=ROOT) / "folds.csv") for slug in slugs}
     show(leaderboard_rows(manifests, folds=folds), format)
+    if format is Format.table:
+        print("\nscore: each fold with TTA if the other folds gain by it; in brackets what knows no picture")
 
 
 def submission_make(experiment: ExperimentArgument, competition: CompetitionOption = None) -> None:
