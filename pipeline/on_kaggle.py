@@ -29,15 +29,22 @@ from pipeline.submit.unzip import hoist, unpack
 
 REPORT = "kernel.json"
 _DEPTH = 5  # of folders below /kaggle/input that are searched
+_LONGEST_START = 600.0  # seconds from a process's beginning to here
 
 
 def process_started() -> float:
-    """Unix time in seconds at which this process began, or now where there is no /proc to ask (proc(5))."""
+    """Unix time in seconds at which this process began, or now where /proc does not tell, or tells what cannot be.
+
+    The field is `starttime` of proc(5). A sandbox may count it by another clock: believed, that would end a session
+    at once.
+    """
+    now = time.time()
     try:
         ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, ValueError, IndexError):
-        return time.time()
+        return now
+    return now - age if 0 <= age < _LONGEST_START else now
 
 
 _STARTED = process_started()  # not when this file is imported: reading the packages may have taken many seconds

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ import pytest
 from pipeline.artifacts import read_json, write_json
 from pipeline.competition import Competition
 from pipeline.errors import DataError, KitError, OutOfTime, RecipeError
-from pipeline.on_kaggle import Session, find_folders, holds, session
+from pipeline.on_kaggle import Session, find_folders, holds, process_started, session
 from pipeline.recipe import load_recipe
 from pipeline.rehearsal.server import Rehearsal
 from pipeline.session import training_seconds
@@ -285,6 +286,12 @@ def test_a_sessions_time_begins_with_its_process_not_with_the_import() -> None:
     text = "import time; time.sleep(0.5); t = time.time(); import pipeline.on_kaggle as o; print(t - o._STARTED)"
     ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert 0.5 <= float(ran.stdout) < 30
+
+
+@pytest.mark.parametrize("clock", [0.0, 1e9])
+def test_a_clock_that_cannot_be_does_not_end_a_session(clock: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", lambda _: clock)
+    assert process_started() == pytest.approx(time.time(), abs=5)
 
 
 @pytest.mark.parametrize(("session", "left"), [(43200, 2160), (600, 30), (300, 15), (36, 15)])
