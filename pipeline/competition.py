@@ -17,17 +17,55 @@ Reading the data itself belongs to `data/index.py`.
 import csv
 import difflib
 import hashlib
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import DataError
 from pipeline.settings import NAME, Settings, explain, read_mapping
 
-MetricName = Literal["accuracy", "log_loss", "macro_f1", "quadratic_kappa", "roc_auc"]
-Match = Literal["path", "name", "stem"]
+Needs = Literal["labels", "probabilities", "ranking"]
+METRIC_NEEDS: dict[str, Needs] = {
+    "accuracy": "labels",
+    "balanced_accuracy": "labels",
+    "macro_f1": "labels",
+    "micro_f1": "labels",
+    "sample_f1": "labels",
+    "matthews": "labels",
+    "quadratic_kappa": "labels",
+    "log_loss": "probabilities",
+    "weighted_log_loss": "probabilities",
+    "brier": "probabilities",
+    "roc_auc": "probabilities",
+    "partial_roc_auc@T": "probabilities",
+    "map@K": "ranking",
+    "top_K_accuracy": "ranking",
+}
+"""What each metric looks at. T is the least true-positive rate, as in 0.8; K how many names count, as in 5."""
+SINGLE_ONLY = {"balanced_accuracy", "matthews", "quadratic_kappa", "weighted_log_loss", "map@K", "top_K_accuracy"}
+Match = Literal["path", "name", "stem", "number"]
+Target = Literal["single", "multilabel"]
+Form = Literal["class", "probability", "probabilities", "names", "ranked", "long"]
+TAKES: dict[Form, tuple[set[Needs], set[Target]]] = {
+    "class": ({"labels"}, {"single"}),
+    "probability": ({"probabilities"}, {"single"}),
+    "probabilities": ({"labels", "probabilities", "ranking"}, {"single", "multilabel"}),
+    "names": ({"labels"}, {"multilabel"}),
+    "ranked": ({"ranking"}, {"single"}),
+    "long": ({"labels", "probabilities", "ranking"}, {"single", "multilabel"}),
+}
+"""Which metrics and which targets each form of a submission is for."""
+
+
+def metric_kind(name: str) -> str | None:
+    """The key of `METRIC_NEEDS` that a metric's name is of: `map@K` for `map@5`; None where there is none."""
+    kind = re.sub(r"^map@[1-9][0-9]*$", "map@K", name)
+    kind = re.sub(r"^top_[1-9][0-9]*_accuracy$", "top_K_accuracy", kind)
+    kind = re.sub(r"^partial_roc_auc@0?\.[0-9]+$", "partial_roc_auc@T", kind)
+    return kind if kind in METRIC_NEEDS and (kind == name) == (not re.search("[@_][KT]", kind)) else None
 
 
 class Split(Settings):
@@ -42,27 +80,54 @@ class Split(Settings):
 class LabelledPictures(Settings):
     """Pictures and where their labels are.
 
-    Without a table, the folder a picture lies in is its label and its path inside data/ is its id.
+    Without a table, the folder a picture lies in is its label, or its path says it by `label_pattern`, and its path
+    inside data/ is its id.
 
     Attributes:
         pictures: Folder of the pictures, searched with its subfolders.
         table: CSV with a row a picture.
-        match: How `id_column` names a file: by its `path` from `pictures`, its file `name` or its `stem`.
+        match: How `id_column` names a file: by its `path` from `pictures`, its file `name`, its `stem`, or the `number`
+            that its stem is, whatever zeros stand before it.
+        label_columns: Columns of 0 and 1, one a class, instead of a label column.
+        label_separator: What stands between the names, where a label column holds several.
+        label_pattern: Regular expression with a group `label`, found in the path from `pictures`.
     """
 
     pictures: str
     table: str | None = None
     id_column: str | None = None
     label_column: str | None = None
+    label_columns: tuple[str, ...] = ()
+    label_separator: str | None = Field(default=None, min_length=1)
+    label_pattern: str | None = None
     match: Match = "name"
 
     @model_validator(mode="after")
     def _table_and_columns(self) -> Self:
-        if self.table and not (self.id_column and self.label_column):
-            raise ValueError("with a table, id_column and label_column must be given")
-        if not self.table and (self.id_column or self.label_column):
-            raise ValueError("id_column and label_column have no effect without a table")
+        if self.table and not (self.id_column and bool(self.label_column) != bool(self.label_columns)):
+            raise ValueError("with a table, id_column and one of label_column and label_columns must be given")
+        if not self.table and (self.id_column or self.label_column or self.label_columns):
+            raise ValueError("id_column, label_column and label_columns have no effect without a table")
+        if self.label_separator and not self.label_column:
+            raise ValueError("label_separator has no effect without a label_column")
+        if len(self.label_columns) == 1 or len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError("label_columns are two or more, each named once")
         return self
+
+    @field_validator("label_pattern")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None, info: ValidationInfo) -> str | None:
+        if pattern is None:
+            return None
+        if info.data.get("table"):
+            raise ValueError("label_pattern has no effect with a table")
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if "label" not in groups:
+            raise ValueError("has no group named label, as in '(?P<label>[a-z]+)'")
+        return pattern
 
 
 class TrainData(LabelledPictures):
@@ -97,22 +162,75 @@ class Competition(Settings):
     """What competition.yaml says.
 
     Attributes:
-        submission: What a submission holds: the predicted `class`, or `probabilities`, a column a class.
+        metric: A name of `METRIC_NEEDS`, or a file beside competition.yaml such as metric.py, with Kaggle's `score`.
+        class_weights: Of `weighted_log_loss`: by class, 1 for those not named.
+        target: Whether a picture is of a `single` class or of any number of them.
+        submission: What a submission holds: the predicted `class`; the `probability` of the class `positive`;
+            `probabilities`, a column a class (0 and 1, where several labels are cut); the `names` of all classes found;
+            the `top` names `ranked`; or in `long` form a row a picture and class, with ids as in `cat.jpg_dog`.
+        positive: By default "1", where the classes are "0" and "1".
+        top: How many names a `ranked` submission holds.
+        separator: What stands between names in a submission, and between picture and class in a `long` one's ids.
         extra: By name, further pictures that a recipe may train on, too; they are never held out.
         folds: How many folds are made, where the data has no predefined split.
         folder: `competitions/<slug>`; not part of the file.
     """
 
     slug: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    metric: MetricName = "accuracy"
+    metric: str = "accuracy"
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    target: Target = "single"
     train: TrainData
     test: TestData | None = None
     extra: dict[Annotated[str, Field(pattern=f"^{NAME}$")], LabelledPictures] = Field(default_factory=dict)
     sample_submission: str | None = None
-    submission: Literal["class", "probabilities"] = "class"
+    submission: Form = "class"
+    positive: str | None = None
+    top: int = Field(default=5, ge=1)
+    separator: str = Field(default=" ", min_length=1)
     folds: int = Field(default=5, ge=2)
     fold_seed: int = Field(default=0, ge=0)
     folder: Path = Field(default=Path("."), exclude=True)
+
+    @field_validator("metric")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if metric_kind(name) is None and not re.fullmatch(r"[\w.-]+\.py", name):
+            close = difflib.get_close_matches(name, METRIC_NEEDS, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise ValueError(f"is no metric; {hint}there are {', '.join(METRIC_NEEDS)}, or a file metric.py")
+        return name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """A metric that ranks or measures probabilities is never given labels, and the like."""
+        kind, (metrics, targets) = metric_kind(self.metric), TAKES[self.submission]
+        if kind and METRIC_NEEDS[kind] not in metrics:
+            forms = [form for form, (needs, known) in TAKES.items() if METRIC_NEEDS[kind] in needs]
+            raise ValueError(
+                f"{self.metric} looks at {METRIC_NEEDS[kind]}, which a submission of the form `{self.submission}` does "
+                f"not hold; with this metric `submission` is one of {', '.join(forms)}"
+            )
+        if self.target not in targets or (self.target == "multilabel" and kind in SINGLE_ONLY):
+            what = self.metric if self.target in targets else f"a submission of the form `{self.submission}`"
+            raise ValueError(f"{what} is not for a {self.target} target")
+        if self.target == "single" and self.train.label_separator:
+            raise ValueError("label_separator has no effect on a single target; several names need target: multilabel")
+        if self.target == "multilabel" and not (self.train.label_separator or self.train.label_columns):
+            raise ValueError("a multilabel target needs train.label_columns or train.label_separator")
+        if self.positive is not None and self.submission != "probability":
+            raise ValueError("positive has no effect without `submission: probability`")
+        if self.class_weights and self.metric != "weighted_log_loss":
+            raise ValueError("class_weights has no effect without `metric: weighted_log_loss`")
+        return self
+
+    @property
+    def cuts_labels(self) -> bool:
+        """Whether a submission holds those of several labels whose probability is above a threshold."""
+        kind = metric_kind(self.metric)
+        return self.target == "multilabel" and (
+            self.submission == "names" or (kind is not None and METRIC_NEEDS[kind] == "labels")
+        )
 
     @property
     def data(self) -> Path:
@@ -140,8 +258,15 @@ class Competition(Settings):
         return self.folder / "groups.csv"
 
     def to_yaml(self) -> str:
-        content = self.model_dump(mode="json", exclude_none=True, exclude=set() if self.extra else {"extra"})
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        unused = {"top"} if self.submission != "ranked" else set()
+        unused |= {"separator"} if self.submission not in ("names", "ranked", "long") else set()
+        content = self.model_dump(mode="json", exclude_none=True, exclude=unused)
+        return yaml.safe_dump(_without_empty(content), sort_keys=False, allow_unicode=True)
+
+
+def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
+    inner = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in content.items()}
+    return {key: value for key, value in inner.items() if value not in ({}, [])}
 
 
 def competition_folder(slug: str, *, root: Path) -> Path:

@@ -69,7 +69,7 @@ def init(
 
     from pipeline.data.infer import Wishes, init_competition
 
-    wishes = Wishes(table, id_column, label_column, group_column, metric, folds)  # type: ignore[arg-type]
+    wishes = Wishes(table, id_column, label_column, group_column, metric, folds)
     competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
     show([{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table)
     height, width = audit.mean_size

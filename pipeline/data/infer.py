@@ -17,7 +17,6 @@ from pipeline.artifacts import atomic_folder
 from pipeline.competition import (
     Competition,
     Match,
-    MetricName,
     Split,
     TestData,
     TrainData,
@@ -40,7 +39,7 @@ class Wishes:
     id_column: str | None = None
     label_column: str | None = None
     group_column: str | None = None
-    metric: MetricName | None = None
+    metric: str | None = None
     folds: int = 5
 
 
@@ -334,13 +333,13 @@ def _test_from_sample(
 
 def _submission(
     data: Path, train: TrainData, sample: pd.DataFrame | None, wishes: Wishes, findings: list[Finding]
-) -> tuple[Literal["class", "probabilities"], MetricName]:
+) -> tuple[Literal["class", "probabilities"], str]:
     """What a submission holds, by the sample's columns; and the metric, which no file tells."""
     wide = sample is not None and len(sample.columns) > 2
     submission: Literal["class", "probabilities"] = "probabilities" if wide else "class"
     reason = "the sample has one column a class" if wide else "one label an id"
     findings.append(Finding("submission", submission, reason))
-    metric: MetricName = wishes.metric or ("log_loss" if wide else "accuracy")
+    metric: str = wishes.metric or ("log_loss" if wide else "accuracy")
     assumed = "assumed: the data does not say; choose another with --metric"
     findings.append(Finding("metric", metric, "--metric" if wishes.metric else assumed))
     return submission, metric

@@ -353,7 +353,7 @@ def test_other_data_in_the_folder_is_not_taken_for_what_was_read(tmp_path):
 @pytest.mark.slow
 def test_cars10(tmp_path, shared_data):
     competition, _, audited = init(shared_data / "cars10", tmp_path)
-    assert competition.train.model_dump(exclude_none=True) == {
+    assert competition.train.model_dump(exclude_none=True, exclude_defaults=True) == {
         "pictures": "train",
         "table": "train.csv",
         "id_column": "Id",
