@@ -4,6 +4,8 @@ Everything else that is raised is a bug and keeps its traceback. The command lin
 turn these into a message and an exit code; nothing below them prints or exits.
 """
 
+from collections.abc import Iterable
+
 
 class KitError(Exception):
     """A problem the user can act on.
@@ -33,6 +35,13 @@ class KitError(Exception):
 def counted(number: float, one: str, many: str) -> str:
     """A number and what it is of, for a message: `1 row`, `2 rows`."""
     return f"{str(number).removesuffix('.0')} {one if number == 1 else many}"
+
+
+def name_some(items: Iterable[object], *, limit: int = 5) -> str:
+    """The first few, and how many more."""
+    listed = [str(item) for item in items]
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 def duration(seconds: float) -> str:

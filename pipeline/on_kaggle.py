@@ -193,6 +193,7 @@ class Session:
             [bundle / f"fold-{fold}.weights.h5" for fold in model["folds"]],
             Machine().open(list(test["path"]), tuple(model["size"]), self.workspace.cache(competition.slug)),
             classes=len(model["classes"]),
+            target=competition.target,
             with_views=model["tta_used"],
         )
         frame = prediction_frame(list(test["id"]), found, model["classes"])

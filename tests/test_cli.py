@@ -126,6 +126,7 @@ def experiment(workspace: Path, tiny_competition: Competition) -> pd.DataFrame:
         "competition": "tiny",
         "experiment": "made",
         "metric": "accuracy",
+        "target": "single",
         "greater_is_better": True,
         **manifest_scores(1.0, 0.0),
         "classes": classes,

@@ -64,6 +64,7 @@ def workspace(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest
             "competition": "tiny",
             "experiment": name,
             "metric": "accuracy",
+            "target": "single",
             "greater_is_better": True,
             **manifest_scores(METRICS["accuracy"].score(truth, found), folds=sorted({int(fold) for fold in folds})),
             "classes": CLASSES,

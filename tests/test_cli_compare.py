@@ -42,6 +42,7 @@ def make(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.Monk
             "competition": slug,
             "experiment": name,
             "metric": "accuracy",
+            "target": "single",
             "floors": {},
             "greater_is_better": True,
             "oof_rows": 24,

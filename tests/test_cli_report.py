@@ -36,6 +36,7 @@ def make(tiny_competition: Competition, tmp_path: Path, monkeypatch: pytest.Monk
             "competition": slug,
             "experiment": name,
             "metric": "accuracy",
+            "target": "single",
             "greater_is_better": True,
             **manifest_scores(1 - wrong / 24),
             "floors": {},

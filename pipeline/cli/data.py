@@ -101,8 +101,9 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
 
     from pipeline.data.duplicates import divided_note, divided_pairs
     from pipeline.data.folds import NEVER_HELD_OUT, load_folds
-    from pipeline.data.index import class_names, train_index
+    from pipeline.data.index import train_index
     from pipeline.data.labels import natural
+    from pipeline.targets import classes_of, split_names
 
     index = train_index(described)
     made = load_folds(described, index)
@@ -110,10 +111,15 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     names = {number: f"fold {number}" for number in made.numbers}
     if NEVER_HELD_OUT in set(made.frame["fold"]):
         names = {NEVER_HELD_OUT: "never held out", **names}
-    counts = Counter(zip(index["label"], made.frame["fold"], strict=True))
+    several = described.target == "multilabel"
+    counts = Counter(
+        (name, fold)
+        for label, fold in zip(index["label"], made.frame["fold"], strict=True)
+        for name in (split_names(label) if several else [label])
+    )
     rows = [
         {"class": label, **{name: counts[label, number] for number, name in names.items()}}
-        for label in sorted(class_names(index["label"]), key=natural)
+        for label in sorted(classes_of(described, index["label"]), key=natural)
     ]
     show(rows, format)
     if format is Format.table:

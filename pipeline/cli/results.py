@@ -90,10 +90,11 @@ def submission_check(
     slug = competition or competition_of(csv_file)
     described = load_competition(slug, root=ROOT)
 
-    from pipeline.data.index import class_names, train_index
+    from pipeline.data.index import train_index
     from pipeline.submit.submission import check_submission, require
+    from pipeline.targets import classes_of
 
-    classes = class_names(train_index(described)["label"])
+    classes = classes_of(described, train_index(described)["label"])
     check = check_submission(described, csv_file, classes=classes)
     require(check, csv_file)
     if check.order:

@@ -8,8 +8,9 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.facts import Facts, kept_facts, read_pictures
-from pipeline.data.index import class_names, name_some, read_quarantine, scan, test_index
+from pipeline.data.index import name_some, read_quarantine, scan, test_index
 from pipeline.errors import DataError
+from pipeline.targets import classes_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def audit(competition: Competition) -> Audit:
     sizes = found.facts.table.loc[found.train["path"], ["height", "width"]]
     return Audit(
         pictures=len(found.train),
-        classes=class_names(found.train["label"]),
+        classes=classes_of(competition, found.train["label"]),
         mean_size=(float(sizes["height"].mean()), float(sizes["width"].mean())) if len(sizes) else (0.0, 0.0),
         test_pictures=len(found.test),
         faults=found.faults,

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from pipeline.competition import Competition
 from pipeline.data.extra import ExtraRows, load_extra
 from pipeline.data.folds import NEVER_HELD_OUT, Folds, load_folds
-from pipeline.data.index import class_names, mean_size, name_some, read_table, test_index, train_index
-from pipeline.errors import DataError
+from pipeline.data.forms import Form, form_of
+from pipeline.data.index import mean_size, read_table, test_index, train_index
+from pipeline.errors import DataError, name_some
+from pipeline.targets import classes_of, label_numbers
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class CompetitionData:
         train: Columns id, path, label.
         test: Columns id, path.
         classes: Class names; a label is a number into them.
-        labels: int64 of shape (train rows,).
+        labels: int64 of shape (train rows,), or for several labels a picture 0 and 1 of shape (train rows, classes).
         mean_size: Mean height and width of the training pictures in pixels.
         extra: Rows to train on beside those of `train`; never held out, and no part of anything above.
+        form: What a submission looks like; None where the competition has no sample submission.
     """
 
     train: pd.DataFrame
@@ -36,6 +39,7 @@ class CompetitionData:
     folds: Folds
     mean_size: tuple[float, float]
     extra: ExtraRows
+    form: Form | None
 
     @property
     def sha256(self) -> str:
@@ -75,23 +79,23 @@ def load_data(competition: Competition, *, extra: Sequence[str] = ()) -> Competi
         extra: Names of extra rows, as a recipe has them.
 
     Raises:
-        DataError: As `train_index`, `test_index`, `load_folds` and `load_extra` do.
+        DataError: The sample submission does not go with the classes; and as `train_index`, `test_index`, `load_folds`
+            and `load_extra` do.
         RecipeError: There are no extra rows of such a name.
     """
     train, test = train_index(competition), test_index(competition)
-    classes = class_names(train["label"])
+    classes = classes_of(competition, train["label"])
     _require_metric_fits(competition, classes)
-    _require_sample_fits(competition, classes)
-    number = {name: position for position, name in enumerate(classes)}
-    folds = load_folds(competition, train)
+    form, folds = sample_form(competition, classes), load_folds(competition, train)
     return CompetitionData(
         train=train,
         test=test,
         classes=classes,
-        labels=np.array([number[label] for label in train["label"]], dtype=np.int64),
+        labels=label_numbers(list(train["label"]), classes, target=competition.target),
         folds=folds,
         mean_size=mean_size(train["path"]),
         extra=load_extra(competition, extra, train=train, test=test, classes=classes, folds=folds),
+        form=form,
     )
 
 
@@ -104,15 +108,9 @@ def _require_metric_fits(competition: Competition, classes: list[str]) -> None:
         )
 
 
-def _require_sample_fits(competition: Competition, classes: list[str]) -> None:
-    """Before hours of training, not after them."""
+def sample_form(competition: Competition, classes: list[str]) -> Form | None:
+    """The form of a submission; None where there is no sample. Wrong ones are refused before hours of training."""
     if competition.sample_submission is None:
-        return
-    columns = list(read_table(competition.data / competition.sample_submission).columns[1:])
-    wide = competition.submission == "probabilities"
-    if (wide and set(columns) != set(classes)) or (not wide and len(columns) != 1):
-        raise DataError(
-            f"{competition.sample_submission} has the columns {name_some(columns)} after the id",
-            expected=f"one column a class: {name_some(classes)}" if wide else "one column, for the predicted class",
-            next_step="check `submission` and train.label_column in competition.yaml",
-        )
+        return None
+    columns = list(read_table(competition.data / competition.sample_submission).columns)
+    return form_of(competition, columns, classes)

@@ -9,9 +9,9 @@ from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
 from pipeline.data.audit import Survey, identical, survey
 from pipeline.data.duplicates import Duplicate, components, find_duplicates
-from pipeline.data.index import class_names
 from pipeline.data.labels import Variant, label_variants, natural
 from pipeline.data.remedies import contradictions
+from pipeline.targets import split_names
 
 TRAIN, HELD_OUT, TEST = "train", "held out", "test"
 _PAIR_COLUMNS = (
@@ -67,7 +67,14 @@ class Exploration:
     @property
     def classes(self) -> list[str]:
         """As they are shown."""
-        return sorted(class_names(self.labelled["label"]), key=natural)
+        return sorted(set(self.by_class["label"]), key=natural)
+
+    @property
+    def by_class(self) -> pd.DataFrame:
+        """`labelled` with a row a picture and class: a picture of several comes once for each."""
+        labelled = self.labelled
+        names = _names(self.competition, labelled["label"])
+        return labelled.drop(columns="label").join(names, how="inner")
 
     @property
     def has_split(self) -> bool:
@@ -83,7 +90,7 @@ class Exploration:
         }
         if labelled.empty:
             return facts
-        of_class = labelled["label"].value_counts()
+        of_class = self.by_class["label"].value_counts()
         means = labelled[["height", "width"]].mean()
         facts["classes"] = f"{len(of_class):,}, of {_range(of_class)} pictures"
         facts["mean size"] = f"{means['height']:.0f}×{means['width']:.0f} (height × width)"
@@ -101,6 +108,11 @@ class Exploration:
     def training_pairs(self) -> list[tuple[str, str]]:
         """The ids of both."""
         return [(one.id_a, one.id_b) for one in self.training_duplicates]
+
+
+def _names(competition: Competition, labels: pd.Series) -> pd.Series:
+    """The classes' names, as often as they are said."""
+    return labels.map(split_names).explode().dropna() if competition.target == "multilabel" else labels
 
 
 def explore(competition: Competition) -> Exploration:
@@ -123,7 +135,7 @@ def explore(competition: Competition) -> Exploration:
         contradictory=contradictory,
         faults={**contradictory, **found.faults},
         in_train=_in_train(pictures, pairs),
-        variants=label_variants(found.train["label"]),
+        variants=label_variants(_names(competition, found.train["label"])),
         left_out=found.left_out,
         notes=found.notes,
         rows=found.train,
@@ -163,7 +175,7 @@ def findings(exploration: Exploration) -> list[Finding]:
     if exploration.has_split:
         group = "look at them: the fold is the data's own split"
     else:
-        small = int((exploration.labelled["label"].value_counts() < competition.folds).sum())
+        small = int((exploration.by_class["label"].value_counts() < competition.folds).sum())
     quarantine = competition.quarantine_file.name
     unreadable = exploration.unreadable["part"].value_counts()
     lines = [

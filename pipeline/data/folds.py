@@ -11,9 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.artifacts import atomic_path
-from pipeline.competition import Competition
+from pipeline.competition import Competition, Target
 from pipeline.data.index import name_some, read_quarantine, read_table
+from pipeline.data.stratify import spread
 from pipeline.errors import DataError
+from pipeline.targets import label_numbers, split_names
 
 CHOOSING = 5  # one training row in so many chooses a setting
 NEVER_HELD_OUT = -1  # rows that a predefined split gives to training alone
@@ -40,8 +42,9 @@ class Folds:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
-    """Divide the rows: stratified by label, whole groups together, or as the data's own split says.
+def make_folds(index: pd.DataFrame, *, folds: int, seed: int, target: Target = "single") -> Folds:
+    """Divide the rows: stratified by label, or by each of several, whole groups together, or as the data's own split
+    says.
 
     Every id is in exactly one fold. With a predefined split the held-out rows are fold 0 and the others -1.
 
@@ -54,6 +57,8 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     held_out = (index["split"] == "held_out").to_numpy()
     if held_out.any():
         return Folds(pd.DataFrame({"id": index["id"], "fold": np.where(held_out, 0, NEVER_HELD_OUT)}))
+    if target == "multilabel":
+        return Folds(pd.DataFrame({"id": index["id"], "fold": _several(index, count=folds, seed=seed)}))
     grouped, groups = _groups(index)
     counts = groups.groupby(index["label"]).nunique()
     small = counts[counts < folds].sort_index()
@@ -73,7 +78,9 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int) -> Folds:
     return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
 
 
-def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, seed: int) -> NDArray[np.int64]:
+def inner_rows(
+    index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, seed: int, target: Target = "single"
+) -> NDArray[np.int64]:
     """One in `one_in` of the `rows`, held out of the training to choose the epoch: stratified, whole groups together.
 
     No class is taken out of the training whole; with groups, the part whose size is nearest to what is asked for.
@@ -90,6 +97,8 @@ def inner_rows(index: pd.DataFrame, rows: NDArray[np.int64], *, one_in: int, see
         DataError: Every class is too small to give a part of its rows.
     """
     part = index.iloc[rows].reset_index(drop=True)
+    if target == "multilabel":
+        return np.asarray(rows[_several(part, count=one_in, seed=seed) == 0], dtype=np.int64)
     grouped, groups = _groups(part)
     parts: list[NDArray[np.int64]] = []
     # Where every class has fewer rows than there are parts, scikit-learn raises; where some have, it warns.
@@ -126,6 +135,18 @@ def _parts(index: pd.DataFrame, groups: pd.Series | None, *, count: int, seed: i
     return (rows for _, rows in splitter.split(np.zeros(len(index)), index["label"], groups))
 
 
+def _several(index: pd.DataFrame, *, count: int, seed: int) -> NDArray[np.int64]:
+    """The part of each row of several labels; -1 for groups with a label that no other has, which is never held out."""
+    classes = sorted({name for label in index["label"] for name in split_names(label)})
+    labels = label_numbers(list(index["label"]), classes, target="multilabel")
+    groups = pd.factorize(_groups(index)[1])[0]
+    alone = pd.DataFrame(labels.astype(bool)).groupby(groups).any().sum(axis=0).to_numpy() == 1
+    shared = ~np.isin(groups, groups[labels[:, alone].any(axis=1)])
+    fold = np.full(len(index), NEVER_HELD_OUT)
+    fold[shared] = spread(labels[shared], pd.factorize(groups[shared])[0], count=count, seed=seed)
+    return fold
+
+
 def _sparing(part: pd.DataFrame, groups: pd.Series, found: NDArray[np.int64]) -> NDArray[np.int64]:
     """`found` without the groups that hold a class of which no row would be left to train on."""
     left = set(part["label"].drop(found))
@@ -146,7 +167,7 @@ def load_folds(competition: Competition, index: pd.DataFrame) -> Folds:
         DataError: folds.csv does not name exactly the ids of the index.
     """
     if not competition.folds_file.is_file():
-        folds = make_folds(index, folds=competition.folds, seed=competition.fold_seed)
+        folds = make_folds(index, folds=competition.folds, seed=competition.fold_seed, target=competition.target)
         with atomic_path(competition.folds_file) as temporary:
             folds.frame.to_csv(temporary, index=False)
         return folds

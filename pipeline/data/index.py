@@ -5,7 +5,6 @@ not fit together and says so; `train_index` and `test_index` refuse it, unless t
 """
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from pipeline.competition import Competition, Match
 from pipeline.data.decode import PICTURE_SUFFIXES, picture_size
 from pipeline.errors import DataError
+from pipeline.errors import name_some as name_some
 from pipeline.progress import Progress
 
 
@@ -32,13 +32,6 @@ class Scan:
     rows: pd.DataFrame
     faults: dict[str, str] = field(default_factory=dict)
     without_row: list[str] = field(default_factory=list)
-
-
-def name_some(items: Iterable[object], *, limit: int = 5) -> str:
-    """The first few, and how many more."""
-    listed = [str(item) for item in items]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
 
 
 def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
@@ -197,14 +190,6 @@ def test_index(competition: Competition) -> pd.DataFrame:
         )
     rows = pd.DataFrame({"id": ids, "path": [str(files[key]) for key in ids]})
     return _sorted(rows)
-
-
-def class_names(labels: Iterable[str]) -> list[str]:
-    """The classes in the one order used everywhere: numbers by value, anything else by text."""
-    names = set(labels)
-    if all(re.fullmatch("-?[0-9]+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
 
 
 def mean_size(paths: Iterable[str]) -> tuple[float, float]:

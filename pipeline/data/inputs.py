@@ -44,7 +44,8 @@ class TrainingInput:
     Attributes:
         pictures: All training pictures of the competition at the stage's size; behind them extra ones.
         ids: Their ids, in the same order.
-        labels: Their classes as int64 numbers below `classes`, likewise.
+        labels: Their classes as int64 numbers below `classes`, likewise; for several labels a picture 0 and 1 of shape
+            (pictures, classes).
         rows: The rows to train on, int64.
         mixup: Alpha of the Beta distribution of shares; None for no mixup.
         cutmix: Likewise.
@@ -78,6 +79,11 @@ class TrainingInput:
             rows=np.concatenate([self.rows, len(self.ids) + np.arange(len(extra.ids))]),
         )
 
+    def targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the network learns to say of these rows: 0 and 1 of shape (len(rows), classes)."""
+        labels = self.labels[rows]
+        return labels.astype(np.float32) if labels.ndim == 2 else np.eye(self.classes, dtype=np.float32)[labels]
+
     @property
     def steps_per_epoch(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -99,9 +105,8 @@ class TrainingInput:
         ahead, plan = tee(part for epoch in epochs for part in self._epoch(epoch))
         tasks = (task for task, _ in ahead)
         made = pool.batches(self.pictures, self.augment, tasks, batch_size=self.batch_size)
-        one_hot = np.eye(self.classes, dtype=np.float32)
         for pictures, (task, weights) in zip(made, plan, strict=True):
-            targets = one_hot[self.labels[task.rows]]
+            targets = self.targets(task.rows)
             yield pictures, mix_targets(targets, task.mix) if task.mix else targets, weights
 
     @property
@@ -113,7 +118,7 @@ class TrainingInput:
 
     def _feature_batches(self, epochs: range) -> Iterator[Batch]:
         """Each row comes in all of its views, in an order of its own, before one comes again."""
-        one_hot, count = np.eye(self.classes, dtype=np.float32), len(self.features)
+        count = len(self.features)
         for epoch in epochs:
             rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch // count, _VIEWS])
             order = rng.permuted(np.tile(np.arange(count, dtype=np.uint8), (len(self.ids), 1)), axis=1)
@@ -122,7 +127,7 @@ class TrainingInput:
                 batch = np.empty((len(task.rows), *self.example[0]), dtype=np.float32)
                 for number in np.unique(drawn):
                     batch[drawn == number] = self.features[number].take(task.rows[drawn == number])
-                yield batch, one_hot[self.labels[task.rows]], weights
+                yield batch, self.targets(task.rows), weights
 
     def _epoch(self, epoch: int) -> Iterator[tuple[Task, NDArray[np.float32]]]:
         rows = self.epoch_rows(epoch)

@@ -60,7 +60,7 @@ def showcase(exploration: Exploration, *, augment: Augment) -> Showcase:
 
 def _samples(exploration: Exploration) -> pd.DataFrame:
     """Evenly over the rows of each class; where not every class fits, evenly over the classes."""
-    labelled, classes = exploration.labelled, exploration.classes
+    labelled, classes = exploration.by_class, exploration.classes
     each = min(_OF_A_CLASS, max(1, _SAMPLES // max(1, len(classes))))
     shown = [classes[position] for position in _evenly(len(classes), _SAMPLES // each)]
     chosen = []

@@ -6,17 +6,19 @@ Layers of the kit and of the `efficientnet` package are said in Keras' words, so
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.competition import Target
 from pipeline.model.layers import gem_layer
 
 if TYPE_CHECKING:
     import keras
 
 
-def portable_classifier(classifier: "keras.Model") -> "keras.Model":
+def portable_classifier(classifier: "keras.Model", target: Target = "single") -> "keras.Model":
     """Make a copy of a network of `build_classifier` that needs no code but Keras.
 
     Args:
         classifier: Its precision is float32; it keeps its weights.
+        target: With several labels a picture each class has a probability by itself.
 
     Returns:
         A model from RGB pictures, uint8 [batch, height, width, 3], to probabilities, float32 [batch, classes]. Height
@@ -49,13 +51,16 @@ def portable_classifier(classifier: "keras.Model") -> "keras.Model":
         return layer(*args, **kwargs)
 
     copy = keras.models.clone_model(classifier, clone_function=clone, call_function=call, recursive=True)
-    for source, target in ((classifier, copy), (backbone, copy.get_layer("backbone"))):
+    for source, made in ((classifier, copy), (backbone, copy.get_layer("backbone"))):
         for layer in source.layers:
             if layer.weights and layer is not backbone and not isinstance(layer, gem_layer()):
-                target.get_layer(layer.name).set_weights(layer.get_weights())
+                made.get_layer(layer.name).set_weights(layer.get_weights())
     pictures = keras.Input((None, None, 3), dtype="uint8", name="pictures")
-    probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(copy(pictures))
-    return keras.Model(pictures, probabilities, name="pictures_to_probabilities")
+    if target == "multilabel":
+        to_probabilities = keras.layers.Activation("sigmoid", dtype="float32", name="probabilities")
+    else:
+        to_probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")
+    return keras.Model(pictures, to_probabilities(copy(pictures)), name="pictures_to_probabilities")
 
 
 def _rescaling(settings: dict[str, Any]) -> Any:

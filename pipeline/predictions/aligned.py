@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.store import Experiment, probabilities_of
+from pipeline.targets import label_numbers, split_names
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Aligned:
 
     Attributes:
         ids: Of the rows, sorted.
-        labels: int64 of shape (rows,), numbers into `classes`.
+        labels: int64 of shape (rows,), numbers into `classes`; for several labels 0 and 1 of shape (rows, classes).
         folds: int64 of shape (rows,): the fold each row was held out in.
         probabilities: By experiment, float32 of shape (rows, classes); with TTA where the experiment uses it.
     """
@@ -58,19 +59,24 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
         )
     ordered = first.oof[first.oof["fold"].isin(common)].sort_values("id")
     ids = list(ordered["id"])
-    unknown = [key for key in ids if labels.get(key) not in first.classes]
+    target, known = first.manifest["target"], set(first.classes)
+    several = target == "multilabel"
+    unknown = [
+        key
+        for key in ids
+        if key not in labels or not known.issuperset(split_names(labels[key]) if several else [labels[key]])
+    ]
     if unknown:
         raise DataError(
             f"{len(unknown)} rows of {first.name} have no label it knows, such as {unknown[0]}",
             expected="the training data that the experiments were made from",
             next_step="were rows removed or relabelled? train the experiments again",
         )
-    number = {name: position for position, name in enumerate(first.classes)}
     return Aligned(
         metric=METRICS[first.manifest["metric"]],
         classes=first.classes,
         ids=ids,
-        labels=np.array([number[labels[key]] for key in ids], dtype=np.int64),
+        labels=label_numbers([labels[key] for key in ids], first.classes, target=target),
         folds=ordered["fold"].to_numpy(dtype=np.int64),
         probabilities={one.name: probabilities_of(one.oof, ids, first.classes) for one in experiments},
     )

@@ -229,6 +229,7 @@ def store_blend(
         "competition": first.slug,
         "experiment": name,
         "metric": aligned.metric.name,
+        "target": first.manifest["target"],
         "greater_is_better": aligned.metric.greater_is_better,
         **{f"{prefix}{key}": value for prefix in ("oof_", "") for key, value in scores.items()},
         **dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se")),

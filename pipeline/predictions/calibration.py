@@ -74,13 +74,14 @@ class OofTemperature:
 def oof_temperature(
     probabilities: NDArray[np.float32], labels: Labels, folds: NDArray[np.int64]
 ) -> OofTemperature | None:
-    """The temperature of these OOF predictions; None where every row is right, as then no doubt is too small.
+    """The temperature of these OOF predictions; None where every row is right, as then no doubt is too small, or where
+    a picture may have several labels.
 
     Args:
         probabilities: Shape (rows, classes).
         folds: The fold that each row was held out in, of shape (rows,).
     """
-    if (probabilities.argmax(axis=1) == labels).all():
+    if labels.ndim == 2 or (probabilities.argmax(axis=1) == labels).all():
         return None
     scaled, numbers = np.empty_like(probabilities), np.unique(folds)
     for fold in numbers:

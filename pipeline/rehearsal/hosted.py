@@ -1,18 +1,19 @@
 """Hosted: one competition as Kaggle would hold it, with the labels it keeps back, and how it scores."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.index import class_names, name_some, read_table, scan
-from pipeline.errors import DataError, counted
-from pipeline.predictions.metrics import METRICS, Labels, Probabilities
+from pipeline.data.forms import Form, form_of
+from pipeline.data.index import read_table, scan
+from pipeline.errors import DataError, counted, name_some
+from pipeline.predictions.metrics import METRICS
+from pipeline.targets import JOINT, classes_of, label_numbers
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,9 @@ class Hosted:
 
     Attributes:
         data: The folder that is downloaded as `<slug>.zip` and shown to kernels.
-        solution: id → label of every test picture.
-        key: The submission's column of ids.
-        columns: The submission's other columns: the label's, or one a class.
-        classes: Every label that may be predicted.
-        metric: Name in `METRICS`.
+        solution: id → label of every test picture; several classes' names are joined by "|".
+        rows: The ids that a submission has, in the sample's order.
+        form: What a submission looks like.
         sample: The sample submission, a file inside `data`.
         public_share: The part of the test pictures that the public score is of, 0..1; at least one picture, and
             never all, where there are two. Which ones follows from their ids.
@@ -46,11 +45,9 @@ class Hosted:
     slug: str
     data: Path
     solution: Mapping[str, str] = field(repr=False)
-    key: str
-    columns: tuple[str, ...]
-    classes: tuple[str, ...]
+    rows: tuple[str, ...] = field(repr=False)
+    form: Form
     metric: str
-    submission: Literal["class", "probabilities"]
     sample: Path
     public_share: float = 0.3
     daily_limit: int = 5
@@ -73,41 +70,32 @@ class Hosted:
             given = read_table(path)
         except DataError as error:
             raise ValueError(error.problem) from None
-        if sorted(given.columns) != sorted([self.key, *self.columns]):
-            raise ValueError(f"columns are {list(given.columns)}, expected {[self.key, *self.columns]}")
-        _require_ids(given[self.key], self.solution)
-        given = given.set_index(self.key)
+        if sorted(given.columns) != sorted([self.form.key, *self.form.columns]):
+            raise ValueError(f"columns are {list(given.columns)}, expected {[self.form.key, *self.form.columns]}")
+        _require_ids(given[self.form.key], self.rows)
+        faults = replace(self.form, sums_to_one=False).faults(given)  # Kaggle scales rows to a sum of one itself
+        if faults:
+            raise ValueError("; ".join(faults))
+        said = self.form.read(given)
+        nothing = said.isna().any(axis=1)
+        if nothing.any():
+            rows = counted(int(nothing.sum()), "row holds", "rows hold")
+            raise ValueError(f"{rows} no probabilities: {name_some(said.index[nothing])}")
         public = self.public_ids()
         private = [key for key in self.solution if key not in public] or sorted(public)
-        probabilities = pd.DataFrame(self._probabilities(given), index=given.index)
-        return Score(self._score(probabilities, sorted(public)), self._score(probabilities, private))
+        return Score(self._score(said, sorted(public)), self._score(said, private))
 
-    def _score(self, probabilities: pd.DataFrame, ids: list[str]) -> float:
-        numbers = {label: number for number, label in enumerate(self.classes)}
-        labels: Labels = np.array([numbers[self.solution[key]] for key in ids], dtype=np.int64)
-        return float(METRICS[self.metric].score(labels, probabilities.loc[ids].to_numpy()))
-
-    def _probabilities(self, given: pd.DataFrame) -> Probabilities:
-        if self.submission == "class":
-            labels = given[self.columns[0]].str.strip()
-            unknown = sorted(set(labels) - set(self.classes))
-            if unknown:
-                labels_are = counted(len(unknown), "label is", "labels are")
-                raise ValueError(f"{labels_are} unknown: {name_some(map(repr, unknown))}")
-            return np.asarray(labels.to_numpy()[:, None] == np.array(self.classes, dtype=object), dtype=np.float64)
-        values = given[list(self.classes)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-        wrong = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1) | (values.sum(axis=1) == 0)
-        if wrong.any():
-            rows = counted(int(wrong.sum()), "row holds", "rows hold")
-            raise ValueError(f"{rows} no probabilities: {name_some(given.index[wrong])}")
-        return np.asarray(values / values.sum(axis=1, keepdims=True))
+    def _score(self, said: pd.DataFrame, ids: list[str]) -> float:
+        labels = label_numbers([self.solution[key] for key in ids], self.form.classes, target=self.form.target)
+        return float(METRICS[self.metric].score(labels, said.loc[ids].to_numpy()))
 
 
 def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> Hosted:
     """Host a competition of the kit.
 
     Args:
-        solution: CSV with the labels held back: the id in the first column, the label in the second.
+        solution: CSV with the labels held back: the id in the first column, the label in the second; where a picture
+            may have several, their names between the competition's separators, or columns of 0 and 1.
         changes: Other attributes of `Hosted`.
 
     Raises:
@@ -120,8 +108,13 @@ def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> 
             next_step="add it: a competition without one takes no submissions",
         )
     sample = read_table(competition.data / competition.sample_submission)
-    labels = _read_solution(solution)
-    missing, unknown = sorted(set(sample.iloc[:, 0]) - set(labels)), sorted(set(labels) - set(sample.iloc[:, 0]))
+    labels = _read_solution(solution, competition)
+    trained = scan(competition).rows["label"]
+    classes = classes_of(competition, [*trained, *labels.values()])
+    form = form_of(competition, list(sample.columns), classes)
+    rows = list(sample[form.key])
+    pictures = set(form.pictures(rows))
+    missing, unknown = sorted(pictures - set(labels)), sorted(set(labels) - pictures)
     if missing or unknown:
         raise DataError(
             f"{solution} lacks {len(missing)} ids of {competition.sample_submission}"
@@ -131,30 +124,19 @@ def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> 
             expected="a row for each id of the sample submission, and no other",
             next_step="correct the solution, or sample_submission in competition.yaml",
         )
-    columns = tuple(sample.columns[1:])
-    trained = scan(competition).rows["label"]
-    classes = class_names([*trained[trained != ""], *labels.values()])
-    if competition.submission == "probabilities" and set(columns) != set(classes):
-        raise DataError(
-            f"the sample submission's columns {name_some(columns)} are not the labels {name_some(classes)}",
-            expected="a column for each class",
-            next_step="check the solution's labels, and label_column in competition.yaml",
-        )
     settings: dict[str, Any] = {
         "slug": competition.slug,
         "data": competition.data,
         "solution": labels,
-        "key": sample.columns[0],
-        "columns": columns,
-        "classes": tuple(classes),
+        "rows": tuple(rows),
+        "form": form,
         "metric": competition.metric,
-        "submission": competition.submission,
         "sample": competition.data / competition.sample_submission,
     }
     return Hosted(**{**settings, **changes})
 
 
-def _read_solution(path: Path) -> dict[str, str]:
+def _read_solution(path: Path, competition: Competition) -> dict[str, str]:
     table = read_table(path)
     if table.shape[1] < 2 or table.empty:
         raise DataError(
@@ -163,7 +145,13 @@ def _read_solution(path: Path) -> dict[str, str]:
             next_step="correct the file",
         )
     ids, labels = table.iloc[:, 0], table.iloc[:, 1].str.strip()
-    faulty = [*ids[ids.duplicated()], *ids[labels == ""]]
+    several = competition.target == "multilabel"
+    if several and table.shape[1] > 2:
+        chosen = table.iloc[:, 1:] == "1"
+        labels = chosen.apply(lambda row: JOINT.join(row.index[row]), axis=1)
+    elif several:
+        labels = labels.str.split(competition.train.label_separator or competition.separator).str.join(JOINT)
+    faulty = [*ids[ids.duplicated()], *([] if several else ids[labels == ""])]
     if faulty:
         raise DataError(
             f"{path} repeats an id or has no label for it: {name_some(faulty)}",
@@ -173,9 +161,9 @@ def _read_solution(path: Path) -> dict[str, str]:
     return dict(zip(ids, labels, strict=True))
 
 
-def _require_ids(given: "pd.Series[str]", solution: Mapping[str, str]) -> None:
+def _require_ids(given: "pd.Series[str]", expected: Sequence[str]) -> None:
     repeated = sorted(set(given[given.duplicated()]))
-    missing, unknown = sorted(set(solution) - set(given)), sorted(set(given) - set(solution))
+    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
     for found, what in ((repeated, "repeated"), (missing, "missing"), (unknown, "unknown")):
         if found:
             raise ValueError(f"{counted(len(found), 'id is', 'ids are')} {what}: {name_some(found)}")

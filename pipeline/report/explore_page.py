@@ -29,7 +29,7 @@ def write_explore_page(folder: Path, found: Exploration, shown: Showcase) -> Pat
         The page.
     """
     images = {path: data_uri(picture) for path, picture in shown.pictures.items()}
-    labelled = found.labelled
+    labelled = found.by_class
     figures = {}
     if len(labelled):
         figures["classes"] = plot_classes(_counts(labelled, found.classes))
@@ -85,7 +85,7 @@ def _class_rows(labelled: pd.DataFrame, classes: Sequence[str]) -> list[Row]:
         return []
     counts = _counts(labelled, classes)
     means = labelled.groupby("label")[["height", "width", "brightness"]].mean()
-    shares = counts.sum(axis=1) / len(labelled)
+    shares = counts.sum(axis=1) / labelled.index.nunique()
     table = counts.assign(share=shares).join(means.round().astype(int).add_prefix("mean "))
     rows = _records(table.rename_axis("class").reset_index())
     return [{**row, "share": Cell(f"{row['share']:.2%}", row["share"])} for row in rows]

@@ -104,7 +104,7 @@ def calibration_text(temperature: "OofTemperature | None", *, select_on: str, mo
     if raw:
         return "as predicted, not calibrated"
     if temperature is None:
-        return "as predicted: every OOF row is right, which no temperature can be fitted to"
+        return "as predicted: no temperature is fitted where every OOF row is right, or where there are several labels"
     change = f"{temperature.error_before:.4f} → {temperature.error_after:.4f}"
     if not temperature.helps:
         return f"as predicted: a temperature fitted to the OOF predictions does not lower their ECE ({change})"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
-from pipeline.data.index import class_names, train_index
+from pipeline.data.index import train_index
 from pipeline.errors import DataError, KitError
 from pipeline.predictions.manifests import folds_in_words
 from pipeline.predictions.store import Experiment, read_experiment
-from pipeline.submit.submission import check_submission, make_submission, require, write_submission
+from pipeline.submit.submission import DIGITS, check_submission, make_submission, require, write_submission
+from pipeline.targets import classes_of
 
 _OWN_NAME = re.compile(r"\d{8}-\d{6}-(?P<experiment>.+)-[^-]+\.csv")
 """What `write_submission` calls its files; their times sort as text does."""
@@ -53,7 +54,7 @@ def outgoing_file(competition: Competition, path: Path, *, workspace: Workspace)
         SubmissionError: It does not hold.
         DataError: There is no such file, or it is no CSV.
     """
-    classes = class_names(train_index(competition)["label"])
+    classes = classes_of(competition, train_index(competition)["label"])
     check = check_submission(competition, path, classes=classes)
     require(check, path)
     content, made = path.read_bytes(), workspace.submissions(competition.slug).glob("*.csv")
@@ -133,4 +134,5 @@ def _content(competition: Competition, experiment: Experiment) -> bytes:
             expected="predictions for the ids of the sample submission",
             next_step="name the folder of the test pictures in competition.yaml and train again",
         )
-    return make_submission(competition, experiment.test, experiment.classes).to_csv(index=False).encode()
+    frame = make_submission(competition, experiment.test, experiment.classes)
+    return frame.to_csv(index=False, float_format=DIGITS).encode()

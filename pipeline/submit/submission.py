@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
-from pipeline.data.index import name_some, read_table
-from pipeline.errors import SubmissionError, counted
+from pipeline.data.forms import Decide, form_of
+from pipeline.data.index import read_table
+from pipeline.errors import SubmissionError, counted, name_some
+
+DIGITS = "%.9g"
+"""Nine digits tell any two float32 numbers apart: no metric that ranks sees ties that are not there."""
 
 
 @dataclass(frozen=True)
@@ -43,41 +46,30 @@ def read_sample(competition: Competition) -> pd.DataFrame:
     return read_table(competition.data / competition.sample_submission)
 
 
-def make_submission(competition: Competition, predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def make_submission(
+    competition: Competition, predictions: pd.DataFrame, classes: Sequence[str], decide: Decide | None = None
+) -> pd.DataFrame:
     """The sample submission filled with predictions, its rows and columns in the sample's order.
 
     Args:
         predictions: Column id and one column a class, in any order of rows.
+        decide: As of `Form.fill`.
 
     Raises:
-        SubmissionError: The predictions lack an id, or the sample has a column that is no class.
+        SubmissionError: The predictions lack an id.
+        DataError: The sample's columns do not go with `submission` in competition.yaml, or with the classes.
     """
     sample = read_sample(competition)
-    key = sample.columns[0]
-    missing = sorted(set(sample[key]) - set(predictions["id"]))
+    form = form_of(competition, list(sample.columns), classes)
+    keys = list(sample[form.key])
+    missing = sorted(set(form.pictures(keys)) - set(predictions["id"]))
     if missing:
         raise SubmissionError(
             f"{len(missing)} ids of the sample submission have no prediction: {name_some(missing)}",
             expected="a prediction for each",
             next_step="were the test pictures changed after training? train again",
         )
-    ordered = predictions.set_index("id").loc[sample[key]]
-    if competition.submission == "class":
-        chosen = ordered[list(classes)].to_numpy().argmax(axis=1)
-        labels = np.asarray(classes, dtype=object)[chosen]
-        return pd.DataFrame({key: sample[key], sample.columns[1]: labels})
-    strange = [column for column in sample.columns[1:] if column not in classes]
-    if strange:
-        raise SubmissionError(
-            f"the sample submission has columns that are no class: {name_some(strange)}",
-            expected=f"the classes {name_some(classes)}",
-            next_step="check label_column and `submission` in competition.yaml",
-        )
-    values = ordered[list(sample.columns[1:])].to_numpy(dtype=np.float64)
-    values = values / values.sum(axis=1, keepdims=True)  # float32 sums miss 1 by a little
-    frame = pd.DataFrame(values, columns=sample.columns[1:])
-    frame.insert(0, key, sample[key])
-    return frame
+    return form.fill(keys, predictions, decide)
 
 
 def write_submission(
@@ -89,6 +81,7 @@ def write_submission(
     score: float,
     workspace: Workspace,
     now: datetime,
+    decide: Decide | None = None,
 ) -> Path:
     """Make a submission, check it, and write it as `<time>-<experiment>-<score>.csv`.
 
@@ -98,19 +91,26 @@ def write_submission(
     folder = workspace.submissions(competition.slug)
     while (path := folder / f"{now:%Y%m%d-%H%M%S}-{experiment}-{score:.4f}.csv").exists():
         now += timedelta(seconds=1)  # a submission is never overwritten
-    write_checked(competition, predictions, classes, path=path)
+    write_checked(competition, predictions, classes, path=path, decide=decide)
     return path
 
 
-def write_checked(competition: Competition, predictions: pd.DataFrame, classes: Sequence[str], *, path: Path) -> None:
+def write_checked(
+    competition: Competition,
+    predictions: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    path: Path,
+    decide: Decide | None = None,
+) -> None:
     """Make a submission, check it, its order too, and write it.
 
     Raises:
         SubmissionError: It does not hold against the sample; nothing is written.
     """
-    frame = make_submission(competition, predictions, classes)
+    frame = make_submission(competition, predictions, classes, decide)
     with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False)
+        frame.to_csv(temporary, index=False, float_format=DIGITS)
         check = check_submission(competition, temporary, classes=classes)
         require(replace(check, faults=(*check.faults, check.order)) if check.order else check, path)
 
@@ -132,21 +132,16 @@ def check_submission(competition: Competition, path: Path, *, classes: Sequence[
         classes: The labels that may be predicted.
 
     Raises:
-        DataError: The file cannot be read as a CSV.
+        DataError: The file cannot be read as a CSV, or the sample's columns do not go with `submission`.
     """
     sample, given = read_sample(competition), read_table(path)
     if list(given.columns) != list(sample.columns):
         fault = f"columns are {list(given.columns)}, expected {list(sample.columns)} in this order"
         return Check(len(given), (fault,))
-    key = sample.columns[0]
-    values = given[list(sample.columns[1:])]
-    faults = _id_faults(given[key], sample[key])
-    order = "" if faults else _order(given[key], sample[key])
-    if competition.submission == "class":
-        faults += _label_faults(given[key], values.iloc[:, 0], classes)
-    else:
-        faults += _probability_faults(given[key], values, competition.metric)
-    return Check(len(given), tuple(faults), order)
+    form = form_of(competition, list(sample.columns), classes)
+    faults = _id_faults(given[form.key], sample[form.key])
+    order = "" if faults else _order(given[form.key], sample[form.key])
+    return Check(len(given), (*faults, *form.faults(given)), order)
 
 
 def _id_faults(given: pd.Series, expected: pd.Series) -> list[str]:
@@ -168,34 +163,3 @@ def _order(given: pd.Series, expected: pd.Series) -> str:
         f"the rows are in another order than the sample's, from row {first + 1} on: "
         f"{given.iloc[first]} instead of {expected.iloc[first]}"
     )
-
-
-def _label_faults(ids: pd.Series, labels: pd.Series, classes: Sequence[str]) -> list[str]:
-    faults = []
-    empty = labels.str.strip().str.lower().isin({"", "nan"}) & ~labels.isin(list(classes))
-    if empty.any():
-        faults.append(f"{counted(int(empty.sum()), 'row has', 'rows have')} no label: {name_some(ids[empty])}")
-    unknown = ~labels.isin(list(classes)) & ~empty
-    if unknown.any():
-        pairs = [f"{key} ({label!r})" for key, label in zip(ids[unknown], labels[unknown], strict=True)]
-        unknown_labels = counted(len(pairs), "label is", "labels are")
-        faults.append(f"{unknown_labels} unknown: {name_some(pairs)}; known are {name_some(classes)}")
-    return faults
-
-
-def _probability_faults(ids: pd.Series, values: pd.DataFrame, metric: str) -> list[str]:
-    numbers = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
-    finite = np.isfinite(numbers).all(axis=1)
-    outside = finite & ((numbers < 0) | (numbers > 1)).any(axis=1)
-    # Log loss is of a distribution; other metrics take any numbers in range.
-    uneven = (metric == "log_loss") & finite & ~outside & (np.abs(numbers.sum(axis=1) - 1) > 1e-3)
-    found = (
-        (~finite, "an empty, NaN or non-numeric probability"),
-        (outside, "a probability outside 0..1"),
-        (uneven, "probabilities that do not sum to 1"),
-    )
-    return [
-        f"{counted(int(rows.sum()), 'row has', 'rows have')} {what}: {name_some(ids[rows])}"
-        for rows, what in found
-        if rows.any()
-    ]

@@ -129,4 +129,6 @@ def _pictures(paths: Any, models: FoldModels, workspace: Workspace) -> Pictures:
 
 
 def _predicted(network: Any, pictures: Pictures, rows: NDArray[np.int64], models: FoldModels) -> NDArray[np.float32]:
-    return predict(network, pictures, rows, batch_size=models.recipe.stages[-1].prediction_batch)
+    return predict(
+        network, pictures, rows, target=models.competition.target, batch_size=models.recipe.stages[-1].prediction_batch
+    )

@@ -17,12 +17,12 @@ from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.duplicates import divided_note, divided_pairs
-from pipeline.errors import DataError, KitError, counted, duration
+from pipeline.errors import DataError, KitError, RecipeError, counted, duration
 from pipeline.model.backbones import check_backbone, check_packaged
 from pipeline.predictions.manifests import MANIFEST, extra_in_words
 from pipeline.predictions.store import CURVES, KEYS, finish_experiment
 from pipeline.predictions.tta import check_views
-from pipeline.recipe import Recipe
+from pipeline.recipe import LogisticRegression, Recipe
 from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
@@ -178,6 +178,13 @@ def check_recipe(recipe: Recipe, data: CompetitionData) -> None:
             f"a class is called {taken[0]!r}",
             expected="other names than those of the columns in tables of predictions: id, fold, picture",
             next_step="rename the class in the training data",
+        )
+    at_once = [stage.name for stage in recipe.stages if isinstance(stage.optimizer, LogisticRegression)]
+    if at_once and data.labels.ndim == 2:
+        raise RecipeError(
+            f"the stage {at_once[0]!r} is a logistic regression, which is of one label a picture",
+            expected="another optimizer where a picture may have several labels",
+            next_step="take a recipe whose head is trained step by step, or --set stages.*.optimizer=adamw",
         )
     sizes = [stage.resolve_size(data.mean_size) for stage in recipe.stages]
     check_backbone(recipe.backbone, weights=recipe.weights, sizes=sizes)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from pipeline.artifacts import Workspace, atomic_folder, read_json, require_writable, write_json, write_text
 from pipeline.data.competition_data import CompetitionData, load_data
@@ -33,6 +32,7 @@ from pipeline.training.model_card import SCRIPT, model_card, script
 from pipeline.training.network import load_network
 from pipeline.training.onnx_file import require_memory, run_onnx, write_onnx
 from pipeline.training.predict import FoldModels, read_fold_models
+from pipeline.training.validation import probabilities_of_logits
 
 DESCRIPTION = "model.json"
 CARD = "README.md"
@@ -248,7 +248,7 @@ def _write(
     with atomic_folder(folder) as temporary:
         files: list[ExportedFile] = []
         for checked in networks:
-            portable = portable_classifier(checked.network)
+            portable = portable_classifier(checked.network, models.competition.target)
             if ModelFormat.onnx in formats and not files:
                 require_memory(portable)
             for format in dict.fromkeys(formats):
@@ -286,7 +286,7 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
     started = time.perf_counter()
     file = folder / f"{checked.name}.{format.value}"
     [found] = write_and_run(portable, file, [checked.pictures], labels=_labels(models))
-    expected = softmax(_called(checked.network, checked.pictures).astype(np.float64), axis=1)
+    expected = probabilities_of_logits(_called(checked.network, checked.pictures), models.competition.target)
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:  # nor NaN
         raise KitError(

@@ -223,7 +223,7 @@ def _trained_rows(task: FoldTask, data: CompetitionData) -> tuple[NDArray[np.int
         return rows, rows[:0]
     # One choice for all stages: a stage that trained on what the next one chooses by would mislead it.
     seed = stage_seed(task.recipe.seed, task.fold, len(task.recipe.stages))
-    inner = inner_rows(data.train, rows, one_in=select_on.one_in, seed=seed)
+    inner = inner_rows(data.train, rows, one_in=select_on.one_in, seed=seed, target=task.competition.target)
     return np.setdiff1d(rows, inner), inner
 
 
@@ -298,7 +298,12 @@ def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | N
             task.limit.check(f"the end of the predictions of fold {task.fold}")
             bar.update()
 
-        options: dict[str, Any] = {"batch_size": stage.prediction_batch, "views": views, "check": check}
+        options: dict[str, Any] = {
+            "target": task.competition.target,
+            "batch_size": stage.prediction_batch,
+            "views": views,
+            "check": check,
+        }
         predicted = by(task, len(data.classes), **options)
         parts = {"oof": (_train_pictures(task, data, last), held_out, data.train["id"])}
         if test is not None:

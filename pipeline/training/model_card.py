@@ -115,7 +115,10 @@ def _calibrated(average: AverageCheck | None, temperature: OofTemperature | None
     if average is not None:
         return "They are not calibrated: for a temperature there is no picture that is new to this model."
     if temperature is None:
-        return "They are not calibrated: every OOF row is right, which no temperature can be fitted to."
+        return (
+            "They are not calibrated: no temperature is fitted where every OOF row is right, or a picture may have "
+            "several labels."
+        )
     if not temperature.helps:
         return "They are not calibrated: a temperature fitted to the OOF predictions does not lower their ECE."
     return (

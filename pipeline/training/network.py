@@ -41,6 +41,9 @@ def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput
     import keras
 
     stage, scales = recipe.stages[number], {}
+    several = source.labels.ndim == 2
+    loss = keras.losses.BinaryCrossentropy if several else keras.losses.CategoricalCrossentropy
+    accuracy = keras.metrics.MeanMetricWrapper(_all_right, name="accuracy") if several else "accuracy"
     if stage.layer_decay:
         scales = depth_scales(network.get_layer("backbone"), recipe.backbone, stage.layer_decay)
     with distribution():
@@ -53,11 +56,18 @@ def compile_for(network: Any, recipe: Recipe, number: int, source: TrainingInput
                 scales=scales,
             ),
             # The mean over all rows: `for_training` sees to it that those that fill up the last batch do not count.
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-            weighted_metrics=["accuracy"],
+            loss=loss(from_logits=True, label_smoothing=recipe.label_smoothing),
+            weighted_metrics=[accuracy],
         )
         _make_variables(network, classes=classes)
     return network
+
+
+def _all_right(targets: Any, logits: Any) -> Any:
+    """Whether all labels of a row are right, from one half on."""
+    import keras
+
+    return keras.ops.all((logits > 0) == (targets > 0.5), axis=-1)
 
 
 def _make_variables(network: Any, *, classes: int) -> None:

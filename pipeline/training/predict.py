@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace
-from pipeline.competition import Competition, load_competition
+from pipeline.competition import Competition, Target, load_competition
 from pipeline.data.decode import resize
 from pipeline.data.index import train_index
 from pipeline.data.pictures import MemoryPictures, Pictures
@@ -92,7 +92,7 @@ def fit_oof_temperature(models: FoldModels, workspace: Workspace) -> OofTemperat
     """The temperature of what the fold models are used for: OOF predictions with TTA where the test pictures had it.
 
     Returns:
-        None where every OOF row is right, which fits no temperature.
+        None where there is none to be fitted (`oof_temperature`).
 
     Raises:
         DataError: The labels are not there, or are of other rows or classes than the OOF predictions. That a row has
@@ -132,6 +132,7 @@ def predict_pictures(paths: Sequence[Path], *, models: FoldModels, temperature: 
                 list(models.weights.values()),
                 Machine().open([str(path) for path in paths], models.size, Path(folder)),
                 classes=len(models.stored.classes),
+                target=models.competition.target,
                 with_views=models.stored.manifest["tta_used"],
                 temperature=temperature,
             )
@@ -164,7 +165,7 @@ class LoadedModels:
             temperature: As of `predict_pictures`.
         """
         files = list(models.weights.values())
-        self._size, self._temperature = models.size, temperature
+        self._size, self._temperature, self._target = models.size, temperature, models.competition.target
         self._views = models.recipe.tta.views if models.stored.manifest["tta_used"] else ()
         self._network, takes = prediction_network(models.recipe, classes=len(models.stored.classes), weights=files)
         self._models = []
@@ -183,6 +184,7 @@ class LoadedModels:
             self._network,
             pictures,
             np.arange(1),
+            target=self._target,
             batch_size=1 + len(self._views),
             views=self._views,
             models=self._models,
@@ -197,6 +199,7 @@ def predict_folds(
     pictures: Pictures,
     *,
     classes: int,
+    target: Target,
     with_views: bool,
     temperature: float | None = None,
 ) -> NDArray[np.float32]:
@@ -217,6 +220,7 @@ def predict_folds(
             network,
             pictures,
             np.arange(len(pictures)),
+            target=target,
             batch_size=batch_size,
             views=views,
             models=models,

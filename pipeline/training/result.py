@@ -30,6 +30,7 @@ def run_identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
     """What a run is: begun with one of these, it cannot go on with another."""
     return {
         "metric": task.competition.metric,
+        "target": task.competition.target,
         "classes": data.classes,
         "fingerprint": task.recipe.fingerprint(),
         "data_sha256": data.sha256,

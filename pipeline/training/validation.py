@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from pipeline.artifacts import atomic_path
+from pipeline.competition import Target
 from pipeline.data.inputs import prediction_blocks
 from pipeline.data.pictures import Rows
 from pipeline.predictions.metrics import METRICS, Metric
@@ -39,21 +40,30 @@ def predict(
     pictures: Rows,
     rows: NDArray[np.int64],
     *,
+    target: Target,
     batch_size: int,
     check: Callable[[], object] | None = None,
 ) -> NDArray[np.float32]:
     """Class probabilities of these rows in this order: float32 of shape (len(rows), classes); the rest as below."""
-    found = predict_views(network, pictures, rows, batch_size=batch_size, check=check)
+    found = predict_views(network, pictures, rows, target=target, batch_size=batch_size, check=check)
     plain: NDArray[np.float32] = found[0, 0]
     return plain
 
 
-def predict_views(network: Any, pictures: Rows, rows: NDArray[np.int64], **options: Any) -> NDArray[np.float32]:
+def predict_views(
+    network: Any, pictures: Rows, rows: NDArray[np.int64], *, target: Target, **options: Any
+) -> NDArray[np.float32]:
     """Class probabilities of these rows by all models, plain and in all views; options and shape as of `outputs`."""
     found = outputs(network, pictures, rows, **options)
     for one in found:
-        one[:] = softmax(one.astype(np.float64), axis=-1)
+        one[:] = probabilities_of_logits(one, target)
     return found
+
+
+def probabilities_of_logits(logits: NDArray[np.float32], target: Target) -> NDArray[np.float64]:
+    """Of one class among all (softmax) or of each class by itself (sigmoid), of the same shape: (…, classes)."""
+    wide = logits.astype(np.float64)
+    return np.asarray(expit(wide) if target == "multilabel" else softmax(wide, axis=-1))
 
 
 def outputs(
@@ -108,7 +118,7 @@ class HeldOut:
     """Rows that are not trained on.
 
     Attributes:
-        labels: int64 of shape (len(rows),).
+        labels: int64 of shape (len(rows),), or for several labels a picture (len(rows), classes).
     """
 
     pictures: Rows
@@ -117,9 +127,13 @@ class HeldOut:
     batch_size: int
     metric: Metric
 
+    @property
+    def target(self) -> Target:
+        return "multilabel" if self.labels.ndim == 2 else "single"
+
     def predict(self, network: Any, *, check: Callable[[], object] | None = None) -> NDArray[np.float32]:
         """Their class probabilities, float32 of shape (len(rows), classes); `check` is called before each batch."""
-        return predict(network, self.pictures, self.rows, batch_size=self.batch_size, check=check)
+        return predict(network, self.pictures, self.rows, target=self.target, batch_size=self.batch_size, check=check)
 
 
 @dataclass

@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
-from pipeline.data.index import class_names, find_pictures, mean_size, read_table, scan, train_index
+from pipeline.data.index import find_pictures, mean_size, read_table, scan, train_index
 from pipeline.data.index import test_index as index_of_test  # not to be collected
 from pipeline.errors import DataError
+from pipeline.targets import class_names
 from tests.conftest import make_picture, make_pictures, write_competition, write_table
 
 TABLE = {"pictures": "train", "table": "train.csv", "id_column": "id", "label_column": "label"}

@@ -358,7 +358,6 @@ def test_cars10(tmp_path, shared_data):
         "table": "train.csv",
         "id_column": "Id",
         "label_column": "Category",
-        "match": "name",
     }
     assert (competition.test.pictures, competition.sample_submission) == ("test_upload", "sample-submission.csv")
     assert (audited.pictures, audited.test_pictures, len(audited.classes)) == (800, 200, 10)

@@ -16,7 +16,7 @@ IDS = ["b", "d", "a", "c"]
 FOLDS = np.array([1, 0, 1, 0])
 LABELS = {"a": "10", "b": "2", "c": "a b", "d": "2"}
 VALUES = np.random.default_rng(0).dirichlet(np.ones(3), 4).astype(np.float32)
-MANIFEST = {"classes": CLASSES, "metric": "log_loss", "folds_sha256": "f", "data_sha256": "d"}
+MANIFEST = {"classes": CLASSES, "metric": "log_loss", "target": "single", "folds_sha256": "f", "data_sha256": "d"}
 MANIFEST |= {"folds": [0, 1], "missing_folds": []}
 
 

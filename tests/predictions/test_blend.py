@@ -518,6 +518,7 @@ def _experiments(workspace: Workspace, case: Aligned, **changes: Mapping[str, An
             "competition": "cards",
             "experiment": name,
             "metric": case.metric.name,
+            "target": "single",
             "greater_is_better": case.metric.greater_is_better,
             **manifest_scores(case.metric.score(case.labels, found), 0.01, folds=np.unique(case.folds).tolist()),
             "oof_rows": len(case.ids),

@@ -89,7 +89,7 @@ def test_where_every_row_is_right_there_is_no_temperature() -> None:
     given = np.full((6, 3), 0.2, dtype=np.float32) + 0.4 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
     labels, folds = np.array([0, 1, 2, 0, 1, 2]), np.arange(6) % 2
     assert oof_temperature(given, labels, folds) is None
-    assert "every OOF row is right" in calibration_text(None, select_on="fold", models=2, raw=False)
+    assert "no temperature is fitted" in calibration_text(None, select_on="fold", models=2, raw=False)
     assert oof_temperature(given, np.roll(labels, 1), folds) is not None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.competition import Competition
+from pipeline.data.forms import Form
 from pipeline.errors import DataError
 from pipeline.rehearsal.hosted import Hosted, Score, hosted_from
 from tests.conftest import host_tiny, write_competition, write_table
@@ -14,9 +15,12 @@ LABELS = {f"p{number}": "cat" if number % 2 else "dog" for number in range(10)}
 
 
 def hosted(**changes: object) -> Hosted:
-    settings = {"key": "id", "columns": ("label",), "classes": ("cat", "dog", "owl"), "metric": "accuracy"}
-    paths = {"data": Path(), "sample": Path()}
-    return Hosted(slug="pets", solution=LABELS, submission="class", **{**settings, **paths, **changes})
+    form = Form("class", "id", ("label",), ("cat", "dog", "owl"))
+    settings = {"solution": LABELS, "form": form, "metric": "accuracy", "data": Path(), "sample": Path(), **changes}
+    return Hosted(slug="pets", rows=tuple(settings["solution"]), **settings)
+
+
+PROBABILITIES = Form("probabilities", "id", ("dog", "cat"), ("cat", "dog"), sums_to_one=True)
 
 
 def scored(path: Path, rows: dict[str, str], competition: Hosted) -> Score:
@@ -47,7 +51,7 @@ def test_neither_part_is_empty(share: float, count: int) -> None:
 
 
 def test_one_picture_is_both_parts(tmp_path: Path) -> None:
-    alone = dataclasses.replace(hosted(), solution={"p": "cat"})
+    alone = hosted(solution={"p": "cat"})
     assert scored(tmp_path, {"p": "cat"}, alone) == Score(1.0, 1.0)
 
 
@@ -57,15 +61,8 @@ def test_order_of_rows_means_nothing(tmp_path: Path) -> None:
 
 
 def test_log_loss_of_probabilities(tmp_path: Path) -> None:
-    competition = dataclasses.replace(
-        hosted(public_share=0.5),
-        solution={"a": "cat", "b": "dog"},
-        columns=("dog", "cat"),
-        classes=("cat", "dog"),
-        metric="log_loss",
-        submission="probabilities",
-    )
-    path = write_table(tmp_path / "s.csv", "id,dog,cat", "a,1,3", "b,0.5,0.5")
+    competition = hosted(public_share=0.5, solution={"a": "cat", "b": "dog"}, form=PROBABILITIES, metric="log_loss")
+    path = write_table(tmp_path / "s.csv", "id,dog,cat", "a,0.2,0.6", "b,0.5,0.5")
     # 3 : 1 for the right class, and 1 : 1; rows are scaled to sum to one.
     score = competition.score(path)
     assert sorted([score.public, score.private]) == pytest.approx([0.28768, 0.69315], abs=1e-5)
@@ -88,19 +85,25 @@ def test_what_cannot_be_scored_says_why(tmp_path: Path, content: str, complaint:
         hosted().score(tmp_path / "s.csv")
 
 
-@pytest.mark.parametrize("row", ["p0,x,1", "p0,-1,2", "p0,0,0", "p0,,1"])
-def test_rows_without_probabilities_are_refused(tmp_path: Path, row: str) -> None:
-    competition = dataclasses.replace(
-        hosted(), solution={"p0": "cat"}, columns=("cat", "dog"), classes=("cat", "dog"), submission="probabilities"
-    )
-    with pytest.raises(ValueError, match="1 row holds no probabilities: p0"):
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ("p0,x,1", "1 row has an empty, NaN or non-numeric probability: p0"),
+        ("p0,,1", "1 row has an empty, NaN or non-numeric probability: p0"),
+        ("p0,-1,2", "1 row has a probability outside 0..1: p0"),
+        ("p0,0,0", "1 row holds no probabilities: p0"),
+    ],
+)
+def test_rows_without_probabilities_are_refused(tmp_path: Path, row: str, complaint: str) -> None:
+    competition = hosted(solution={"p0": "cat"}, form=PROBABILITIES)
+    with pytest.raises(ValueError, match=complaint):
         competition.score(write_table(tmp_path / "s.csv", "id,cat,dog", row))
 
 
 def test_a_competition_of_the_kit_is_hosted(tmp_path: Path) -> None:
     competition = host_tiny(tmp_path, daily_limit=2)
-    assert (competition.key, competition.columns, competition.daily_limit) == ("id", ("label",), 2)
-    assert competition.classes == ("blue", "green", "red")
+    assert competition.form == Form("class", "id", ("label",), ("blue", "green", "red"))
+    assert competition.daily_limit == 2
     assert competition.solution["t4.jpg"] == "green"
     assert competition.sample.is_file()
 
@@ -126,7 +129,7 @@ def test_probabilities_need_a_column_a_class(tmp_path: Path, tiny_competition: C
     settings = {**tiny_competition.model_dump(mode="json", exclude={"slug"}), "submission": "probabilities"}
     competition = write_competition(tmp_path, "tiny", **settings)
     solution = write_table(tmp_path / "s.csv", "id,label", *(f"t{number}.jpg,blue" for number in range(6)))
-    with pytest.raises(DataError, match="columns label are not the labels blue, green, red"):
+    with pytest.raises(DataError, match="has the columns label after the id"):
         hosted_from(competition, solution=solution)
 
 

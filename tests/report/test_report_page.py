@@ -47,6 +47,7 @@ def experiment(
         "competition": "cards",
         "experiment": name,
         "metric": "accuracy",
+        "target": "single",
         "greater_is_better": True,
         **manifest_scores(score),
         "floors": {"majority class": {"score": 0.25, "score_se": 0.01}},

@@ -32,7 +32,14 @@ from tests.rehearsal.conftest import until
 SLUG = "kit-train-tiny-demo"
 REF = f"rehearsal-user/{SLUG}"
 RUN, OOF = Path("runs", "tiny", "demo"), Path("oof", "tiny", "demo")
-IDENTITY = {"fingerprint": "f", "data_sha256": "d", "folds_sha256": "s", "classes": ["a", "b"], "metric": "accuracy"}
+IDENTITY = {
+    "fingerprint": "f",
+    "data_sha256": "d",
+    "folds_sha256": "s",
+    "classes": ["a", "b"],
+    "metric": "accuracy",
+    "target": "single",
+}
 JOB = Job("tiny", "demo", {"backbone": "tiny", "weights": "none"}, 600.0, "kit-train-tiny-demo-files", ["train.csv"])
 
 

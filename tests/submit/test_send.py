@@ -53,6 +53,7 @@ def finish(workspace: Path, name: str = "made", *, labels: Sequence[str] = TRUTH
         "competition": "tiny",
         "experiment": name,
         "metric": "accuracy",
+        "target": "single",
         "greater_is_better": True,
         **manifest_scores(0.75, 0.03125 if tta else 0.0625, tta=0.875 if tta else None, folds=[0]),
         "classes": CLASSES,
