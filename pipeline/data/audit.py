@@ -8,7 +8,8 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.facts import Facts, kept_facts, read_pictures
-from pipeline.data.index import class_names, name_some, read_quarantine, scan, test_index
+from pipeline.data.index import class_names, read_quarantine, scan, test_index
+from pipeline.data.tables import name_some
 from pipeline.errors import DataError
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.competition import Competition
 from pipeline.data.extra import ExtraRows, load_extra
 from pipeline.data.folds import NEVER_HELD_OUT, Folds, load_folds
-from pipeline.data.index import class_names, mean_size, name_some, read_table, test_index, train_index
+from pipeline.data.index import class_names, mean_size, test_index, train_index
+from pipeline.data.tables import name_some, read_table
 from pipeline.errors import DataError
 
 

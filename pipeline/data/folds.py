@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
-from pipeline.data.index import name_some, read_quarantine, read_table
+from pipeline.data.index import read_quarantine
+from pipeline.data.tables import name_some, read_table
 from pipeline.errors import DataError
 
 CHOOSING = 5  # one training row in so many chooses a setting

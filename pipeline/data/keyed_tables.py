@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Match
-from pipeline.data.index import key_of, name_some
+from pipeline.data.files import key_of
+from pipeline.data.tables import name_some
 from pipeline.errors import DataError
 
 PART_NAMES = {

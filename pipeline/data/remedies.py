@@ -15,7 +15,8 @@ import pandas as pd
 from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
 from pipeline.data.duplicates import components
-from pipeline.data.index import name_some, read_groups, read_quarantine
+from pipeline.data.index import read_groups, read_quarantine
+from pipeline.data.tables import name_some
 from pipeline.errors import DataError
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.index import class_names, name_some, read_table, scan
+from pipeline.data.index import class_names, scan
+from pipeline.data.tables import name_some, read_table
 from pipeline.errors import DataError, counted
 from pipeline.predictions.metrics import METRICS, Labels, Probabilities
 

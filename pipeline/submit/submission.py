@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
-from pipeline.data.index import name_some, read_table
+from pipeline.data.tables import name_some, read_table
 from pipeline.errors import SubmissionError, counted
 
 
