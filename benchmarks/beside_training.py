@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.index import find_pictures
+from pipeline.data.files import find_pictures
 from pipeline.data.inputs import TrainingInput, training_dataset
 from pipeline.data.workers import WorkerPool
 from pipeline.training.device import import_tensorflow_quietly

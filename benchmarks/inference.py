@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from tqdm import tqdm
 
-from pipeline.data.index import find_pictures
+from pipeline.data.files import find_pictures
 from pipeline.predictions.tta import PLAIN, view
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.training.device import import_tensorflow_quietly

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.augment import Augmenter
-from pipeline.data.index import find_pictures
+from pipeline.data.files import find_pictures
 from pipeline.data.pictures import KeptPictures
 from pipeline.training.fold import Machine
 

@@ -46,7 +46,7 @@ METRIC_NEEDS: dict[str, Needs] = {
 }
 """What each metric looks at. T is the least true-positive rate, as in 0.8; K how many names count, as in 5."""
 SINGLE_ONLY = {"balanced_accuracy", "matthews", "quadratic_kappa", "weighted_log_loss", "map@K", "top_K_accuracy"}
-Match = Literal["path", "name", "stem", "number"]
+Match = Literal["path", "path_stem", "name", "stem", "number"]
 Target = Literal["single", "multilabel"]
 Form = Literal["class", "probability", "probabilities", "names", "ranked", "long"]
 TAKES: dict[Form, tuple[set[Needs], set[Target]]] = {
@@ -86,8 +86,8 @@ class LabelledPictures(Settings):
     Attributes:
         pictures: Folder of the pictures, searched with its subfolders.
         table: CSV with a row a picture.
-        match: How `id_column` names a file: by its `path` from `pictures`, its file `name`, its `stem`, or the `number`
-            that its stem is, whatever zeros stand before it.
+        match: How `id_column` names a file: by its `path` from `pictures`, with suffix or without (`path_stem`), by
+            its file `name`, its `stem`, or the `number` that its stem is, whatever zeros stand before it.
         label_columns: Columns of 0 and 1, one a class, instead of a label column.
         label_separator: What stands between the names, where a label column holds several.
         label_pattern: Regular expression with a group `label`, found in the path from `pictures`.

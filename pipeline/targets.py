@@ -32,6 +32,8 @@ def classes_of(competition: Competition, labels: Iterable[str]) -> list[str]:
         labels: Of the index; where a picture may have several, empty ones have none.
     """
     if competition.target == "multilabel":
+        if competition.train.label_columns:  # whether a picture is of them or not
+            return list(competition.train.label_columns)
         return class_names(name for label in labels for name in split_names(label))
     return class_names(label for label in labels if label)
 

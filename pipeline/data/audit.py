@@ -8,8 +8,8 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.facts import Facts, kept_facts, read_pictures
-from pipeline.data.index import name_some, read_quarantine, scan, test_index
-from pipeline.errors import DataError
+from pipeline.data.index import read_quarantine, scan, test_index
+from pipeline.errors import DataError, name_some
 from pipeline.targets import classes_of
 
 

@@ -13,7 +13,8 @@ from pipeline.competition import Competition
 from pipeline.data.extra import ExtraRows, load_extra
 from pipeline.data.folds import NEVER_HELD_OUT, Folds, load_folds
 from pipeline.data.forms import Form, form_of
-from pipeline.data.index import mean_size, read_table, test_index, train_index
+from pipeline.data.index import mean_size, test_index, train_index
+from pipeline.data.tables import read_table
 from pipeline.errors import DataError, name_some
 from pipeline.targets import classes_of, label_numbers
 

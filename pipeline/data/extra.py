@@ -17,9 +17,9 @@ import pandas as pd
 
 from pipeline.competition import Competition, TrainData
 from pipeline.data.folds import NEVER_HELD_OUT, Folds
-from pipeline.data.index import name_some, scan_rows
+from pipeline.data.index import scan_rows
 from pipeline.data.pseudo import list_pseudo, read_pseudo
-from pipeline.errors import DataError, RecipeError
+from pipeline.errors import DataError, RecipeError, name_some
 from pipeline.progress import Progress
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition, Target
-from pipeline.data.index import name_some, read_quarantine, read_table
+from pipeline.data.index import read_quarantine
 from pipeline.data.stratify import spread
-from pipeline.errors import DataError
+from pipeline.data.tables import read_table
+from pipeline.errors import DataError, name_some
 from pipeline.targets import label_numbers, split_names
 
 CHOOSING = 5  # one training row in so many chooses a setting

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.competition import METRIC_NEEDS, Competition, metric_kind
 from pipeline.competition import Form as FormName
+from pipeline.data.row_labels import split_long
 from pipeline.errors import DataError, counted, name_some
 
 Decide = Callable[[NDArray[np.floating]], NDArray[np.int64]]
@@ -112,16 +113,7 @@ class Form:
         return pd.DataFrame({self.key: list(keys), **values})
 
     def _split(self, key: str) -> tuple[str, str]:
-        """Picture and class of an id such as `cat.jpg_dog`; the longest class name that fits."""
-        fits = [name for name in self.classes if key.endswith(self.separator + name)]
-        if not fits:
-            raise DataError(
-                f"the id {key!r} names no class after {self.separator!r}",
-                expected=f"a picture, {self.separator!r} and one of {name_some(self.classes)}",
-                next_step="check `separator` and `submission` in competition.yaml",
-            )
-        name = max(fits, key=len)
-        return key.removesuffix(self.separator + name), name
+        return split_long(key, self.classes, self.separator)
 
     def faults(self, given: pd.DataFrame) -> list[str]:
         """What is wrong with the values of a table that has the right columns, every value as text."""

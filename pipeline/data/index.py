@@ -4,8 +4,8 @@ Sorting makes everything after it independent of the order of the rows in train.
 not fit together and says so; `train_index` and `test_index` refuse it, unless the quarantine names it.
 """
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition, Match
-from pipeline.data.decode import PICTURE_SUFFIXES, picture_size
-from pipeline.errors import DataError
-from pipeline.errors import name_some as name_some
-from pipeline.progress import Progress
+from pipeline.data.decode import picture_size
+from pipeline.data.files import by_key, find_pictures, id_key, is_hidden
+from pipeline.data.row_labels import label_in_path, labels_in, split_long
+from pipeline.data.tables import read_table
+from pipeline.errors import DataError, name_some
+from pipeline.targets import class_names, classes_of, split_names
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Scan:
     """What the train table and folders hold, faults included.
 
     Attributes:
-        rows: Columns id, path (str, "" without a file), label (str, "" without one), group, split; by id.
+        rows: Columns id, path (str, "" without a file), label (str, "" without one), group, split; by id. With a
+            multilabel target a label is the row's classes joined by `|`, "" for none of them.
         faults: id → why the row cannot be trained on.
         without_row: Files in the train folders that no row names.
     """
@@ -32,59 +35,6 @@ class Scan:
     rows: pd.DataFrame
     faults: dict[str, str] = field(default_factory=dict)
     without_row: list[str] = field(default_factory=list)
-
-
-def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """A CSV with every value as text, so that the class "01" stays "01".
-
-    Raises:
-        DataError: There is no such file, it cannot be read, or a column is missing.
-    """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {what}", expected="a CSV file", next_step="check the path")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", expected="a CSV file in UTF-8", next_step="mend the file"
-        ) from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DataError(
-            f"{path} has no column {', '.join(map(repr, missing))}",
-            expected="columns " + ", ".join(map(repr, columns)) + "; it has " + ", ".join(map(repr, table)),
-            next_step="correct the column names in competition.yaml",
-        )
-    return table
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """All picture files below `folder`, hidden ones left out, sorted.
-
-    Raises:
-        DataError: There is no such folder.
-    """
-    if not folder.is_dir():
-        raise DataError(
-            f"the folder {folder} does not exist",
-            expected="a folder of pictures",
-            next_step="check the path, and where competitions/<slug>/data points to",
-        )
-    return find_files(folder, PICTURE_SUFFIXES)
-
-
-def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files below `folder` with one of the (lower-case) suffixes, hidden ones left out, sorted."""
-    # Whoever names a large folder by mistake sees which it is.
-    files = Progress(_files(folder), desc=f"searching {folder}", unit=" files", leave=False, disable=None, delay=1)
-    return sorted(path for path in files if path.suffix.lower() in suffixes and path.is_file())
-
-
-def key_of(path: Path, folder: Path, match: Match) -> str:
-    """What a table calls the picture `path`."""
-    relative = path.relative_to(folder)
-    return {"path": relative.as_posix(), "name": relative.name, "stem": relative.stem}[match]
 
 
 def scan(competition: Competition) -> Scan:
@@ -139,16 +89,19 @@ def train_index(competition: Competition) -> pd.DataFrame:
     _refuse_unknown(quarantine, found.rows, competition.quarantine_file)
     faults = {key: why for key, why in found.faults.items() if key not in quarantine}
     if faults:
+        where = competition.train.table or competition.train.pictures
         raise DataError(
-            f"{len(faults)} rows of {competition.train.table} cannot be used: "
+            f"{len(faults)} rows of {where} cannot be used: "
             + name_some(f"{key} ({why})" for key, why in sorted(faults.items())),
             expected="a picture and a label for every row",
             next_step=f"mend them, or leave them out by rows `id,reason` in {competition.quarantine_file}",
         )
     rows = found.rows[~found.rows["id"].isin(set(quarantine))].reset_index(drop=True)
-    if rows["label"].nunique() < 2:
+    single = competition.target == "single"
+    count = len({part for label in set(rows["label"]) for part in ([label] if single else split_names(label))})
+    if count < 2:
         raise DataError(
-            f"{competition.slug} has {len(rows)} labelled pictures in {rows['label'].nunique()} classes",
+            f"{competition.slug} has {len(rows)} labelled pictures in {count} classes",
             expected="pictures of at least two classes",
             next_step="check train.pictures and train.table in competition.yaml",
         )
@@ -165,12 +118,13 @@ def test_index(competition: Competition) -> pd.DataFrame:
     if competition.test is None:
         return empty
     folder = competition.data / competition.test.pictures
-    files = _by_key(find_pictures(folder), folder, competition.test.match)
+    files = by_key(find_pictures(folder), folder, competition.test.match)
     ids = _test_ids(competition)
     if ids is None:
         ids = list(files)
     _refuse_repeated(pd.Series(ids, dtype=str), str(competition.sample_submission))
-    missing = [key for key in ids if key not in files]
+    keys = [id_key(key, competition.test.match) for key in ids]
+    missing = [one for one, key in zip(ids, keys, strict=True) if key not in files]
     if missing:
         raise DataError(
             f"{len(missing)} ids of {competition.sample_submission} have no picture in "
@@ -178,7 +132,7 @@ def test_index(competition: Competition) -> pd.DataFrame:
             expected=f"a picture for every id, matched by {competition.test.match}",
             next_step="check test.pictures and test.match in competition.yaml, and that the download is whole",
         )
-    surplus = sorted(set(files) - set(ids))
+    surplus = sorted(set(files) - set(keys))
     if surplus:  # train pictures may lie in the same folder
         known = set(scan(competition).rows["path"])
         surplus = [key for key in surplus if str(files[key]) not in known]
@@ -188,7 +142,7 @@ def test_index(competition: Competition) -> pd.DataFrame:
             expected="the same ids in both",
             next_step="check sample_submission and test.pictures in competition.yaml",
         )
-    rows = pd.DataFrame({"id": ids, "path": [str(files[key]) for key in ids]})
+    rows = pd.DataFrame({"id": ids, "path": [str(files[key]) for key in keys]})
     return _sorted(rows)
 
 
@@ -203,7 +157,11 @@ def _test_ids(competition: Competition) -> list[str] | None:
     """The ids to predict as the sample submission or the table's test rows name them, if either does."""
     if competition.sample_submission:
         table = read_table(competition.data / competition.sample_submission)
-        return list(table.iloc[:, 0])
+        ids = list(table.iloc[:, 0])
+        if competition.submission != "long":
+            return ids
+        classes = set(classes_of(competition, scan_rows(competition).rows["label"]))
+        return list(dict.fromkeys(split_long(key, classes, competition.separator)[0] for key in ids))
     split = competition.train.split
     if split and split.test and competition.train.table:
         table = read_table(competition.data / competition.train.table)
@@ -214,10 +172,9 @@ def _test_ids(competition: Competition) -> list[str] | None:
 def _scan_table(competition: Competition, name: str) -> Scan:
     train = competition.train
     assigned = [train.id_column, train.label_column, train.group_column, train.split and train.split.column]
-    table = read_table(competition.data / name, [column for column in assigned if column])
-    rows = pd.DataFrame({"id": table[train.id_column], "label": table[train.label_column].str.strip()})
+    table = read_table(competition.data / name, [column for column in (*assigned, *train.label_columns) if column])
+    rows = pd.DataFrame({"id": table[train.id_column], "split": "train"})
     rows["group"] = table[train.group_column] if train.group_column else ""
-    rows["split"] = "train"
     if train.split:
         rows["split"] = table[train.split.column]
         names = {train.split.train: "train", train.split.held_out: "held_out"}
@@ -229,85 +186,67 @@ def _scan_table(competition: Competition, name: str) -> Scan:
                 next_step="correct train.split in competition.yaml",
             )
         rows = rows[rows["split"] != train.split.test].assign(split=lambda frame: frame["split"].map(names))
-    _refuse_repeated(rows["id"], name)
+    rows["label"], wrong = labels_in(table.loc[rows.index], train, competition.target)
     folder = competition.data / train.pictures
-    files = _by_key(find_pictures(folder), folder, train.match)
-    rows["path"] = [str(files.get(key, "")) for key in rows["id"]]
+    files = by_key(find_pictures(folder), folder, train.match)
+    rows["path"] = [str(files.get(id_key(key, train.match), "")) for key in rows["id"]]
+    _refuse_repeated_pictures(rows, name, train.match)
     faults = dict.fromkeys(rows["id"][rows["path"] == ""], "no such file")
-    faults |= dict.fromkeys(rows["id"][rows["label"] == ""], "no label")
-    listed = set(table[train.id_column])
+    faults |= {key: why for key, why in zip(rows["id"], wrong, strict=True) if why}
+    listed = {id_key(key, train.match) for key in table[train.id_column]}
     without_row = [_place(path, folder, competition) for key, path in files.items() if key not in listed]
     return Scan(_sorted(rows), faults, sorted(without_row))
 
 
 def _scan_folders(competition: Competition) -> Scan:
     train = competition.train
-    frames = []
+    pattern = re.compile(train.label_pattern) if train.label_pattern else None
+    frames, faults = [], dict[str, str]()
     for pictures, split in ((train.pictures, "train"), (train.held_out_pictures, "held_out")):
         if pictures is None:
             continue
         folder = competition.data / pictures
         files = find_pictures(folder)
-        used = {path.parent for path in files}
-        classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not _hidden(Path(entry.name))]
-        empty = [entry.name for entry in classes if not any(entry == p or entry in p.parents for p in used)]
-        if empty:
-            raise DataError(
-                f"{len(empty)} class folders in {folder} hold no picture: {name_some(empty)}",
-                expected="at least one picture in every class folder",
-                next_step="fill the folder or remove it",
-            )
-        loose = [path.name for path in files if path.parent == folder]
-        if loose:
-            raise DataError(
-                f"{len(loose)} pictures in {folder} lie in no class folder: {name_some(loose)}",
-                expected="every picture in the folder of its class",
-                next_step="move them, or give a train table",
-            )
-        frames.append(
-            pd.DataFrame(
-                {
-                    "id": [_place(path, folder, competition) for path in files],
-                    "path": [str(path) for path in files],
-                    "label": [path.relative_to(folder).parts[0] for path in files],
-                    "group": "",
-                    "split": split,
-                }
-            )
+        if pattern is None:
+            _require_class_folders(folder, files)
+            labels = [path.relative_to(folder).parts[0] for path in files]
+        else:
+            labels = [label_in_path(path.relative_to(folder), pattern) for path in files]
+        places = [_place(path, folder, competition) for path in files]
+        faults |= {
+            place: f"label_pattern finds no label in {place}"
+            for place, label in zip(places, labels, strict=True)
+            if not label
+        }
+        paths = [str(path) for path in files]
+        frames.append(pd.DataFrame({"id": places, "path": paths, "label": labels, "group": "", "split": split}))
+    return Scan(_sorted(pd.concat(frames)), faults)
+
+
+def _require_class_folders(folder: Path, files: Sequence[Path]) -> None:
+    """Every picture in the folder of its class, and a picture in every one."""
+    used = {path.parent for path in files}
+    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_hidden(Path(entry.name))]
+    filled = {parent for path in used for parent in (path, *path.parents)}
+    empty = [entry.name for entry in classes if entry not in filled]
+    if empty:
+        raise DataError(
+            f"{len(empty)} class folders in {folder} hold no picture: {name_some(empty)}",
+            expected="at least one picture in every class folder",
+            next_step="fill the folder or remove it",
         )
-    return Scan(_sorted(pd.concat(frames)))
+    loose = [path.name for path in files if path.parent == folder]
+    if loose:
+        raise DataError(
+            f"{len(loose)} pictures in {folder} lie in no class folder: {name_some(loose)}",
+            expected="every picture in the folder of its class",
+            next_step="move them, or give a train table",
+        )
 
 
 def _place(path: Path, folder: Path, competition: Competition) -> str:
     """Where a picture lies in data/; in its own folder, where competition.yaml names that by an absolute path."""
     return path.relative_to(competition.data if path.is_relative_to(competition.data) else folder).as_posix()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below `folder`, without hidden ones; links to folders are followed, but not in a circle."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent)
-        real = here.resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not _hidden(Path(name))
-            and not ((here / name).is_symlink() and real.is_relative_to((here / name).resolve()))
-        ]
-        yield from (here / name for name in names if not _hidden(Path(name)))
-
-
-def _by_key(paths: Iterable[Path], folder: Path, match: Match) -> Mapping[str, Path]:
-    files: dict[str, Path] = {}
-    for path in paths:
-        other = files.setdefault(key_of(path, folder, match), path)
-        if other != path:
-            raise DataError(
-                f"two pictures have the {match} {key_of(path, folder, match)!r}: {other} and {path}",
-                expected=f"each {match} once below {folder}",
-                next_step="remove one, or match by path in competition.yaml",
-            )
-    return files
 
 
 def _refuse_unknown(ids: Iterable[str], rows: pd.DataFrame, file: Path) -> None:
@@ -330,9 +269,27 @@ def _refuse_repeated(ids: pd.Series, where: str) -> None:
         )
 
 
+def _refuse_repeated_pictures(rows: pd.DataFrame, name: str, match: Match) -> None:
+    """`_refuse_repeated`, with the labels that the rows of one picture have, and for ids that mean one picture."""
+    for column in ("id", "path"):
+        repeated = rows[rows.duplicated(column, keep=False) & (rows[column] != "")]
+        if repeated.empty:
+            continue
+        found = []
+        for _, same in repeated.groupby(column):
+            labels = " and ".join(map(repr, class_names(same["label"])))
+            times = f"as {labels}" if same["label"].nunique() > 1 else f"({len(same)} times)"
+            found.append(f"{' = '.join(dict.fromkeys(same['id']))} {times}")
+        two = any(" as " in one for one in found)
+        raise DataError(
+            f"{name} names {len(found)} {'ids' if column == 'id' else 'pictures'} more than once"
+            + (", with different labels: " if two else ": ")
+            + name_some(found),
+            expected="a row a picture" + (f", matched by {match}" if column == "path" else ""),
+            next_step="remove the rows that are wrong"
+            + ("; where a picture is of several classes, join them in one row (labels a|b)" if two else ""),
+        )
+
+
 def _sorted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("id", kind="stable").reset_index(drop=True)
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)

@@ -23,9 +23,10 @@ from pipeline.competition import (
     competition_folder,
 )
 from pipeline.data.audit import Audit, audit
-from pipeline.data.index import find_files, find_pictures, key_of, name_some, read_table
+from pipeline.data.files import find_files, find_pictures, key_of
 from pipeline.data.keyed_tables import MATCHES, PART_NAMES, KeyedTable, is_part, keyed_tables, two_readings
-from pipeline.errors import DataError
+from pipeline.data.tables import read_table
+from pipeline.errors import DataError, name_some
 from pipeline.settings import explain
 
 _LABEL_NAMES = {"label", "labels", "category", "class", "target", "class_name", "class_label"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Match
-from pipeline.data.index import key_of, name_some
-from pipeline.errors import DataError
+from pipeline.data.files import key_of
+from pipeline.errors import DataError, name_some
 
 PART_NAMES = {
     "train": {"train", "training"},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.artifacts import home_expanded
 from pipeline.data.decode import PICTURE_SUFFIXES, decode
-from pipeline.data.index import find_pictures
+from pipeline.data.files import find_pictures
 from pipeline.errors import DataError, PictureError
 from pipeline.progress import Progress
 

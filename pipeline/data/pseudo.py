@@ -16,8 +16,8 @@ import pandas as pd
 from pipeline.artifacts import read_json, write_json, write_text
 from pipeline.competition import Competition
 from pipeline.data.folds import Folds
-from pipeline.data.index import name_some, read_table
-from pipeline.errors import DataError
+from pipeline.data.tables import read_table
+from pipeline.errors import DataError, name_some
 from pipeline.settings import NAME
 
 COLUMNS = ["id", "fold", "label", "confidence"]

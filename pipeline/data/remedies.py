@@ -15,8 +15,8 @@ import pandas as pd
 from pipeline.artifacts import atomic_path
 from pipeline.competition import Competition
 from pipeline.data.duplicates import components
-from pipeline.data.index import name_some, read_groups, read_quarantine
-from pipeline.errors import DataError
+from pipeline.data.index import read_groups, read_quarantine
+from pipeline.errors import DataError, name_some
 
 
 def refuse_groups_without_effect(competition: Competition) -> None:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.forms import Form, form_of
-from pipeline.data.index import read_table, scan
+from pipeline.data.index import scan
+from pipeline.data.tables import read_table
 from pipeline.errors import DataError, counted, name_some
 from pipeline.predictions.metrics import METRICS
 from pipeline.targets import JOINT, classes_of, label_numbers

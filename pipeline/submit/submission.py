@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
 from pipeline.data.forms import Decide, form_of
-from pipeline.data.index import read_table
+from pipeline.data.tables import read_table
 from pipeline.errors import SubmissionError, counted, name_some
 
 DIGITS = "%.9g"

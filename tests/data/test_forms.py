@@ -90,7 +90,7 @@ def test_a_row_a_picture_and_class() -> None:
     filled = long.fill(keys, found)
     assert cells(filled) == [["x_1.jpg_big_cat", 0.75], ["x_1.jpg_cat", 0.25]]
     assert long.read(filled).loc["x_1.jpg"].tolist() == [0.25, 0.75]
-    with pytest.raises(DataError, match="'x_1.jpg' names no class after '_'"):
+    with pytest.raises(DataError, match=r"the id 'x_1\.jpg' of the sample submission does not end"):
         long.pictures(["x_1.jpg"])
 
 

@@ -1,13 +1,17 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
-from pipeline.data.index import find_pictures, mean_size, read_table, scan, train_index
+from pipeline.data.files import find_pictures
+from pipeline.data.index import mean_size, scan, train_index
 from pipeline.data.index import test_index as index_of_test  # not to be collected
+from pipeline.data.row_labels import split_long
+from pipeline.data.tables import read_table
 from pipeline.errors import DataError
-from pipeline.targets import class_names
+from pipeline.targets import class_names, classes_of, label_numbers
 from tests.conftest import make_picture, make_pictures, write_competition, write_table
 
 TABLE = {"pictures": "train", "table": "train.csv", "id_column": "id", "label_column": "label"}
@@ -68,15 +72,44 @@ def test_ids_and_classes_stay_text(tmp_path):
     assert Path(rows.loc["007", "path"]).name == "007.png"
 
 
-@pytest.mark.parametrize("match", ["path", "name", "stem"])
-def test_match(tmp_path, match):
-    competition = write_competition(tmp_path, "match", train={**TABLE, "match": match})
-    names = {"path": ("a/1.jpg", "b/2.jpg"), "name": ("1.jpg", "2.jpg"), "stem": ("1", "2")}[match]
-    make_picture(competition.data / "train" / "a" / "1.jpg")
-    make_picture(competition.data / "train" / "b" / "2.jpg")
+@pytest.mark.parametrize(
+    ("match", "names"),
+    [
+        ("path", ("a/01.jpg", "b/02.jpg")),
+        ("path_stem", ("a/01", "b/02")),
+        ("path_stem", ("a/01.png", "b/02.JPG")),
+        ("name", ("01.jpg", "02.jpg")),
+        ("name", ("left/01.jpg", "02.jpg")),
+        ("stem", ("01", "02")),
+        ("stem", ("left/01.png", "02.jpg")),
+        ("number", ("1", "2")),
+        ("number", ("0001", "2.png")),
+    ],
+)
+def test_match(tmp_path, match, names):
+    competition = write_competition(
+        tmp_path,
+        "match",
+        train={**TABLE, "match": match},
+        test={"pictures": "train", "match": match},
+        sample_submission="train.csv",
+    )
+    make_picture(competition.data / "train" / "a" / "01.jpg")
+    make_picture(competition.data / "train" / "b" / "02.jpg")
     write_table(table_of(competition), "id,label", f"{names[0]},x", f"{names[1]},y")
-    paths = train_index(competition)["path"]
-    assert [Path(path).relative_to(competition.data / "train").as_posix() for path in paths] == ["a/1.jpg", "b/2.jpg"]
+    for rows in (train_index(competition), index_of_test(competition)):
+        paths = dict(zip(rows["id"], rows["path"], strict=True))
+        places = [Path(paths[name]).relative_to(competition.data / "train").as_posix() for name in names]
+        assert places == ["a/01.jpg", "b/02.jpg"]
+    assert scan(competition).without_row == []
+
+
+def test_a_dot_in_a_stem_is_no_suffix(tmp_path):
+    competition = write_competition(tmp_path, "dots", train={**TABLE, "match": "stem"})
+    for number, name in enumerate(("a.1", "a.2", "0")):
+        make_picture(competition.data / "train" / f"{name}.jpg", seed=number)
+    write_table(table_of(competition), "id,label", "a.1,x", "a.2,y", "0,y")
+    assert len(train_index(competition)) == 3
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_column(tiny_competition):
@@ -87,9 +120,23 @@ def test_a_byte_order_mark_is_not_part_of_the_first_column(tiny_competition):
 
 
 def test_a_repeated_id_is_refused(tiny_competition):
-    add_row(tiny_competition, "003.jpg,red")
-    with pytest.raises(DataError, match=r"train\.csv names 1 ids more than once: 003\.jpg"):
+    add_row(tiny_competition, "003.jpg,blue")
+    with pytest.raises(DataError, match=r"train\.csv names 1 ids more than once: 003\.jpg \(2 times\)"):
         train_index(tiny_competition)
+
+
+def test_a_picture_of_two_labels_is_named_with_both(tiny_competition):
+    add_row(tiny_competition, "003.jpg,red")
+    with pytest.raises(DataError, match=r"with different labels: 003\.jpg as 'blue' and 'red'"):
+        train_index(tiny_competition)
+
+
+def test_two_ids_of_one_picture_are_refused(tmp_path):
+    competition = write_competition(tmp_path, "twice", train={**TABLE, "match": "stem"})
+    make_picture(competition.data / "train" / "1.jpg")
+    write_table(table_of(competition), "id,label", "1,a", "1.jpg,b")
+    with pytest.raises(DataError, match=r"names 1 pictures more than once, .*: 1 = 1\.jpg as 'a' and 'b'"):
+        train_index(competition)
 
 
 def test_a_row_without_a_file_is_refused_until_it_is_in_quarantine(tiny_competition):
@@ -203,6 +250,115 @@ def test_an_unknown_value_of_the_split_is_refused(tmp_path):
     assert "None" not in caught.value.expected
 
 
+# Labels in columns, several in a cell, or in the path
+
+
+def columns_competition(root: Path, *rows: str, target: str = "single", **train: object) -> Competition:
+    settings = {"pictures": "train", "table": "train.csv", "id_column": "id", "label_columns": ["scab", "healthy"]}
+    forms = {"single": {}, "multilabel": {"submission": "probabilities", "metric": "roc_auc"}}
+    train = {key: value for key, value in {**settings, **train}.items() if value is not None}
+    competition = write_competition(root, "columns", target=target, train=train, **forms[target])
+    for number in range(len(rows)):
+        make_picture(competition.data / "train" / f"{number}.jpg", seed=number)
+    header = "id,healthy,scab" if "label_column" not in train else "id,names"
+    write_table(table_of(competition), header, *(f"{number}.jpg,{row}" for number, row in enumerate(rows)))
+    return competition
+
+
+def test_a_column_a_class(tmp_path):
+    competition = columns_competition(tmp_path, "1,0", "0,1", "1.0,0.0", "False,True")
+    rows = train_index(competition)
+    assert list(rows["label"]) == ["healthy", "scab", "healthy", "scab"]
+    assert classes_of(competition, rows["label"]) == ["healthy", "scab"]
+
+
+def test_a_row_of_no_column_or_of_several_is_a_fault(tmp_path):
+    competition = columns_competition(tmp_path, "1,0", "0,0", "1,1", "0,", "0,1")
+    faults = {"1.jpg": "no label", "2.jpg": "several labels: scab, healthy", "3.jpg": "no label"}
+    assert scan(competition).faults == faults
+    quarantine(competition, *(f"{key},mended later" for key in faults))
+    assert list(train_index(competition)["label"]) == ["healthy", "scab"]
+
+
+def test_several_columns_may_be_1_or_none(tmp_path):
+    competition = columns_competition(tmp_path, "1,0", "0,0", "1,1", ",1", target="multilabel")
+    assert scan(competition).faults == {"3.jpg": "no label"}
+    quarantine(competition, "3.jpg,no label")
+    rows = train_index(competition)
+    classes = classes_of(competition, rows["label"])
+    assert classes == ["scab", "healthy"]  # in the order of label_columns
+    assert list(rows["label"]) == ["healthy", "", "scab|healthy"]
+    matrix = label_numbers(list(rows["label"]), classes, target="multilabel")
+    assert matrix.dtype == np.int64
+    assert matrix.tolist() == [[0, 1], [0, 0], [1, 1]]
+    assert classes_of(competition, rows["label"][:1]) == classes
+    with pytest.raises(KeyError):
+        label_numbers(["rust"], classes, target="multilabel")
+
+
+@pytest.mark.parametrize("value", ["2", "-1", "0.5", "yes"])
+def test_a_label_column_of_other_values_is_refused(tmp_path, value):
+    competition = columns_competition(tmp_path, "1,0", f"{value},1")
+    with pytest.raises(DataError, match=f"column 'healthy' of train.csv holds '{value}'") as caught:
+        train_index(competition)
+    assert "--label-column" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells"),
+    [(" ", ["rust scab", "10  rust ", "rust", ""]), (";", ["rust; scab", "10;rust", ";rust;", ";"])],
+)
+def test_several_names_in_a_cell(tmp_path, separator, cells):
+    changes = {"label_columns": None, "label_column": "names", "label_separator": separator}
+    competition = columns_competition(tmp_path, *cells, "scab" + separator + "scab", target="multilabel", **changes)
+    assert scan(competition).faults == {"3.jpg": "no label"}
+    quarantine(competition, "3.jpg,no label")
+    rows = train_index(competition)
+    assert list(rows["label"]) == ["rust|scab", "10|rust", "rust", "scab"]
+    assert classes_of(competition, rows["label"]) == ["10", "rust", "scab"]
+    assert label_numbers(list(rows["label"]), ["10", "rust", "scab"], target="multilabel").tolist() == [
+        [0, 1, 1],
+        [1, 1, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
+
+
+def test_one_class_in_several_columns_is_nothing_to_learn(tmp_path):
+    with pytest.raises(DataError, match="2 labelled pictures in 1 classes"):
+        train_index(columns_competition(tmp_path, "1,0", "0,0", target="multilabel"))
+
+
+def test_a_column_named_with_the_joint_is_refused(tmp_path):
+    competition = columns_competition(tmp_path, "1,0", label_columns=["a|b", "healthy"], target="multilabel")
+    write_table(table_of(competition), "id,healthy,a|b", "0.jpg,1,0")
+    with pytest.raises(DataError, match=r"class 'a\|b' of train.csv holds a '\|'"):
+        train_index(competition)
+
+
+def test_a_class_named_with_the_joint_is_refused(tmp_path):
+    changes = {"label_columns": None, "label_column": "names", "label_separator": " "}
+    with pytest.raises(DataError, match=r"class 'a\|b' of train.csv holds a '\|'"):
+        train_index(columns_competition(tmp_path, "a|b x", "x", target="multilabel", **changes))
+
+
+def test_labels_in_the_names_of_the_files(tmp_path):
+    train = {"pictures": "train", "label_pattern": r"(?P<label>[a-z]+)\.[0-9]+", "match": "path"}
+    competition = write_competition(tmp_path, "redux", train=train)
+    for number, name in enumerate(("cat.0", "cat.1", "deeper/dog.0", "1")):
+        make_picture(competition.data / "train" / f"{name}.jpg", seed=number)
+    assert scan(competition).faults == {"train/1.jpg": "label_pattern finds no label in train/1.jpg"}
+    with pytest.raises(DataError, match="1 rows of train cannot be used"):
+        train_index(competition)
+    quarantine(competition, "train/1.jpg,no label")
+    rows = train_index(competition)
+    assert rows[["id", "label"]].to_numpy().tolist() == [
+        ["train/cat.0.jpg", "cat"],
+        ["train/cat.1.jpg", "cat"],
+        ["train/deeper/dog.0.jpg", "dog"],
+    ]
+
+
 # Folder layout
 
 
@@ -303,6 +459,26 @@ def test_the_sample_names_a_picture_twice(tiny_competition):
     add_row(tiny_competition, "t1.jpg,red", file="sample_submission.csv")
     with pytest.raises(DataError, match=r"names 1 ids more than once: t1\.jpg"):
         index_of_test(tiny_competition)
+
+
+def test_a_long_sample_names_each_picture_once_a_class(tiny_competition):
+    long = tiny_competition.model_copy(update={"submission": "long", "separator": "_"})
+    write_table(
+        tiny_competition.data / "sample_submission.csv",
+        "id,p",
+        *(f"t{number}.jpg_{label},0" for number in range(6) for label in ("red", "blue", "green")),
+    )
+    assert list(index_of_test(long)["id"]) == [f"t{number}.jpg" for number in range(6)]
+    add_row(tiny_competition, "t1.jpg_pink,0", file="sample_submission.csv")
+    with pytest.raises(DataError, match=r"'t1\.jpg_pink' of the sample submission does not end with '_' and a class"):
+        index_of_test(long)
+
+
+@pytest.mark.parametrize(
+    ("key", "found"), [("a_b_any", ("a_b", "any")), ("a_b_of_any", ("a_b", "of_any")), ("_any", ("", "any"))]
+)
+def test_the_class_in_a_long_id_is_the_longest(key, found):
+    assert split_long(key, {"any", "of_any"}, "_") == found
 
 
 def test_without_a_sample_the_ids_are_those_of_the_files(tiny_competition):

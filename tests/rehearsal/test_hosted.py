@@ -76,7 +76,7 @@ def test_log_loss_of_probabilities(tmp_path: Path) -> None:
         ("", "cannot be read"),
         ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "p0"]), "1 id is repeated: p0"),
         ("id,label\n" + "".join(f"{key},dog\n" for key in [*LABELS, "q"]), "1 id is unknown: q"),
-        ("id,label\n" + "".join(f"{key},emu\n" for key in LABELS), "1 label is unknown: 'emu'"),
+        ("id,label\n" + "".join(f"{key},emu\n" for key in LABELS), r"10 labels are unknown: p0 \('emu'\)"),
     ],
 )
 def test_what_cannot_be_scored_says_why(tmp_path: Path, content: str, complaint: str) -> None:

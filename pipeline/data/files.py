@@ -1,0 +1,91 @@
+"""Picture files below a folder, and what a table calls them."""
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from pipeline.competition import Match
+from pipeline.data.decode import PICTURE_SUFFIXES
+from pipeline.errors import DataError
+from pipeline.progress import Progress
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All picture files below `folder`, hidden ones left out, sorted.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"the folder {folder} does not exist",
+            expected="a folder of pictures",
+            next_step="check the path, and where competitions/<slug>/data points to",
+        )
+    return find_files(folder, PICTURE_SUFFIXES)
+
+
+def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files below `folder` with one of the (lower-case) suffixes, hidden ones left out, sorted."""
+    # Whoever names a large folder by mistake sees which it is.
+    files = Progress(_files(folder), desc=f"searching {folder}", unit=" files", leave=False, disable=None, delay=1)
+    return sorted(path for path in files if path.suffix.lower() in suffixes and path.is_file())
+
+
+def key_of(path: Path, folder: Path, match: Match) -> str:
+    """What the picture `path` is called, as `id_key` has it of a table's id."""
+    relative = PurePosixPath(path.relative_to(folder).as_posix())
+    if match == "path":
+        return str(relative)
+    if match == "path_stem":
+        return str(relative.with_suffix(""))
+    return relative.name if match == "name" else _number(relative.stem, match)
+
+
+def id_key(key: str, match: Match) -> str:
+    """What `key_of` calls the picture that a table means by the id `key`: the folder and the suffix that it has, where
+    the match is of less, do not count."""
+    if match == "path":
+        return key
+    name = key if match == "path_stem" else key.rsplit("/", 1)[-1]
+    if match == "name":
+        return name
+    if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+        name = name[: name.rindex(".")]
+    return _number(name, match)
+
+
+def _number(stem: str, match: Match) -> str:
+    return stem.lstrip("0") or "0" if match == "number" and stem.isdecimal() else stem
+
+
+def by_key(paths: Iterable[Path], folder: Path, match: Match) -> Mapping[str, Path]:
+    files: dict[str, Path] = {}
+    for path in paths:
+        other = files.setdefault(key_of(path, folder, match), path)
+        if other != path:
+            raise DataError(
+                f"two pictures have the {match} {key_of(path, folder, match)!r}: {other} and {path}",
+                expected=f"each {match} once below {folder}",
+                next_step="remove one, or match by path in competition.yaml",
+            )
+    return files
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below `folder`, without hidden ones; links to folders are followed, but not in a circle."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        real = here.resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not is_hidden(Path(name))
+            and not ((here / name).is_symlink() and real.is_relative_to((here / name).resolve()))
+        ]
+        yield from (here / name for name in names if not is_hidden(Path(name)))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder is one that systems and archives leave behind."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
