@@ -318,7 +318,9 @@ def test_rows_of_a_rehearsal_are_asked_for_in_one(ledger: Ledger, monkeypatch: p
 
 def test_a_file_that_ends_in_an_error_is_reported_by_either_way(rehearse: Rehearse, ledger: Ledger) -> None:
     server = rehearse()
-    server.hosted["tiny"].solution["t9.jpg"] = "red"  # type: ignore[index]  # the server wants a row more
+    tiny = server.hosted["tiny"]
+    more = {**tiny.solution, "t9.jpg": "red"}  # the server wants a row more
+    server.hosted["tiny"] = replace(tiny, solution=more, rows=tuple(more))
     assert "1 id is missing: t9.jpg" in refused("submit", "made")
     done("submit", "made", "--again", "--wait", "0")
     assert "1 id is missing: t9.jpg" in refused("submit", "--sync")

@@ -13,19 +13,12 @@ from pipeline.competition import METRIC_NEEDS, Competition, metric_kind
 from pipeline.competition import Form as FormName
 from pipeline.data.row_labels import split_long
 from pipeline.errors import DataError, counted, name_some
+from pipeline.targets import above_half, likeliest
 
 Decide = Callable[[NDArray[np.floating]], NDArray[np.int64]]
 """(rows, classes) probabilities → class numbers of shape (rows,), or for several labels 0 and 1 of (rows, classes)."""
 OF_A_DISTRIBUTION = {"log_loss", "weighted_log_loss", "brier"}
 """Metrics of probabilities that sum to one; others take any numbers in range."""
-
-
-def likeliest(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
-    return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
-
-
-def above_half(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
-    return np.asarray(probabilities >= 0.5, dtype=np.int64)
 
 
 @dataclass(frozen=True)

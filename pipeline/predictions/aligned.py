@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRICS, Metric
 from pipeline.predictions.store import Experiment, probabilities_of
-from pipeline.targets import label_numbers, split_names
+from pipeline.targets import is_label, label_numbers
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,8 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
         )
     ordered = first.oof[first.oof["fold"].isin(common)].sort_values("id")
     ids = list(ordered["id"])
-    target, known = first.manifest["target"], set(first.classes)
-    several = target == "multilabel"
-    unknown = [
-        key
-        for key in ids
-        if key not in labels or not known.issuperset(split_names(labels[key]) if several else [labels[key]])
-    ]
+    target, known = first.manifest["target"], frozenset(first.classes)
+    unknown = [key for key in ids if key not in labels or not is_label(labels[key], known, target)]
     if unknown:
         raise DataError(
             f"{len(unknown)} rows of {first.name} have no label it knows, such as {unknown[0]}",

@@ -38,6 +38,7 @@ from pipeline.predictions.manifests import MANIFEST
 from pipeline.predictions.metrics import Labels, Metric
 from pipeline.predictions.store import Experiment, finish_experiment, prediction_frame, probabilities_of
 from pipeline.settings import NAME
+from pipeline.targets import require_single
 
 Calibration = Literal["none", "temperature"]
 
@@ -119,6 +120,10 @@ def make_blend(aligned: Aligned, *, method: str | None = None, calibration: Cali
     if not several:
         _refuse_to_fit(method, calibration)
     names = [name for name, one in METHODS.items() if several or not one.learns]
+    if aligned.labels.ndim == 2:
+        names = [name for name in names if METHODS[name].several]
+        if calibration == "temperature" or (method and method not in names):
+            require_single("multilabel", "--temperature" if calibration == "temperature" else f"the method {method}")
     members = np.stack(list(aligned.probabilities.values()))
     # The thread pools of NumPy and of SciPy take turns here and wait for each other: one thread is up to ten times as
     # fast as two.

@@ -53,10 +53,12 @@ class Method:
     Attributes:
         fit: (members, labels, metric) → rule.
         learns: Whether it learns weights from labels, so that only rows of other folds can tell what it is worth.
+        several: Whether it is for pictures with several labels, too: what it gives need not sum to one.
     """
 
     fit: Callable[[Members, Labels, Metric], Rule]
     learns: bool
+    several: bool = False
 
 
 def apply_temperatures(members: Members, temperatures: Sequence[float]) -> Members:
@@ -192,12 +194,12 @@ def _stacking(members: Members, labels: Labels, metric: Metric) -> Rule:
 
 
 METHODS: dict[str, Method] = {
-    "single": Method(_single, learns=False),
-    "mean": Method(_mean, learns=False),
+    "single": Method(_single, learns=False, several=True),
+    "mean": Method(_mean, learns=False, several=True),
     "geometric": Method(_geometric, learns=False),
     "rank": Method(_rank, learns=False),
     "convex": Method(_convex, learns=True),
-    "hill": Method(_hill, learns=True),
+    "hill": Method(_hill, learns=True, several=True),
     "stacking": Method(_stacking, learns=True),
 }
 """From the simplest to the most complicated. `single` is the member with the best score: it is chosen, not fitted."""
@@ -227,6 +229,9 @@ def _ranked(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[
 
 def _decisive(members: Members, labels: Labels, metric: Metric) -> tuple[Members, Labels]:
     """As little as decides which weights score better."""
+    if labels.ndim == 2:
+        rows = some_rows(len(labels), _HILL_CELLS_ELSE // members.shape[2])
+        return members[:, rows], labels[rows]
     if metric.name == "log_loss":  # looks at the probability of the row's own class alone
         return _own(members, labels)[:, :, None], np.zeros_like(labels)
     if metric.name == "accuracy":  # where all members choose the same class, so does every mean of them

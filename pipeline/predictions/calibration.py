@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.predictions.metrics import Labels, Probabilities
+from pipeline.targets import all_right
 
 BINS = 15
 LEAST = float(np.finfo(np.float32).eps)
@@ -36,9 +37,11 @@ class Calibration:
 
 
 def calibration(labels: Labels, probabilities: Probabilities, *, bins: int = BINS) -> Calibration:
-    """Bin the rows by their largest probability."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+    """Bin the rows by their largest probability; of several labels, each class of each row by its own."""
+    if labels.ndim == 2:
+        confidence, right = probabilities.ravel().astype(np.float64), labels.ravel() == 1
+    else:
+        confidence, right = probabilities.max(axis=1).astype(np.float64), all_right(labels, probabilities)
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
     divisor = np.maximum(counts, 1)
@@ -81,7 +84,7 @@ def oof_temperature(
         probabilities: Shape (rows, classes).
         folds: The fold that each row was held out in, of shape (rows,).
     """
-    if labels.ndim == 2 or (probabilities.argmax(axis=1) == labels).all():
+    if labels.ndim == 2 or all_right(labels, probabilities).all():
         return None
     scaled, numbers = np.empty_like(probabilities), np.unique(folds)
     for fold in numbers:

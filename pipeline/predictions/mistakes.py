@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.predictions.metrics import Labels, Probabilities
+from pipeline.targets import all_right
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ClassScore:
     Attributes:
         rows: That are of it.
         predicted: Rows that were taken for it.
-        confidence: Mean largest probability of its rows, whichever class that was of.
+        confidence: Mean largest probability of its rows, whichever class that was of; of several labels, its own.
         taken_for: The class its rows are wrongly taken for most often, and how many are; None where all are right.
     """
 
@@ -68,7 +69,9 @@ def confusion(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]
 
 
 def class_scores(labels: Labels, probabilities: Probabilities, classes: Sequence[str]) -> list[ClassScore]:
-    """One entry a class, in their order."""
+    """One entry a class, in their order; of several labels each class is for itself, predicted from one half on."""
+    if labels.ndim == 2:
+        return [_alone(name, labels[:, n], probabilities[:, n]) for n, name in enumerate(classes)]
     matrix = confusion(labels, probabilities)
     confidence = np.bincount(labels, weights=probabilities.max(axis=1), minlength=len(classes))
     scores = []
@@ -94,6 +97,21 @@ def class_scores(labels: Labels, probabilities: Probabilities, classes: Sequence
     return scores
 
 
+def _alone(name: str, labels: Labels, probabilities: NDArray[np.floating]) -> ClassScore:
+    chosen = probabilities >= 0.5
+    right, rows, predicted = int(chosen[labels == 1].sum()), int(labels.sum()), int(chosen.sum())
+    return ClassScore(
+        name=name,
+        rows=rows,
+        predicted=predicted,
+        precision=right / predicted if predicted else None,
+        recall=right / rows if rows else None,
+        f1=2 * right / (rows + predicted) if rows + predicted else None,
+        confidence=float(probabilities[labels == 1].mean()) if rows else None,
+        taken_for=None,
+    )
+
+
 def confused_pairs(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[ConfusedPair]:
     """Every pair that occurs, the most frequent first.
 
@@ -117,10 +135,10 @@ def confused_pairs(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[Co
 
 
 def confident_mistakes(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
-    """The rows that were predicted wrong, that with the most probable wrong class first."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
-    return wrong[order]
+    """The rows that were predicted wrong, that with the most probable wrong class, or wrong absence, first."""
+    wrong = np.flatnonzero(~all_right(labels, probabilities))
+    sure = np.abs(probabilities - labels).max(axis=1) if labels.ndim == 2 else probabilities.max(axis=1)
+    return wrong[np.argsort(-sure[wrong], kind="stable")]
 
 
 def label_issues(labels: Labels, probabilities: Probabilities) -> LabelIssues:
@@ -129,6 +147,8 @@ def label_issues(labels: Labels, probabilities: Probabilities) -> LabelIssues:
     Args:
         probabilities: Out-of-fold: a model that has learned a wrong label believes it.
     """
+    if labels.ndim == 2:
+        return _several_issues(labels, probabilities)
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -137,4 +157,17 @@ def label_issues(labels: Labels, probabilities: Probabilities) -> LabelIssues:
         warnings.filterwarnings("ignore", category=UserWarning, module="cleanlab")
         found = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
         quality = get_label_quality_scores(labels, probabilities, method="self_confidence")
+    return LabelIssues(np.asarray(found, dtype=np.int64), np.asarray(quality, dtype=np.float64))
+
+
+def _several_issues(labels: Labels, probabilities: Probabilities) -> LabelIssues:
+    """The same where there may be several labels (Thyagarajan et al., 2023)."""
+    from cleanlab.multilabel_classification.filter import find_label_issues
+    from cleanlab.multilabel_classification.rank import get_label_quality_scores
+
+    given = [np.flatnonzero(row).tolist() for row in labels]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="cleanlab")
+        found = find_label_issues(given, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+        quality = get_label_quality_scores(given, probabilities)
     return LabelIssues(np.asarray(found, dtype=np.int64), np.asarray(quality, dtype=np.float64))

@@ -17,6 +17,7 @@ from pipeline.artifacts import Workspace
 from pipeline.errors import DataError
 from pipeline.predictions.manifests import require_all_folds, require_networks
 from pipeline.predictions.store import Experiment, probabilities_of, read_predictions
+from pipeline.targets import require_single
 
 _SAME = 1e-5  # float32 sums in another order
 
@@ -77,6 +78,7 @@ def make_pseudo_labels(
             others, or no row is that sure.
     """
     require_networks(experiment.manifest)
+    require_single(experiment.manifest["target"], "pseudo-labelling")
     require_all_folds(experiment.manifest, why="each fold's pseudo-labels are made by its own model")
     if experiment.manifest["folds_sha256"] != folds_sha256:
         raise DataError(

@@ -14,12 +14,14 @@ from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
 from pipeline.predictions.manifests import extra_in_words, folds_in_words
+from pipeline.predictions.metrics import Probabilities
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
 from pipeline.predictions.store import Experiment
 from pipeline.report.figures import COUNTED, calibration_figure, confusion_figure, gains_figure, row_shares
 from pipeline.report.page import Cell
 from pipeline.report.plots import learning_curves_figure
 from pipeline.report.tables import Row, kept_epochs
+from pipeline.targets import decided_like, label_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +77,7 @@ class Details:
     classes: Sequence[Row]
     pairs: Sequence[Row]
     pairs_found: int
-    matrix: Mapping[str, Any]
+    matrix: Mapping[str, Any] | None
     mistakes: Sequence[Mistake]
     wrong: int
     rows: int
@@ -95,8 +97,11 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
     metric, title = aligned.metric.name, f"{experiment.name} on {experiment.slug}"
     order = sorted(range(len(aligned.classes)), key=lambda number: natural(aligned.classes[number]))
     classes = [aligned.classes[number] for number in order]
-    matrix = confusion(aligned.labels, found)[np.ix_(order, order)]
-    pairs, scores = confused_pairs(matrix, classes), class_scores(aligned.labels, found, aligned.classes)
+    matrix, pairs = None, []
+    if aligned.labels.ndim == 1:
+        matrix = confusion(aligned.labels, found)[np.ix_(order, order)]
+        pairs = confused_pairs(matrix, classes)
+    scores = class_scores(aligned.labels, found, aligned.classes)
     wrong = confident_mistakes(aligned.labels, found)
     steps = _steps(manifest)
     figures = {}
@@ -106,7 +111,8 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
         )
     if len(steps) > 1:
         figures["gains"] = gains_figure(steps, metric=metric, title=title)
-    figures["confusion"] = confusion_figure(matrix, classes, title=title)
+    if matrix is not None:
+        figures["confusion"] = confusion_figure(matrix, classes, title=title)
     figures["calibration"] = calibration_figure(calibration(aligned.labels, found), title=title)
     return Details(
         experiment=experiment,
@@ -138,23 +144,32 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
             for one in pairs[:_MOST_PAIRS]
         ],
         pairs_found=len(pairs),
-        matrix=matrix_view(matrix, classes),
-        mistakes=[
-            Mistake(
-                id=aligned.ids[row],
-                true=aligned.classes[aligned.labels[row]],
-                predicted=aligned.classes[found[row].argmax()],
-                probability=float(found[row].max()),
-                own=float(found[row, aligned.labels[row]]),
-            )
-            for row in wrong[:MOST_MISTAKES]
-        ],
+        matrix=None if matrix is None else matrix_view(matrix, classes),
+        mistakes=_mistakes(aligned, found, wrong[:MOST_MISTAKES]),
         wrong=len(wrong),
         rows=len(aligned.ids),
         kept=kept_epochs(manifest),
         facts=_facts(manifest, rows=len(aligned.ids)),
         recipe=yaml.safe_dump(manifest.get("recipe") or manifest.get("blend"), sort_keys=False, allow_unicode=True),
     )
+
+
+def _mistakes(aligned: Aligned, found: Probabilities, rows: NDArray[np.int64]) -> list[Mistake]:
+    """These rows with the probability of what was predicted and of what is true; of several labels, of the one that is
+    most wrong."""
+    labels = aligned.labels[rows]
+    said = label_texts(decided_like(labels, found[rows]), aligned.classes)
+    if labels.ndim == 2:
+        wrong = np.abs(found[rows] - labels).max(axis=1)
+        right = 1 - wrong
+    else:
+        wrong, right = found[rows].max(axis=1), found[rows, labels]
+    return [
+        Mistake(aligned.ids[row], true, predicted, float(probability), float(own))
+        for row, true, predicted, probability, own in zip(
+            rows, label_texts(labels, aligned.classes), said, wrong, right, strict=True
+        )
+    ]
 
 
 def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.data.duplicates import Duplicate
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.mistakes import label_issues
+from pipeline.targets import decided_like, label_texts
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,10 @@ def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
     for name, aligned in experiments:
         probabilities = aligned.probabilities[name]
         found = label_issues(aligned.labels, probabilities)
-        for row in found.rows:
-            chosen = int(probabilities[row].argmax())
-            label = aligned.classes[aligned.labels[row]]
-            said[aligned.ids[row]].append(
-                (float(found.quality[row]), label, aligned.classes[chosen], float(probabilities[row, chosen]))
-            )
+        given = label_texts(aligned.labels[found.rows], aligned.classes)
+        taken = label_texts(decided_like(aligned.labels, probabilities[found.rows]), aligned.classes)
+        for row, label, chosen in zip(found.rows, given, taken, strict=True):
+            said[aligned.ids[row]].append((float(found.quality[row]), label, chosen, float(probabilities[row].max())))
     asked = Counter(key for _, aligned in experiments for key in aligned.ids)
     issues = []
     for key, sayings in said.items():

@@ -29,6 +29,7 @@ from pipeline.report.findings import Issue, JudgedDuplicate, find_issues, judge_
 from pipeline.report.page import Cell, Pair, Picture, data_uri, figure_svg, how_alike, render_page
 from pipeline.report.plots import leaderboard_figure, save_figure
 from pipeline.report.tables import KEPT_EPOCH, VALIDATED_ON, Row, agreement_rows, scored
+from pipeline.targets import decided_like, is_label, label_texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,7 +191,9 @@ def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
     """Experiments that can be compared with one another, and what is to be said of the labels."""
     known, notes = [], []
     for one in sources.experiments:
-        has_label = one.oof["id"].isin({key for key, label in sources.labels.items() if label in set(one.classes)})
+        target, classes = one.manifest["target"], frozenset(one.classes)
+        labelled = {key for key, label in sources.labels.items() if is_label(label, classes, target)}
+        has_label = one.oof["id"].isin(labelled)
         if not has_label.any():
             raise DataError(
                 f"none of the {len(one.oof)} rows of {one.name} has a label any more",
@@ -217,8 +220,8 @@ def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
 
 def _duplicates(sources: Sources, name: str, group: _Group) -> list[JudgedDuplicate]:
     aligned = group.aligned
-    chosen = aligned.probabilities[name].argmax(axis=1)
-    predicted = {key: aligned.classes[number] for key, number in zip(aligned.ids, chosen, strict=True)}
+    chosen = label_texts(decided_like(aligned.labels, aligned.probabilities[name]), aligned.classes)
+    predicted = dict(zip(aligned.ids, chosen, strict=True))
     return judge_duplicates(sources.duplicates or (), labels=sources.labels, predicted=predicted)
 
 

@@ -20,6 +20,7 @@ from pipeline.predictions.metrics import METRICS, paired_gain, standard_error
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
+from pipeline.targets import above_half, likeliest
 from pipeline.training.fold import Machine
 from pipeline.training.network import load_network, load_weights
 from pipeline.training.predict import FoldModels
@@ -102,10 +103,14 @@ def _agreement(network: Any, models: FoldModels, data: CompetitionData, workspac
         probabilities_of(read_predictions(workspace.fold(slug, name, fold) / "test.parquet"), ids, classes)
         for fold in models.weights
     ]
-    together = mean_of(members).argmax(axis=1)
+    decide = above_half if models.competition.target == "multilabel" else likeliest
+    together = decide(mean_of(members))
+
+    def agreeing(found: NDArray[np.float32]) -> float:
+        return float(np.mean((decide(found) == together).reshape(len(ids), -1).all(axis=1)))
+
     found = _predicted(network, _pictures(data.test["path"], models, workspace), np.arange(len(ids)), models)
-    each = [float(np.mean(member.argmax(axis=1) == together)) for member in members]
-    return float(np.mean(found.argmax(axis=1) == together)), float(np.mean(each))
+    return agreeing(found), float(np.mean([agreeing(member) for member in members]))
 
 
 def require_average_holds(check: AverageCheck, *, metric: str) -> None:

@@ -40,6 +40,7 @@ from pipeline.predictions.metrics import METRICS, floor_scores
 from pipeline.predictions.probe import Candidate, Pass, Probes, fit_head, rank
 from pipeline.progress import Progress
 from pipeline.recipe import Size, Square, resolve_size
+from pipeline.targets import require_single
 from pipeline.training.device import device, distribution, keras_backend, peak_device_memory
 from pipeline.training.engines import fresh_process
 from pipeline.training.fold import Machine
@@ -165,6 +166,7 @@ def compare_backbones(
     Raises:
         KitError: The competition does not hold, or none of the backbones can be tried.
     """
+    require_single(competition.target, "the comparison of backbones by a linear head")
     data, machine = load_data(competition), machine or Machine()
     pixels = default_size(data.mean_size) if size is None else resolve_size(size, data.mean_size)
     paths, cache = list(data.train["path"]), workspace.cache(competition.slug)

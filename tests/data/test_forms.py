@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
-from pipeline.data.forms import Form, form_of, likeliest
+from pipeline.data.forms import Form, form_of
 from pipeline.errors import DataError
+from pipeline.targets import likeliest
 
 CLASSES = ("ace of clubs", "joker", "two")
 PREDICTIONS = pd.DataFrame(

@@ -30,6 +30,7 @@ def two(cat: Any) -> np.ndarray:
 def experiment(tmp_path: Path) -> Experiment:
     """Two folds; the run beside it."""
     manifest = {
+        "target": "single",
         "experiment": "base-long",
         "recipe": {"name": "base"},
         "classes": CLASSES,

@@ -70,7 +70,6 @@ def test_rows_have_everything_once_for_each_experiment() -> None:
     } == {
         "competition": "cars",
         "metric": "accuracy",
-        "target": "single",
         "rows": 1800,
         "score": 0.7262,
         "score_se": 0.0161,
