@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
-from pipeline.predictions.metrics import METRICS, Labels, Metric, Probabilities, Weights, resampling
+from pipeline.predictions.metrics import METRICS, Metric, resampling
+from pipeline.predictions.scores import Labels, Probabilities, Weights
 
 Verdict = Literal["better", "worse", "not distinguishable"]
 
