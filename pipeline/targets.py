@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pipeline.competition import Competition, Target
 from pipeline.errors import DataError
 
+THRESHOLD = 0.5
+"""From which probability on a picture has a label, where it may have several and nothing better is fitted."""
 JOINT = "|"
 """What stands between the names in the index, where a picture may have several."""
 
@@ -77,7 +79,7 @@ def likeliest(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
 
 def above_half(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
     """1 for each class that is likelier than not, else 0: of the same shape, (rows, classes)."""
-    return np.asarray(probabilities >= 0.5, dtype=np.int64)
+    return np.asarray(probabilities >= THRESHOLD, dtype=np.int64)
 
 
 def decided_like(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> NDArray[np.int64]:

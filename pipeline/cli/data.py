@@ -52,19 +52,17 @@ def init(
     id_column: Annotated[str | None, typer.Option(help="Its column of picture names.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
     group_column: Annotated[str | None, typer.Option(help="Rows of one group stay in one fold.")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="accuracy, log_loss, macro_f1, quadratic_kappa or roc_auc.")
-    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Such as accuracy, macro_f1, log_loss, roc_auc, map@5.")] = None,
     folds: Annotated[int, typer.Option(help="Number of folds.", min=2)] = 5,
 ) -> None:
     """Describe a competition from its data: infer what lies where, read every picture, report faults.
 
     Example: kit init cars --data ~/Downloads/cars
     """
-    from pipeline.predictions.metrics import METRICS
+    from pipeline.competition import METRIC_NEEDS, metric_kind
 
-    if metric is not None and metric not in METRICS:
-        raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRICS), next_step="check --metric")
+    if metric is not None and metric_kind(metric) is None:
+        raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRIC_NEEDS), next_step="check --metric")
     check_slug(slug)
 
     from pipeline.data.infer import Wishes, init_competition

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.predictions.metrics import METRICS, Metric
+from pipeline.predictions.metrics import METRIC_SETTINGS, Metric, metric_of
 from pipeline.predictions.store import Experiment, probabilities_of
 from pipeline.targets import is_label, label_numbers
 
@@ -68,7 +68,7 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
             next_step="were rows removed or relabelled? train the experiments again",
         )
     return Aligned(
-        metric=METRICS[first.manifest["metric"]],
+        metric=metric_of(first.manifest),
         classes=first.classes,
         ids=ids,
         labels=label_numbers([labels[key] for key in ids], first.classes, target=target),
@@ -121,9 +121,10 @@ def _differences(first: Experiment, other: Experiment, *, rows: bool = False) ->
         "folds_sha256": "other folds",
         "data_sha256": "other pictures or labels",
         "classes": "other classes",
-        "metric": "another metric",
+        **dict.fromkeys(METRIC_SETTINGS, "another metric"),
     }
-    differs = [words for key, words in what.items() if first.manifest.get(key) != other.manifest.get(key)]
+    found = [words for key, words in what.items() if first.manifest.get(key) != other.manifest.get(key)]
+    differs = list(dict.fromkeys(found))
     if first.slug != other.slug:
         differs.insert(0, f"another competition ({other.slug})")
     if not differs and set(first.oof["id"]) != set(other.oof["id"]):

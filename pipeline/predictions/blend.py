@@ -35,7 +35,8 @@ from pipeline.predictions.blend_methods import (
 from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.compare import fold_scores, sample
 from pipeline.predictions.manifests import MANIFEST
-from pipeline.predictions.metrics import Labels, Metric
+from pipeline.predictions.metrics import METRIC_SETTINGS, Metric
+from pipeline.predictions.scores import Labels
 from pipeline.predictions.store import Experiment, finish_experiment, prediction_frame, probabilities_of
 from pipeline.settings import NAME
 from pipeline.targets import require_single
@@ -233,7 +234,7 @@ def store_blend(
     manifest = {
         "competition": first.slug,
         "experiment": name,
-        "metric": aligned.metric.name,
+        **{key: first.manifest[key] for key in METRIC_SETTINGS if key in first.manifest},
         "target": first.manifest["target"],
         "greater_is_better": aligned.metric.greater_is_better,
         **{f"{prefix}{key}": value for prefix in ("oof_", "") for key, value in scores.items()},

@@ -16,8 +16,9 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.predictions.calibration import LEAST, apply_temperature, log_probabilities, softmax, some_rows
-from pipeline.predictions.metrics import Labels, Metric
+from pipeline.predictions.calibration import apply_temperature, log_probabilities, softmax, some_rows
+from pipeline.predictions.metrics import Metric
+from pipeline.predictions.scores import LEAST, Labels
 
 Members = NDArray[np.float32]
 Blended = NDArray[np.float32]

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predictions.metrics import Labels, Probabilities
+from pipeline.predictions.scores import LEAST, Labels, Probabilities
 from pipeline.targets import all_right
 
 BINS = 15
-LEAST = float(np.finfo(np.float32).eps)
-"""A probability of nothing counts as this, as in the log loss."""
-
 _TEMPERATURE_CELLS = 2_000_000  # rows × classes: one number binds here, more rows would add nothing that can be seen
 
 

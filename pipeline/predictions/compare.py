@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
-from pipeline.predictions.metrics import METRICS, Labels, Metric, Probabilities, Weights, resampling
-from pipeline.targets import all_right
+from pipeline.predictions.metrics import METRICS, Metric, resampling
+from pipeline.predictions.scores import Labels, Probabilities, Weights, hits
 
 Verdict = Literal["better", "worse", "not distinguishable"]
 
@@ -271,7 +271,7 @@ class Sample:
 def sample(aligned: Aligned, resamples: int) -> Sample:
     """Score experiments on the rows that there are, and on so many resamples of them, the same for all of them."""
     metric, labels, predictions = aligned.metric, aligned.labels, list(aligned.probabilities.values())
-    right = np.stack([all_right(labels, found) for found in predictions]).astype(np.float64)
+    right = np.stack([hits(labels, found) for found in predictions])
     values = None
     if metric.per_row is not None:
         values = np.stack([metric.per_row(labels, found) for found in predictions], axis=1)

@@ -1,23 +1,23 @@
 """The competitions' metrics, their standard errors, and the floor: what chance reaches.
 
-Every function takes labels as class numbers, int of shape (rows,), and probabilities, float of shape
-(rows, classes) whose rows sum to one.
+What every function takes as labels and probabilities, for one label a picture and for several, says `scores.py`.
 """
 
-from collections.abc import Callable, Iterator
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Labels = NDArray[np.int64]
-Probabilities = NDArray[np.floating]
-Weights = NDArray[np.float64]
-Confusion = NDArray[np.float64]
+from pipeline.competition import METRIC_NEEDS, Competition, Needs, metric_kind
+from pipeline.errors import DataError, name_some
+from pipeline.predictions import scores
+from pipeline.predictions.scores import Confusion, Labels, Probabilities, Weights
 
 _RESAMPLES = 200
-_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")  # how many are smaller; how many are not larger
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Metric:
     """A score, and how to tell better from worse.
 
     Attributes:
+        needs: What it looks at: where labels, those are the likeliest class, or for several labels all from one half
+            on; where a ranking, the order of the classes.
         score: (labels, probabilities) → float.
         rescorer: (labels, probabilities) → what gives the score of a resample from how often each row was drawn,
             float of shape (rows,): no prediction is copied.
@@ -32,92 +34,33 @@ class Metric:
             else None. The spread of their mean is that of the score: for ROC AUC, where a row's contribution depends
             on the other rows, to first order.
         of_confusion: The score by how many rows of class i were taken for class j, where it depends on these alone.
+        by_place: For one label a picture: what a row is worth by the place of its class among all, counted from 1,
+            where that alone counts.
+        resamples: Of a bootstrap.
     """
 
     name: str
     greater_is_better: bool
+    needs: Needs
     score: Callable[[Labels, Probabilities], float]
     rescorer: Callable[[Labels, Probabilities], Callable[[Weights], float]]
     per_row: Callable[[Labels, Probabilities], NDArray[np.float64]] | None = None
     of_confusion: Callable[[Confusion], float] | None = None
+    by_place: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None
+    resamples: int = _RESAMPLES
 
     def gain(self, before: float, after: float) -> float:
         """How much better `after` is; negative if it is worse."""
         return after - before if self.greater_is_better else before - after
 
 
-def _hits(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    return np.asarray(probabilities.argmax(axis=1) == labels, dtype=np.float64)
-
-
-def _losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    losses: NDArray[np.float64] = -np.log(np.clip(chosen, np.finfo(np.float32).eps, 1.0))
-    return losses
-
-
-def _macro_f1(confused: Confusion) -> float:
-    """A class that is neither among the labels nor predicted does not count."""
-    right, total = np.diag(confused), confused.sum(axis=0) + confused.sum(axis=1)
-    known = total > 0
-    return float(np.mean(2 * right[known] / total[known]))
-
-
-def _quadratic_kappa(confused: Confusion) -> float:
-    """Zero for 0/0, where one class alone is predicted without fail; of whole numbers, so that this is seen."""
-    numbers = np.arange(len(confused))
-    distances = (numbers[:, None] - numbers) ** 2
-    by_chance = float(confused.sum(axis=1) @ distances @ confused.sum(axis=0))
-    return 1 - float(confused.sum() * (confused * distances).sum()) / by_chance if by_chance else 0.0
-
-
-def _roc_auc(labels: Labels, probabilities: Probabilities) -> float:
-    """Mean over the classes of one-versus-rest ROC AUC; classes without both sides are left out.
-
-    The area of a class is the share of pairs in the right order, equal ones counting half (Mann & Whitney, 1947).
-    """
-    areas = []
-    for own, column in _one_versus_rest(labels, probabilities):
-        inside, outside = column[own], np.sort(column[~own])
-        pairs = sum(int(np.searchsorted(outside, inside, side).sum()) for side in _SIDES)
-        areas.append(pairs / (2 * len(inside) * len(outside)))
-    return float(np.mean(areas)) if areas else 0.5
-
-
-def _auc_parts(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    """By the placement values of DeLong, DeLong & Clarke-Pearson (1988), from one sorting a class (Sun & Xu, 2014).
-
-    A row's placement is the share of the other side's rows that it is in the right order with.
-    """
-    rows, areas = len(labels), []
-    deviations = np.zeros(rows)
-    for own, column in _one_versus_rest(labels, probabilities):
-        inside, outside = np.flatnonzero(own), np.flatnonzero(~own)
-        outside = outside[column[outside].argsort()]
-        below = [np.searchsorted(column[outside], column[inside], side) for side in _SIDES]
-        won = (below[0] + below[1]) / (2 * len(outside))
-        lost = np.bincount(np.concatenate(below), minlength=len(outside) + 1).cumsum()[:-1]
-        areas.append(won.mean())
-        deviations[inside] += (won - areas[-1]) * rows / len(inside)
-        deviations[outside] += (1 - lost / (2 * len(inside)) - areas[-1]) * rows / len(outside)
-    return np.mean(areas) + deviations / len(areas) if areas else np.full(rows, 0.5)
-
-
-def _one_versus_rest(
-    labels: Labels, probabilities: Probabilities
-) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.floating]]]:
-    """For each class that some rows are of and others not: which rows are, and all rows' probabilities of it."""
-    for number, column in enumerate(np.ascontiguousarray(probabilities.T)):
-        own = labels == number
-        if own.any() and not own.all():
-            yield own, column
-
-
 def _of_rows(
     name: str,
     per_row: Callable[[Labels, Probabilities], NDArray[np.float64]],
     *,
+    needs: Needs = "probabilities",
     score: Callable[[Labels, Probabilities], float] | None = None,
+    by_place: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None,
     greater_is_better: bool = True,
 ) -> Metric:
     """A metric that is a mean over the rows; `score` where that is faster."""
@@ -127,33 +70,138 @@ def _of_rows(
         return lambda weights: float(weights @ values / len(values))
 
     mean = score or (lambda labels, probabilities: float(per_row(labels, probabilities).mean()))
-    return Metric(name, greater_is_better, mean, rescorer, per_row)
+    return Metric(name, greater_is_better, needs, mean, rescorer, per_row, by_place=by_place)
+
+
+def _of_places(name: str, by_place: Callable[[NDArray[np.int64]], NDArray[np.float64]]) -> Metric:
+    """A metric of the place of the row's class among all."""
+
+    def per_row(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
+        return by_place(scores.places(labels, probabilities))
+
+    return _of_rows(name, per_row, needs="ranking", by_place=by_place)
 
 
 def _of_confusion(name: str, of_confusion: Callable[[Confusion], float]) -> Metric:
-    """A metric of the confusion matrix alone: how many rows of class i were taken for class j."""
+    """A metric of the confusion alone: how many rows of class i were taken for class j."""
 
     def rescorer(labels: Labels, probabilities: Probabilities) -> Callable[[Weights | None], float]:
-        classes = probabilities.shape[1]
-        cells = labels * classes + probabilities.argmax(axis=1)
-        return lambda weights: of_confusion(
-            np.bincount(cells, weights, classes**2).astype(np.float64).reshape(classes, classes)
-        )
+        count = scores.counter(labels, probabilities)
+        return lambda weights: of_confusion(count(weights))
 
     score = lambda labels, probabilities: rescorer(labels, probabilities)(None)  # noqa: E731
-    return Metric(name, True, score, rescorer, of_confusion=of_confusion)
+    return Metric(name, True, "labels", score, rescorer, of_confusion=of_confusion)
+
+
+def _is_first(places: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(places == 1, dtype=np.float64)
 
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        _of_rows("accuracy", _hits),
-        _of_rows("log_loss", _losses, greater_is_better=False),
-        _of_confusion("macro_f1", _macro_f1),
-        _of_confusion("quadratic_kappa", _quadratic_kappa),
-        _of_rows("roc_auc", _auc_parts, score=_roc_auc),
+        _of_rows("accuracy", scores.hits, needs="labels", by_place=_is_first),
+        _of_confusion("balanced_accuracy", scores.balanced_accuracy),
+        _of_confusion("macro_f1", scores.macro_f1),
+        _of_confusion("micro_f1", scores.micro_f1),
+        _of_rows("sample_f1", scores.f1_of_rows, needs="labels", by_place=_is_first),
+        _of_confusion("matthews", scores.matthews),
+        _of_confusion("quadratic_kappa", scores.quadratic_kappa),
+        _of_rows("log_loss", scores.losses, greater_is_better=False),
+        _of_rows("brier", scores.squared_errors, greater_is_better=False),
+        _of_rows("roc_auc", scores.auc_parts, score=scores.roc_auc),
     )
 }
+"""Those that need to know nothing else of a competition; `metric_of` knows the others, too."""
+
+
+METRIC_SETTINGS = ("metric", "class_weights", "positive")
+
+
+def metric_settings(competition: Competition) -> dict[str, Any]:
+    """What a manifest says of a competition's metric: what `metric_of` reads, beside the classes."""
+    settings: dict[str, Any] = {"metric": competition.metric}
+    if competition.class_weights:
+        settings["class_weights"] = dict(competition.class_weights)
+    if metric_kind(competition.metric) == "partial_roc_auc@T" and competition.submission == "probability":
+        settings["positive"] = competition.positive or "1"
+    return settings
+
+
+def metric_of(source: Competition | Mapping[str, Any], classes: Sequence[str] | None = None) -> Metric:
+    """The metric of a competition, or of an experiment by its manifest.
+
+    Args:
+        classes: In the order of the predictions' columns; by default those of the manifest.
+
+    Raises:
+        DataError: There is no such metric, or it names a class that there is not.
+    """
+    said = metric_settings(source) if isinstance(source, Competition) else source
+    name, known = str(said["metric"]), list(said.get("classes", ()) if classes is None else classes)
+    if name in METRICS:
+        return METRICS[name]
+    number = re.sub("[^0-9.]", "", name)
+    match metric_kind(name):
+        case "weighted_log_loss":
+            weights: Mapping[str, float] = said.get("class_weights", {})
+            _require_classes("class_weights", list(weights), known)
+            return _weighted_log_loss([weights.get(one, 1.0) for one in known])
+        case "partial_roc_auc@T":
+            positive = [said["positive"]] if "positive" in said else []
+            _require_classes("positive", positive, known)
+            return _partial_roc_auc(name, float(number), [known.index(one) for one in positive] or None)
+        case "map@K":
+            return _of_places(name, lambda places: np.where(places <= int(number), 1 / places, 0.0))
+        case "top_K_accuracy":
+            return _of_places(name, lambda places: np.asarray(places <= int(number), dtype=np.float64))
+    raise DataError(
+        f"there is no metric {name!r}", expected=", ".join(METRIC_NEEDS), next_step="check `metric` in competition.yaml"
+    )
+
+
+def _require_classes(setting: str, names: Sequence[str], classes: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], classes, n=1)
+        raise DataError(
+            f"{setting} in competition.yaml names {name_some(unknown)}, which is no class",
+            expected=f"of {name_some(classes)}",
+            next_step=f"did you mean {close[0]!r}?" if close else f"correct {setting}",
+        )
+
+
+def _weighted_log_loss(class_weights: Sequence[float]) -> Metric:
+    """The classes' mean log losses, averaged with their weights: Σ w_c · (mean over class c of -log p_c) / Σ w_c.
+
+    That of PLAsTiCC (Malz et al., 2019): how many rows a class has does not matter; one without rows does not count.
+    Where a weight is that of each row instead, as in some competitions of the RSNA, frequent classes count more: such a
+    metric wants a file of its own.
+    """
+    by_class = np.array(class_weights)
+
+    def rescorer(labels: Labels, probabilities: Probabilities) -> Callable[[Weights], float]:
+        found, classes = scores.losses(labels, probabilities), probabilities.shape[1]
+
+        def score(weights: Weights) -> float:
+            rows = np.bincount(labels, weights, classes)
+            means = np.bincount(labels, weights * found, classes)[rows > 0] / rows[rows > 0]
+            return float(np.average(means, weights=by_class[rows > 0]))
+
+        return score
+
+    score = lambda labels, probabilities: rescorer(labels, probabilities)(np.ones(len(labels)))  # noqa: E731
+    return Metric("weighted_log_loss", False, "probabilities", score, rescorer)
+
+
+def _partial_roc_auc(name: str, least: float, columns: Sequence[int] | None) -> Metric:
+    """Of the positive class; where none is said, the mean over all, each against the rest."""
+
+    def rescorer(labels: Labels, probabilities: Probabilities) -> Callable[[Weights | None], float]:
+        return scores.partial_auc(labels, probabilities, least, columns)
+
+    score = lambda labels, probabilities: rescorer(labels, probabilities)(None)  # noqa: E731
+    return Metric(name, True, "probabilities", score, rescorer)
 
 
 def resampling(rows: int, resamples: int) -> Iterator[Weights]:
@@ -181,24 +229,33 @@ def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Pr
 def floor_scores(metric: Metric, labels: Labels, classes: int) -> dict[str, dict[str, float]]:
     """What knows nothing of the pictures scores, by name: keys score and score_se of each.
 
-    "random classifier": the expected score of one that takes each class that occurs as often as any other; for a metric
-    of probabilities, of one that gives all of them the same. Accuracy's is one over their number; those of a confusion
-    matrix are the mean of random ones. Its error is the spread of such a classifier's score on so many rows.
+    "random classifier": the expected score of one that takes each class that occurs as often as any other, or says of
+    each of several labels by the toss of a coin whether a picture has it; for a metric of probabilities, of one that
+    gives all of them the same. Accuracy's is one over their number, and the like for places; others are the mean of
+    random ones. Its error is the spread of such a classifier's score on so many rows.
 
     "majority class": always the most frequent class; for a metric of probabilities the classes' frequencies.
     """
-    counts = np.bincount(labels, minlength=classes)
+    several = labels.ndim == 2
+    counts = labels.sum(axis=0) if several else np.bincount(labels, minlength=classes)
     shares, occurs = counts / len(labels), counts > 0
     known = int(occurs.sum())
-    prior, uniform = (np.broadcast_to(row, (len(labels), classes)) for row in (shares, occurs / known))
-    if metric.of_confusion is not None:
-        rng, chances = np.random.default_rng(0), occurs / known
-        drawn = [metric.of_confusion(rng.multinomial(counts, chances).astype(np.float64)) for _ in range(_RESAMPLES)]
-        expected, spread = float(np.mean(drawn)), float(np.std(drawn, ddof=1))
-    elif metric.name == "accuracy":
-        expected, spread = 1 / known, float(np.sqrt((1 - 1 / known) / known / len(labels)))
-    else:
+    chances = occurs / (2 if several else known)
+    prior, uniform = (np.broadcast_to(row, (len(labels), classes)) for row in (shares, chances))
+    rng, drawn = np.random.default_rng(0), np.array([])
+    if metric.by_place is not None and not several:
+        worth = metric.by_place(np.arange(1, known + 1))
+        expected, spread = float(worth.mean()), float(worth.std() / np.sqrt(len(labels)))
+    elif metric.of_confusion is not None and not several:
+        draws = (rng.multinomial(counts, chances).astype(np.float64) for _ in range(metric.resamples))
+        drawn = np.array([metric.of_confusion(confused) for confused in draws])
+    elif metric.needs == "probabilities":
         expected, spread = metric.score(labels, uniform), standard_error(metric, labels, uniform)
+    else:
+        guesses = (rng.random((len(labels), classes)) * occurs for _ in range(metric.resamples))
+        drawn = np.array([metric.score(labels, guess) for guess in guesses])
+    if drawn.size:
+        expected, spread = float(drawn.mean()), float(drawn.std(ddof=1))
     return {
         "random classifier": {"score": expected, "score_se": spread},
         "majority class": {
@@ -215,4 +272,4 @@ def _of_mean(values: NDArray[np.float64]) -> float:
 def _bootstrapped(metric: Metric, labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
     """Scores of resamples, the same rows for all predictions: shape (resamples,)."""
     rescore = metric.rescorer(labels, probabilities)
-    return np.array([rescore(weights) for weights in resampling(len(labels), _RESAMPLES)])
+    return np.array([rescore(weights) for weights in resampling(len(labels), metric.resamples)])

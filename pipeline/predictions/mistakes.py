@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.predictions.metrics import Labels, Probabilities
+from pipeline.predictions.scores import Labels, Probabilities
 from pipeline.targets import all_right
 
 

@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.compare import compare
-from pipeline.predictions.metrics import METRICS, Labels
+from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.scores import Labels
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """C of the logistic regression, the inverse of the penalty's weight, on standardised features: what is chosen from."""

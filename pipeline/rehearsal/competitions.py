@@ -50,7 +50,7 @@ class Competitions:
             "deadline": "2100-01-01T00:00:00.000Z",
             "userHasEntered": hosted.entered,
             "maxDailySubmissions": hosted.daily_limit,
-            "evaluationMetric": hosted.metric,
+            "evaluationMetric": hosted.metric.name,
             "isKernelsSubmissionsOnly": hosted.code_only,
             "submissionsDisabled": False,
         }

@@ -13,7 +13,7 @@ from pipeline.data.forms import Form, form_of
 from pipeline.data.index import scan
 from pipeline.data.tables import read_table
 from pipeline.errors import DataError, counted, name_some
-from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.metrics import Metric, metric_of
 from pipeline.targets import JOINT, classes_of, label_numbers
 
 
@@ -48,7 +48,7 @@ class Hosted:
     solution: Mapping[str, str] = field(repr=False)
     rows: tuple[str, ...] = field(repr=False)
     form: Form
-    metric: str
+    metric: Metric
     sample: Path
     public_share: float = 0.3
     daily_limit: int = 5
@@ -88,7 +88,7 @@ class Hosted:
 
     def _score(self, said: pd.DataFrame, ids: list[str]) -> float:
         labels = label_numbers([self.solution[key] for key in ids], self.form.classes, target=self.form.target)
-        return float(METRICS[self.metric].score(labels, said.loc[ids].to_numpy()))
+        return float(self.metric.score(labels, said.loc[ids].to_numpy()))
 
 
 def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> Hosted:
@@ -131,7 +131,7 @@ def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> 
         "solution": labels,
         "rows": tuple(rows),
         "form": form,
-        "metric": competition.metric,
+        "metric": metric_of(competition, classes),
         "sample": competition.data / competition.sample_submission,
     }
     return Hosted(**{**settings, **changes})

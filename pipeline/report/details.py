@@ -14,8 +14,8 @@ from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
 from pipeline.predictions.manifests import extra_in_words, folds_in_words
-from pipeline.predictions.metrics import Probabilities
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
+from pipeline.predictions.scores import Probabilities
 from pipeline.predictions.store import Experiment
 from pipeline.report.figures import COUNTED, calibration_figure, confusion_figure, gains_figure, row_shares
 from pipeline.report.page import Cell

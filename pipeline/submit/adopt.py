@@ -13,7 +13,10 @@ from pipeline.errors import KitError
 
 _MANIFEST = "manifest.json"
 _FOLD = "fold.json"  # written last
-_IDENTITY = ("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "groups_sha256", "classes", "metric")
+_IDENTITY = (
+    *("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "groups_sha256", "classes"),
+    *("metric", "class_weights", "positive"),
+)
 
 
 def adopt(output: Path, competition: str, experiment: str, *, workspace: Workspace) -> tuple[Path, ...]:

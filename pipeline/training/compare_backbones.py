@@ -36,7 +36,7 @@ from pipeline.model.features import feature_network
 from pipeline.model.torch_weights import PackagedFile
 from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
-from pipeline.predictions.metrics import METRICS, floor_scores
+from pipeline.predictions.metrics import floor_scores, metric_of
 from pipeline.predictions.probe import Candidate, Pass, Probes, fit_head, rank
 from pipeline.progress import Progress
 from pipeline.recipe import Size, Square, resolve_size
@@ -216,7 +216,7 @@ def compare_backbones(
             next_step="give them a network, raise --size, or name others: --backbone NAME[=WEIGHTS]",
         )
     scored = data.scored_rows
-    metric, labels = METRICS[competition.metric], data.labels[scored]
+    metric, labels = metric_of(competition, data.classes), data.labels[scored]
     floors = [one["score"] for one in floor_scores(metric, labels, len(data.classes)).values()]
     return Probes(
         metric=metric.name,

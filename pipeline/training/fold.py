@@ -22,7 +22,7 @@ from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
-from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.metrics import metric_of
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.progress import Progress
@@ -238,7 +238,7 @@ def _choosing_rows(task: FoldTask, data: CompetitionData, number: int) -> NDArra
 def _held_out(
     task: FoldTask, data: CompetitionData, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int
 ) -> HeldOut:
-    metric = METRICS[task.competition.metric]
+    metric = metric_of(task.competition, data.classes)
     return HeldOut(pictures=pictures, rows=rows, labels=data.labels[rows], batch_size=batch_size, metric=metric)
 
 

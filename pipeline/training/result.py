@@ -15,7 +15,7 @@ import pandas as pd
 from pipeline.artifacts import read_json
 from pipeline.data.competition_data import CompetitionData
 from pipeline.errors import KitError
-from pipeline.predictions.metrics import METRICS, floor_scores, paired_gain, standard_error
+from pipeline.predictions.metrics import floor_scores, metric_of, metric_settings, paired_gain, standard_error
 from pipeline.predictions.store import prediction_frame, probabilities_of, read_predictions, with_choices
 from pipeline.recipe import OnInner
 from pipeline.training.device import keras_backend
@@ -29,7 +29,7 @@ _PACKAGES = ("tensorflow", "keras", "efficientnet", "albumentations", "numpy", "
 def run_identity(task: FoldTask, data: CompetitionData) -> dict[str, Any]:
     """What a run is: begun with one of these, it cannot go on with another."""
     return {
-        "metric": task.competition.metric,
+        **metric_settings(task.competition),
         "target": task.competition.target,
         "classes": data.classes,
         "fingerprint": task.recipe.fingerprint(),
@@ -48,7 +48,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         The experiment's predictions by file name, and its manifest.
     """
     recipe, competition = tasks[0].recipe, tasks[0].competition
-    metric = METRICS[competition.metric]
+    metric = metric_of(competition, data.classes)
     rows = np.concatenate([data.rows_of(task.fold) for task in tasks])
     rows.sort()
     ids, labels = list(data.train["id"].iloc[rows]), data.labels[rows]
@@ -136,7 +136,7 @@ def _stage_summaries(
     tasks: Sequence[FoldTask], ids: list[str], labels: Any, classes: list[str], scored: Any
 ) -> list[dict[str, Any]]:
     """A stage's size, cost and score, and what it gained over the stage before on the same rows."""
-    metric, summaries, before = METRICS[tasks[0].competition.metric], [], None
+    metric, summaries, before = metric_of(tasks[0].competition, classes), [], None
     for number, stage in enumerate(tasks[0].recipe.stages):
         folders = [task.stage_folder(number) for task in tasks]
         results = [stage_done(folder) or {} for folder in folders]
@@ -179,7 +179,7 @@ def _tta_effect(
     averaged = scored(frames["oof_tta.parquet"])
     before, after = (probabilities_of(frames[name], ids, classes) for name in ("oof.parquet", "oof_tta.parquet"))
     fold = frames["oof.parquet"].set_index("id").loc[ids, "fold"].to_numpy()
-    metric, always = METRICS[task.competition.metric], task.recipe.tta.use == "always"
+    metric, always = metric_of(task.competition, classes), task.recipe.tta.use == "always"
 
     def helps(rows: Any) -> bool:
         plain, with_views = (metric.score(labels[rows], found[rows]) for found in (before, after))

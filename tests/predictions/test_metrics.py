@@ -22,6 +22,13 @@ PROBABILITIES = np.array(
 )
 BY_HAND = {
     "accuracy": 2 / 4,
+    "balanced_accuracy": (1 + 1 / 2 + 0) / 3,
+    "micro_f1": 2 / 4,  # with one label a picture
+    "sample_f1": 2 / 4,
+    # Rows 4, right 2; of the classes 1, 2, 1; predicted 2, 2, 0.
+    "matthews": (4 * 2 - (1 * 2 + 2 * 2)) / math.sqrt((16 - 8) * (16 - 6)),
+    # Squared differences of each row: 0.3² + 0.2² + 0.1², ...
+    "brier": ((0.09 + 0.04 + 0.01) + (0.01 + 0.04 + 0.01) + (0.09 + 0.16 + 0.49) + (0.25 + 0.5625 + 0.0625)) / 4,
     "log_loss": -(math.log(0.7) + math.log(0.8) + math.log(0.3) + math.log(0.25)) / 4,
     # 2·tp / (2·tp + fp + fn) of each class
     "macro_f1": (2 / (2 + 1 + 0) + 2 / (2 + 1 + 1) + 0) / 3,
@@ -52,6 +59,11 @@ def _roc_auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> f
 
 SCIKIT_LEARN: dict[str, Callable[[NDArray[np.int64], NDArray[np.float64]], float]] = {
     "accuracy": lambda y, p: sklearn_metrics.accuracy_score(y, p.argmax(axis=1)),
+    "balanced_accuracy": lambda y, p: sklearn_metrics.balanced_accuracy_score(y, p.argmax(axis=1)),
+    "micro_f1": lambda y, p: sklearn_metrics.f1_score(y, p.argmax(axis=1), average="micro"),
+    "sample_f1": lambda y, p: sklearn_metrics.f1_score(np.eye(5)[y], np.eye(5)[p.argmax(axis=1)], average="samples"),
+    "matthews": lambda y, p: sklearn_metrics.matthews_corrcoef(y, p.argmax(axis=1)),
+    "brier": sklearn_metrics.brier_score_loss,
     "log_loss": sklearn_metrics.log_loss,
     "macro_f1": lambda y, p: sklearn_metrics.f1_score(y, p.argmax(axis=1), average="macro"),
     "quadratic_kappa": lambda y, p: sklearn_metrics.cohen_kappa_score(y, p.argmax(axis=1), weights="quadratic"),

@@ -8,6 +8,7 @@ import pytest
 from pipeline.competition import Competition
 from pipeline.data.forms import Form
 from pipeline.errors import DataError
+from pipeline.predictions.metrics import METRICS
 from pipeline.rehearsal.hosted import Hosted, Score, hosted_from
 from tests.conftest import host_tiny, write_competition, write_table
 
@@ -16,7 +17,14 @@ LABELS = {f"p{number}": "cat" if number % 2 else "dog" for number in range(10)}
 
 def hosted(**changes: object) -> Hosted:
     form = Form("class", "id", ("label",), ("cat", "dog", "owl"))
-    settings = {"solution": LABELS, "form": form, "metric": "accuracy", "data": Path(), "sample": Path(), **changes}
+    settings = {
+        "solution": LABELS,
+        "form": form,
+        "metric": METRICS["accuracy"],
+        "data": Path(),
+        "sample": Path(),
+        **changes,
+    }
     return Hosted(slug="pets", rows=tuple(settings["solution"]), **settings)
 
 
@@ -61,7 +69,9 @@ def test_order_of_rows_means_nothing(tmp_path: Path) -> None:
 
 
 def test_log_loss_of_probabilities(tmp_path: Path) -> None:
-    competition = hosted(public_share=0.5, solution={"a": "cat", "b": "dog"}, form=PROBABILITIES, metric="log_loss")
+    competition = hosted(
+        public_share=0.5, solution={"a": "cat", "b": "dog"}, form=PROBABILITIES, metric=METRICS["log_loss"]
+    )
     path = write_table(tmp_path / "s.csv", "id,dog,cat", "a,0.2,0.6", "b,0.5,0.5")
     # 3 : 1 for the right class, and 1 : 1; rows are scaled to sum to one.
     score = competition.score(path)
