@@ -147,7 +147,7 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     described = load_competition(competition, root=ROOT)
 
     from pipeline.data.duplicates import divided_note, divided_pairs
-    from pipeline.data.folds import NEVER_HELD_OUT, load_folds
+    from pipeline.data.folds import NEVER_HELD_OUT, load_folds, small_classes_note
     from pipeline.data.index import train_index
     from pipeline.data.labels import natural
     from pipeline.targets import classes_of, split_names
@@ -175,6 +175,9 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     grouped = int(in_groups["group"].nunique())
     if grouped and (in_groups.groupby("group")["fold"].nunique() == 1).all():  # folds may be older than the groups
         typer.echo(f"rows of one group are in one fold: {counted(grouped, 'group', 'groups')}", err=True)
+    small = small_classes_note(index, folds=described.folds, target=described.target)
+    if small:
+        typer.echo(f"note: {small}", err=True)
     divided = divided_pairs(described, index, dict(zip(made.frame["id"], made.frame["fold"], strict=True)))
     if divided:
         typer.echo(f"note: {divided_note(divided, described)}", err=True)

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.competition import Competition
 from pipeline.data.describe import init_competition
+from pipeline.data.folds import load_folds
 from pipeline.data.index import test_index as index_of_test
 from pipeline.data.index import train_index
 from pipeline.data.infer import Finding, infer
@@ -204,7 +205,12 @@ def whale(data: Path) -> Path:
 
 
 def test_humpback_whale(tmp_path):
-    competition, findings = described(whale(tmp_path / "d"))
+    competition, findings, audited = init_competition("new", whale(tmp_path / "d"), root=tmp_path, wishes=NO_WISH)
+    (small,) = [note for note in audited.notes if "never held out" in note]
+    assert small.startswith("3 classes have one picture, which is trained on and never held out (w_3, w_4, w_5); 2 ")
+    held_out = load_folds(competition, train_index(competition)).frame["fold"].tolist()
+    assert held_out[-3:] == [-1, -1, -1]
+    assert -1 not in held_out[:-3]
     assert (competition.target, competition.submission, competition.top) == ("single", "ranked", 5)
     assert (competition.metric, competition.separator) == ("map@5", " ")
     assert "the sample names 5 an id, best first" in said(findings)
