@@ -22,7 +22,8 @@ import pandas as pd
 from common import HERE, alternating, build, fresh_workspace, hardware, kit, manifest, measure, middle, versions
 
 from pipeline.data.competition_data import load_data
-from pipeline.data.infer import Wishes, init_competition
+from pipeline.data.describe import init_competition
+from pipeline.data.infer_wishes import Wishes
 from pipeline.recipe import load_recipe
 
 RECIPE, SLUG = "progressive-mobilenet", "competition"

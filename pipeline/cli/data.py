@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -49,25 +50,73 @@ def init(
     slug: Annotated[str, typer.Argument(help="A name for the competition, as in its address on Kaggle.")],
     data: Annotated[Path, typer.Option(help="Folder of the competition's data, unpacked.")],
     table: Annotated[str | None, typer.Option(help="The train table, where there are several.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Its column of picture names.")] = None,
+    sample: Annotated[str | None, typer.Option(help="The sample submission, where there are several.")] = None,
+    pictures: Annotated[str | None, typer.Option(help="Folder of the pictures to learn from.")] = None,
+    test_pictures: Annotated[str | None, typer.Option(help="Folder of the pictures to predict.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="The train table's column of picture names.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
+    label_columns: Annotated[
+        list[str] | None, typer.Option(help="Its columns of 0 and 1, one a class: a,b,c, or each with the option.")
+    ] = None,
+    label_separator: Annotated[
+        str | None, typer.Option(help="What stands between several labels in a cell, such as ' '.")
+    ] = None,
+    label_pattern: Annotated[
+        str | None, typer.Option(help="Where a picture's path says its label: '(?P<label>[a-z]+)'.")
+    ] = None,
     group_column: Annotated[str | None, typer.Option(help="Rows of one group stay in one fold.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Such as accuracy, macro_f1, log_loss, roc_auc, map@5.")] = None,
+    group_pattern: Annotated[
+        str | None, typer.Option(help="The same, by what ids have in common: '(?P<group>.+)_(left|right)'.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="single, or multilabel: any number of labels a picture.")] = None,
+    submission: Annotated[
+        str | None, typer.Option(help="class, probability, probabilities, names, ranked or long.")
+    ] = None,
+    positive: Annotated[str | None, typer.Option(help="The class whose probability a submission holds.")] = None,
+    top: Annotated[int | None, typer.Option(help="How many names a ranked submission holds.", min=1)] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, log_loss, roc_auc, map@5 …")] = None,
     folds: Annotated[int, typer.Option(help="Number of folds.", min=2)] = 5,
 ) -> None:
     """Describe a competition from its data: infer what lies where, read every picture, report faults.
 
+    The options decide what the data leaves open; each refusal names the one that leads on.
+
     Example: kit init cars --data ~/Downloads/cars
     """
-    from pipeline.competition import METRIC_NEEDS, metric_kind
+    from typing import get_args
 
-    if metric is not None and metric_kind(metric) is None:
-        raise DataError(f"there is no metric {metric!r}", expected=", ".join(METRIC_NEEDS), next_step="check --metric")
+    from pipeline.competition import METRIC_NEEDS, Form, Target, metric_kind
+
     check_slug(slug)
+    if metric is not None and metric_kind(metric) is None and not metric.endswith(".py"):
+        _refuse_choice("--metric", "metric", metric, METRIC_NEEDS)
+    if target is not None and target not in get_args(Target):
+        _refuse_choice("--target", "target", target, get_args(Target))
+    if submission is not None and submission not in get_args(Form):
+        _refuse_choice("--submission", "form of a submission", submission, get_args(Form))
 
-    from pipeline.data.infer import Wishes, init_competition
+    from pipeline.data.describe import init_competition
+    from pipeline.data.infer_wishes import Wishes
 
-    wishes = Wishes(table, id_column, label_column, group_column, metric, folds)
+    wishes = Wishes(
+        table=table,
+        sample=sample,
+        pictures=pictures,
+        test_pictures=test_pictures,
+        id_column=id_column,
+        label_column=label_column,
+        label_columns=_listed(label_columns),
+        label_separator=label_separator,
+        label_pattern=label_pattern,
+        group_column=group_column,
+        group_pattern=group_pattern,
+        target=cast(Target | None, target),
+        submission=cast(Form | None, submission),
+        positive=positive,
+        top=top,
+        metric=metric,
+        folds=folds,
+    )
     competition, findings, audit = init_competition(slug, data, root=ROOT, wishes=wishes)
     show([{"setting": f.key, "value": f.value, "because": f.reason} for f in findings], Format.table)
     height, width = audit.mean_size
@@ -98,7 +147,7 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     described = load_competition(competition, root=ROOT)
 
     from pipeline.data.duplicates import divided_note, divided_pairs
-    from pipeline.data.folds import NEVER_HELD_OUT, load_folds
+    from pipeline.data.folds import NEVER_HELD_OUT, load_folds, small_classes_note
     from pipeline.data.index import train_index
     from pipeline.data.labels import natural
     from pipeline.targets import classes_of, split_names
@@ -126,9 +175,21 @@ def folds(competition: CompetitionArgument, format: FormatOption = Format.table)
     grouped = int(in_groups["group"].nunique())
     if grouped and (in_groups.groupby("group")["fold"].nunique() == 1).all():  # folds may be older than the groups
         typer.echo(f"rows of one group are in one fold: {counted(grouped, 'group', 'groups')}", err=True)
+    small = small_classes_note(index, folds=described.folds, target=described.target)
+    if small:
+        typer.echo(f"note: {small}", err=True)
     divided = divided_pairs(described, index, dict(zip(made.frame["id"], made.frame["fold"], strict=True)))
     if divided:
         typer.echo(f"note: {divided_note(divided, described)}", err=True)
+
+
+def _refuse_choice(option: str, what: str, given: str, known: Iterable[str]) -> NoReturn:
+    raise DataError(f"there is no {what} {given!r}", expected=", ".join(known), next_step=f"check {option}")
+
+
+def _listed(names: list[str] | None) -> tuple[str, ...]:
+    """Names given with one option, commas between them, or each with its own."""
+    return tuple(names[0].split(",")) if names and len(names) == 1 else tuple(names or ())
 
 
 def check_slug(slug: str) -> None:

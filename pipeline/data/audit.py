@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.facts import Facts, kept_facts, read_pictures
+from pipeline.data.folds import small_classes_note
 from pipeline.data.index import read_quarantine, scan, test_index
 from pipeline.errors import DataError, name_some
 from pipeline.targets import classes_of
@@ -75,6 +76,7 @@ def audit(competition: Competition) -> Audit:
             expected="every test picture readable: each needs a prediction",
             next_step="download them again; if the competition ships them so, put a readable picture in their place",
         )
+    small = small_classes_note(found.train, folds=competition.folds, target=competition.target)
     sizes = found.facts.table.loc[found.train["path"], ["height", "width"]]
     return Audit(
         pictures=len(found.train),
@@ -82,7 +84,7 @@ def audit(competition: Competition) -> Audit:
         mean_size=(float(sizes["height"].mean()), float(sizes["width"].mean())) if len(sizes) else (0.0, 0.0),
         test_pictures=len(found.test),
         faults=found.faults,
-        notes=found.notes,
+        notes=[*found.notes, *([small] if small else [])],
     )
 
 

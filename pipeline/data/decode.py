@@ -14,7 +14,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import DataError, PictureError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif"}
+)
 _EXPECTED = "a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")"
 POLICY = 1  # raise when decoding or resizing changes: kept decoded pictures are then made anew
 _EXIF_ORIENTATION = 0x0112

@@ -212,7 +212,9 @@ def findings(exploration: Exploration) -> list[Finding]:
         ),
         Finding("pairs of labels that may be one", len(exploration.variants), "if they are, make them one in the data"),
         Finding(
-            f"classes with fewer pictures than folds ({competition.folds})", small, "take fewer folds, or add pictures"
+            f"classes with fewer pictures than folds ({competition.folds})",
+            small,
+            "nothing: kit folds says what becomes of them",
         ),
         Finding(f"rows left out by {quarantine}", len(exploration.left_out), "they are not looked at here"),
     ]

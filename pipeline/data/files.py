@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.competition import Match
 from pipeline.data.decode import PICTURE_SUFFIXES
@@ -32,26 +32,19 @@ def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in suffixes and path.is_file())
 
 
-def key_of(path: Path, folder: Path, match: Match) -> str:
-    """What the picture `path` is called, as `id_key` has it of a table's id."""
-    relative = PurePosixPath(path.relative_to(folder).as_posix())
-    if match == "path":
-        return str(relative)
-    if match == "path_stem":
-        return str(relative.with_suffix(""))
-    return relative.name if match == "name" else _number(relative.stem, match)
-
-
 def id_key(key: str, match: Match) -> str:
-    """What `key_of` calls the picture that a table means by the id `key`: the folder and the suffix that it has, where
-    the match is of less, do not count."""
+    """What a picture is called by its path `key`; for an id of a table, what the picture that it means is called.
+
+    The folder and the suffix that an id has do not count where the match is of less.
+    """
     if match == "path":
         return key
-    name = key if match == "path_stem" else key.rsplit("/", 1)[-1]
+    name = key if match == "path_stem" else key[key.rfind("/") + 1 :]
     if match == "name":
         return name
-    if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
-        name = name[: name.rindex(".")]
+    dot = name.rfind(".")
+    if name[dot:].lower() in PICTURE_SUFFIXES:
+        name = name[:dot]
     return _number(name, match)
 
 
@@ -60,12 +53,18 @@ def _number(stem: str, match: Match) -> str:
 
 
 def by_key(paths: Iterable[Path], folder: Path, match: Match) -> Mapping[str, Path]:
+    """The pictures by what a table calls them.
+
+    Raises:
+        DataError: Two are called alike.
+    """
     files: dict[str, Path] = {}
     for path in paths:
-        other = files.setdefault(key_of(path, folder, match), path)
+        key = id_key(path.relative_to(folder).as_posix(), match)
+        other = files.setdefault(key, path)
         if other != path:
             raise DataError(
-                f"two pictures have the {match} {key_of(path, folder, match)!r}: {other} and {path}",
+                f"two pictures have the {match} {key!r}: {other} and {path}",
                 expected=f"each {match} once below {folder}",
                 next_step="remove one, or match by path in competition.yaml",
             )

@@ -15,7 +15,7 @@ from pipeline.competition import Competition, Target
 from pipeline.data.index import read_quarantine
 from pipeline.data.stratify import spread
 from pipeline.data.tables import read_table
-from pipeline.errors import DataError, name_some
+from pipeline.errors import DataError, counted, name_some
 from pipeline.targets import label_numbers, split_names
 
 CHOOSING = 5  # one training row in so many chooses a setting
@@ -47,13 +47,14 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int, target: Target = "
     """Divide the rows: stratified by label, or by each of several, whole groups together, or as the data's own split
     says.
 
-    Every id is in exactly one fold. With a predefined split the held-out rows are fold 0 and the others -1.
+    Every id is in exactly one fold. With a predefined split the held-out rows are fold 0 and the others -1. No class is
+    taken out of the training whole: the only row, or group, of a class is never held out (-1).
 
     Args:
         index: As `train_index` returns it.
 
     Raises:
-        DataError: A class has fewer rows (or, with groups, fewer groups) than there are folds.
+        DataError: No class has two rows (or, with groups, two groups).
     """
     held_out = (index["split"] == "held_out").to_numpy()
     if held_out.any():
@@ -62,21 +63,31 @@ def make_folds(index: pd.DataFrame, *, folds: int, seed: int, target: Target = "
         return Folds(pd.DataFrame({"id": index["id"], "fold": _several(index, count=folds, seed=seed)}))
     grouped, groups = _groups(index)
     counts = groups.groupby(index["label"]).nunique()
-    small = counts[counts < folds].sort_index()
-    if len(small):
-        unit = "groups" if grouped else "pictures"
-        raise DataError(
-            f"{len(small)} classes are smaller than the number of folds ({folds}): "
-            + name_some(f"{label!r} has {count} {unit}" for label, count in small.items()),
-            expected=f"at least {folds} {unit} of every class"
-            + (" (a picture without a group counts as one)" if grouped else ""),
-            next_step=f"take fewer folds (`folds:` in competition.yaml, at most {max(2, int(small.min()))} here), "
-            "or add pictures, or leave the class out",
-        )
+    if (counts < folds).any():
+        return Folds(pd.DataFrame({"id": index["id"], "fold": _with_small(index, count=folds, seed=seed)}))
     fold = np.full(len(index), NEVER_HELD_OUT)
     for number, rows in enumerate(_parts(index, groups if grouped else None, count=folds, seed=seed)):
         fold[rows] = number
     return Folds(pd.DataFrame({"id": index["id"], "fold": fold}))
+
+
+def small_classes_note(index: pd.DataFrame, *, folds: int, target: Target) -> str:
+    """What `make_folds` does with classes that have fewer pictures, or groups, than there are folds; "" without any."""
+    if (index["split"] == "held_out").any():
+        return ""
+    grouped, groups = _groups(index)
+    labels = index["label"].map(split_names).explode().dropna() if target == "multilabel" else index["label"]
+    counts = groups.loc[labels.index].groupby(labels.to_numpy()).nunique()
+    unit = "group" if grouped else "picture"
+    alone, few = sorted(counts.index[counts == 1]), sorted(counts.index[(counts > 1) & (counts < folds)])
+    said = []
+    if alone:
+        have = counted(len(alone), "class has", "classes have")
+        said.append(f"{have} one {unit}, which is trained on and never held out ({name_some(alone)})")
+    if few:
+        have = counted(len(few), "class has", "classes have")
+        said.append(f"{have} fewer {unit}s than {folds} folds, each of them in another fold ({name_some(few)})")
+    return "; ".join(said)
 
 
 def inner_rows(
@@ -145,6 +156,32 @@ def _several(index: pd.DataFrame, *, count: int, seed: int) -> NDArray[np.int64]
     shared = ~np.isin(groups, groups[labels[:, alone].any(axis=1)])
     fold = np.full(len(index), NEVER_HELD_OUT)
     fold[shared] = spread(labels[shared], pd.factorize(groups[shared])[0], count=count, seed=seed)
+    return fold
+
+
+def _with_small(index: pd.DataFrame, *, count: int, seed: int) -> NDArray[np.int64]:
+    """The part of each row where some classes have fewer rows, or groups, than there are parts."""
+    grouped, groups = _groups(index)
+    fold = np.full(len(index), NEVER_HELD_OUT)
+    if index["label"].value_counts().max() >= count:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            for number, rows in enumerate(_parts(index, groups if grouped else None, count=count, seed=seed)):
+                fold[rows] = number
+    else:  # too small for scikit-learn: the groups of a class one after the other, and so into one part each
+        order = index.assign(group=groups).sample(frac=1, random_state=seed).sort_values("label", kind="stable")
+        dealt = {group: number % count for number, group in enumerate(dict.fromkeys(order["group"]))}
+        fold[:] = groups.map(dealt)
+    # Nor is the only row or group of a class held out, or one of those that came into one part because of others.
+    parts = pd.Series(fold, index=index.index).groupby(index["label"]).transform("nunique")
+    whole = groups[parts == 1].groupby(index["label"]).first()
+    fold[groups.isin(set(whole))] = NEVER_HELD_OUT
+    if (fold == NEVER_HELD_OUT).all():
+        raise DataError(
+            f"no class has two {'groups' if grouped else 'pictures'}, so that one could be held out",
+            expected="classes with two or more" + (" (a picture without a group counts as one)" if grouped else ""),
+            next_step="add pictures" + (", or go without groups (group_column, groups.csv)" if grouped else ""),
+        )
     return fold
 
 

@@ -119,11 +119,10 @@ def test_index(competition: Competition) -> pd.DataFrame:
         return empty
     folder = competition.data / competition.test.pictures
     files = by_key(find_pictures(folder), folder, competition.test.match)
-    ids = _test_ids(competition)
-    if ids is None:
-        ids = list(files)
+    named = _test_ids(competition)
+    ids = list(files) if named is None else named
     _refuse_repeated(pd.Series(ids, dtype=str), str(competition.sample_submission))
-    keys = [id_key(key, competition.test.match) for key in ids]
+    keys = ids if named is None else [id_key(key, competition.test.match) for key in ids]
     missing = [one for one, key in zip(ids, keys, strict=True) if key not in files]
     if missing:
         raise DataError(
@@ -211,7 +210,7 @@ def _scan_folders(competition: Competition) -> Scan:
             _require_class_folders(folder, files)
             labels = [path.relative_to(folder).parts[0] for path in files]
         else:
-            labels = [label_in_path(path.relative_to(folder), pattern) for path in files]
+            labels = [label_in_path(path.relative_to(folder).as_posix(), pattern) for path in files]
         places = [_place(path, folder, competition) for path in files]
         faults |= {
             place: f"label_pattern finds no label in {place}"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 import pandas as pd
 
@@ -10,7 +9,7 @@ from pipeline.competition import LabelledPictures, Target
 from pipeline.errors import DataError, name_some
 from pipeline.targets import JOINT, class_names
 
-_CELLS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+BINARY = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 
 
 def labels_in(table: pd.DataFrame, source: LabelledPictures, target: Target) -> tuple[list[str], list[str]]:
@@ -36,9 +35,9 @@ def labels_in(table: pd.DataFrame, source: LabelledPictures, target: Target) -> 
     return labels, ["" if label else "no label" for label in labels]
 
 
-def label_in_path(path: Path, pattern: re.Pattern[str]) -> str:
+def label_in_path(path: str, pattern: re.Pattern[str]) -> str:
     """What the pattern's group `label` finds in a path; "" for nothing."""
-    found = pattern.search(path.as_posix())
+    found = pattern.search(path)
     return (found["label"] or "").strip() if found else ""
 
 
@@ -64,7 +63,7 @@ def split_long(key: str, classes: Collection[str], separator: str) -> tuple[str,
 def _from_columns(table: pd.DataFrame, source: LabelledPictures, target: Target) -> tuple[list[str], list[str]]:
     names = list(source.label_columns)
     cells = table[names].apply(lambda column: column.str.strip().str.lower())
-    numbers = cells.apply(lambda column: column.map(_CELLS))
+    numbers = cells.apply(lambda column: column.map(BINARY))
     strange = numbers.isna() & (cells != "")
     if strange.any(axis=None):
         column = str(strange.any().idxmax())

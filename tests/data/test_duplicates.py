@@ -187,8 +187,9 @@ def test_the_training_pictures_of_a_competition(tiny_competition) -> None:
 
 def test_the_cards_and_cars_that_are_one(shared_data, tmp_path) -> None:
     """As seen by eye: docs/decisions/0005-near-duplicates.md."""
+    from pipeline.data.describe import init_competition
     from pipeline.data.explore import explore
-    from pipeline.data.infer import Wishes, init_competition
+    from pipeline.data.infer_wishes import Wishes
 
     cards, _, _ = init_competition("cards", shared_data / "cards", root=tmp_path, wishes=Wishes())
     pairs = explore(cards).pairs

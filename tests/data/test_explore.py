@@ -202,12 +202,13 @@ def test_whatever_the_pairs_no_group_is_divided_and_classes_stay_even(seed: int)
     assert (shares.max(axis=1) - shares.min(axis=1)).max() < 0.1
 
 
-def test_a_class_with_too_few_groups_says_what_counts(tiny_competition: Competition) -> None:
+def test_a_class_that_is_one_group_is_never_held_out(tiny_competition: Competition) -> None:
     greens = [f"{number:03}.jpg" for number in range(1, 24, 3)]
     write_table(tiny_competition.groups_file, "id,group", *(f"{key},one" for key in greens))
-    with pytest.raises(DataError, match=r"'green' has 1 groups") as caught:
-        load_folds(tiny_competition, train_index(tiny_competition))
-    assert "a picture without a group counts as one" in caught.value.expected
+    index = train_index(tiny_competition)
+    held_out = load_folds(tiny_competition, index).frame["fold"]
+    assert set(index["label"][held_out == -1]) == {"green"}
+    assert set(index["label"][held_out != -1]) == {"blue", "red"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.data.folds import inner_rows, load_folds, make_folds
+from pipeline.data.folds import inner_rows, load_folds, make_folds, small_classes_note
 from pipeline.data.index import train_index
 from pipeline.errors import DataError
 from tests.conftest import write_table
@@ -58,16 +58,93 @@ def test_rows_without_a_group_stand_alone():
     assert made.frame["fold"][:2].nunique() == made.frame["fold"][2:4].nunique() == 1
 
 
-def test_a_class_smaller_than_the_number_of_folds_is_named():
-    with pytest.raises(DataError, match=r"1 classes are smaller .*\(3\): 'b' has 2 pictures") as caught:
-        make_folds(index_of(["a"] * 9 + ["b"] * 2), folds=3, seed=0)
-    assert "at most 2 here" in caught.value.next_step
+def folds_of(index, made):
+    """By class, in which folds its rows are."""
+    return made.frame["fold"].groupby(index["label"]).agg(sorted).to_dict()
 
 
-def test_a_class_of_too_few_groups_is_named():
-    groups = [*"uvwxyz", *"kkkllk"]
-    with pytest.raises(DataError, match=r"'b' has 2 groups"):
-        make_folds(index_of(["a"] * 6 + ["b"] * 6, groups=groups), folds=3, seed=0)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_class_smaller_than_the_number_of_folds_is_in_as_many_as_it_has_pictures(seed):
+    labels = ["a"] * 23 + ["b"] * 4 + ["c"] * 2 + ["d"] * 2 + ["e", "f"]
+    made = make_folds(index_of(labels), folds=5, seed=seed)
+    found = folds_of(index_of(labels), made)
+    assert found["e"] == found["f"] == [-1]
+    for label in "bcd":
+        assert len(set(found[label])) == len(found[label])
+        assert -1 not in found[label]
+    counts = np.bincount(found["a"], minlength=5)
+    assert counts.max() - counts.min() <= 1
+    assert made.sha256 == make_folds(index_of(labels), folds=5, seed=seed).sha256
+
+
+def test_the_folds_of_large_classes_alone_are_as_they_were():
+    """Those of experiments that exist: hashes of folds made before small classes were taken."""
+    plain = make_folds(index_of(["a"] * 23 + ["b"] * 6), folds=5, seed=0)
+    groups = [f"g{number // 2}" for number in range(40)]
+    grouped = make_folds(index_of(["a", "b"] * 20, groups=groups), folds=4, seed=3)
+    assert plain.sha256[:16] == "8a3e23132e9533dc"
+    assert grouped.sha256[:16] == "eda71d233680a7ac"
+
+
+def test_small_classes_alone_are_spread():
+    labels = [f"c{number % 20}" for number in range(40)]
+    made = make_folds(index_of(labels), folds=5, seed=0)
+    assert all(len(set(found)) == 2 for found in folds_of(index_of(labels), made).values())
+    assert set(np.bincount(made.frame["fold"])) == {8}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_class_of_few_groups_is_taken_out_of_the_training_whole(seed):
+    random = np.random.default_rng(seed)
+    groups = [f"g{number}" for number in random.integers(0, 25, 120)]
+    labels = [str(number) for number in random.choice(30, 120, p=np.arange(30) / np.arange(30).sum())]
+    index = index_of(labels, groups=groups)
+    made = make_folds(index, folds=5, seed=seed)
+    assert (made.frame.groupby(index["group"])["fold"].nunique() == 1).all()
+    assert all(len(set(found)) > 1 or found[0] == -1 for found in folds_of(index, made).values())
+    assert (made.frame["fold"] != -1).any()
+
+
+def test_one_of_the_groups_of_a_class_that_came_into_one_fold_is_never_held_out():
+    """The class c has both its groups in common with others."""
+    index = index_of([*"aabbcc"], groups=["u", "v", "x", "y", "u", "x"])
+    kept = []
+    for seed in range(8):
+        made = make_folds(index, folds=3, seed=seed)
+        assert len(set(folds_of(index, made)["c"])) == 2
+        kept.append(int((made.frame["fold"] == -1).sum()))
+    assert set(kept) == {0, 2}
+
+
+def test_the_only_group_of_a_class_is_never_held_out():
+    index = index_of(["a"] * 6 + ["b"] * 6, groups=[*"uvwxyz", *"kkkkkk"])
+    made = make_folds(index, folds=3, seed=0)
+    assert folds_of(index, made) == {"a": [0, 0, 1, 1, 2, 2], "b": [-1] * 6}
+
+
+@pytest.mark.parametrize("groups", [None, [*"aabbcc"]])
+def test_where_nothing_can_be_held_out_that_is_said(groups):
+    labels = ["x", "x", "y", "y", "z", "z"] if groups else list("uvwxyz")
+    unit = "groups" if groups else "pictures"
+    with pytest.raises(DataError, match=f"no class has two {unit}"):
+        make_folds(index_of(labels, groups=groups), folds=3, seed=0)
+
+
+def test_small_classes_are_named():
+    labels = ["a"] * 5 + ["b"] * 4 + ["c", "d"]
+    note = small_classes_note(index_of(labels), folds=5, target="single")
+    assert note == (
+        "2 classes have one picture, which is trained on and never held out (c, d); "
+        "1 class has fewer pictures than 5 folds, each of them in another fold (b)"
+    )
+    assert small_classes_note(index_of(labels), folds=2, target="single").endswith("(c, d)")
+    assert small_classes_note(index_of(["a"] * 5), folds=5, target="single") == ""
+    grouped = index_of(["a"] * 5, groups=[*"uuuuu"])
+    assert "one group, which" in small_classes_note(grouped, folds=5, target="single")
+    several = index_of(["a|b", "a", "a", ""])
+    assert small_classes_note(several, folds=2, target="multilabel").endswith("never held out (b)")
+    split = index_of(["a", "b"], split=["train", "held_out"])
+    assert small_classes_note(split, folds=5, target="single") == ""
 
 
 def test_a_predefined_split_is_fold_0():
@@ -141,9 +218,9 @@ def test_an_edited_folds_csv_that_does_not_fit_is_refused(tiny_competition, edit
 
 
 def test_folds_that_cannot_be_made_leave_no_file(tiny_competition):
-    index = train_index(tiny_competition)
-    with pytest.raises(DataError, match="smaller than the number of folds"):
-        load_folds(tiny_competition.model_copy(update={"folds": 9}), index)
+    index = train_index(tiny_competition).drop_duplicates("label")
+    with pytest.raises(DataError, match="no class has two pictures"):
+        load_folds(tiny_competition, index)
     assert sorted(path.name for path in tiny_competition.folder.iterdir()) == ["competition.yaml", "data"]
 
 

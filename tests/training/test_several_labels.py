@@ -73,7 +73,7 @@ def write_several(root: Path, *, form: str, metric: str) -> Competition:
         sample_submission="sample.csv",
         submission=form,
         metric=metric,
-        folds=3,
+        folds=2,
     )
 
 

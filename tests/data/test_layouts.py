@@ -1,0 +1,500 @@
+"""Real competitions' layouts, rebuilt small: what `kit init` makes of each, and where each of its advices leads."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.competition import Competition
+from pipeline.data.describe import init_competition
+from pipeline.data.folds import load_folds
+from pipeline.data.index import test_index as index_of_test
+from pipeline.data.index import train_index
+from pipeline.data.infer import Finding, infer
+from pipeline.data.infer_wishes import Wishes
+from pipeline.errors import DataError
+from pipeline.targets import classes_of
+from tests.conftest import make_picture, make_pictures, write_table
+
+NO_WISH = Wishes()
+
+
+def numbered(folder: Path, names, *, suffix: str = ".jpg") -> None:
+    for seed, name in enumerate(names):
+        make_picture(folder / f"{name}{suffix}", seed=seed, size=(8, 10))
+
+
+def described(data: Path, wishes: Wishes = NO_WISH) -> tuple[Competition, list[Finding]]:
+    """The competition that is inferred and written below the data's folder, and what was found."""
+    competition, findings, _ = init_competition("new", data, root=data.parent / "root", wishes=wishes)
+    return competition, findings
+
+
+def said(findings: list[Finding]) -> str:
+    return "\n".join(f"{finding.key} {finding.value}: {finding.reason}" for finding in findings)
+
+
+def refusal(data: Path, wishes: Wishes = NO_WISH) -> DataError:
+    with pytest.raises(DataError) as caught:
+        infer("new", data, wishes)
+    return caught.value
+
+
+def followed(text: str, wishes: Wishes = NO_WISH, *, option: int = 0) -> Wishes:
+    """`wishes` with the option that a message advises, as a shell would read it."""
+    advised = re.findall(r"--[a-z][a-z-]+ (?:'[^']*'|[^\s;,)]+(?:,[^\s;,)]+)*)", text)
+    name, value = shlex.split(advised[option])
+    field = name[2:].replace("-", "_")
+    return replace(wishes, **{field: tuple(value.split(",")) if field == "label_columns" else value})
+
+
+# Thirteen competitions
+
+
+def one_column(data: Path, *, sample: str, label: str = "label") -> Path:
+    """histopathologic-cancer-detection, invasive-species-monitoring: one label 0 or 1."""
+    numbered(data / "train", range(1, 7))
+    numbered(data / "test", range(1, 4))
+    write_table(data / "train_labels.csv", f"name,{label}", *(f"{n},{n % 2}" for n in range(1, 7)))
+    write_table(data / "sample_submission.csv", f"name,{label}", *(f"{n},{sample}" for n in range(1, 4)))
+    return data
+
+
+@pytest.mark.parametrize("sample", ["0.5", "0.0", "0.123"])
+def test_a_fraction_is_the_probability_of_class_1(tmp_path, sample):
+    competition, findings = described(one_column(tmp_path / "d", sample=sample))
+    assert (competition.submission, competition.positive, competition.metric) == ("probability", None, "roc_auc")
+    assert (competition.train.pictures, competition.test.pictures) == ("train", "test")
+    assert f"submission probability: the sample's 'label' holds {sample}; of the class 1" in said(findings)
+    assert list(index_of_test(competition)["id"]) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "partial_roc_auc@0.8"])
+def test_a_metric_of_probabilities_is_never_given_labels(tmp_path, metric):
+    competition, _ = described(one_column(tmp_path / "d", sample="0"), Wishes(metric=metric))
+    assert (competition.submission, competition.metric) == ("probability", metric)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "matthews"])
+def test_a_sample_of_zeros_is_of_classes_where_the_metric_is_of_labels(tmp_path, metric):
+    competition, _ = described(one_column(tmp_path / "d", sample="0"), Wishes(metric=metric))
+    assert (competition.submission, competition.metric) == ("class", metric)
+
+
+def test_a_sample_of_zeros_and_no_metric_is_in_doubt(tmp_path):
+    data = one_column(tmp_path / "d", sample="0")
+    competition, findings = infer("new", data, NO_WISH)
+    assert (competition.submission, competition.metric) == ("class", "accuracy")
+    doubt = next(finding.reason for finding in findings if not finding.key)
+    assert infer("new", data, followed(doubt))[0].submission == "probability"
+
+
+def test_a_metric_that_does_not_fit_the_sample_is_refused(tmp_path):
+    data = one_column(tmp_path / "d", sample="0.5")
+    error = refusal(data, Wishes(metric="accuracy"))
+    assert "accuracy looks at labels, which a submission that holds probability" in error.problem
+    assert infer("new", data, followed(error.next_step, Wishes(metric="accuracy")))[0].submission == "class"
+
+
+def plant_2020(data: Path, *rows: str) -> Path:
+    """plant-pathology-2020-fgvc7: four columns of 0 and 1."""
+    header = "image_id,healthy,multiple_diseases,rust,scab"
+    rows = rows or ("1,0,0,0", "0,1,0,0", "0,0,1,0", "0,0,0,1", "0,0,0,1")
+    numbered(data / "images", [*(f"Train_{n}" for n in range(len(rows))), "Test_0", "Test_1"])
+    write_table(data / "train.csv", header, *(f"Train_{n},{row}" for n, row in enumerate(rows)))
+    write_table(data / "test.csv", "image_id", "Test_0", "Test_1")
+    write_table(data / "sample_submission.csv", header, *(f"Test_{n},0.25,0.25,0.25,0.25" for n in range(2)))
+    return data
+
+
+def test_plant_pathology_2020(tmp_path):
+    competition, _ = described(plant_2020(tmp_path / "d"))
+    names = ("healthy", "multiple_diseases", "rust", "scab")
+    assert (competition.train.label_columns, competition.target) == (names, "single")
+    assert (competition.submission, competition.metric) == ("probabilities", "log_loss")
+    assert list(train_index(competition)["label"]) == [*names, "scab"]
+
+
+def test_columns_of_which_several_are_1_are_several_labels(tmp_path):
+    data = plant_2020(tmp_path / "d", "1,0,0,0", "0,0,1,1", "0,0,0,0", "0,1,0,0", "0,0,1,0", "0,0,0,1")
+    competition, findings = described(data)
+    assert (competition.target, competition.metric) == ("multilabel", "roc_auc")
+    assert list(train_index(competition)["label"])[:3] == ["healthy", "rust|scab", ""]
+    doubt = next(finding.reason for finding in findings if not finding.key)
+    assert doubt.startswith("2 of 6 rows have none or several")
+    single, _, audited = init_competition("single", data, root=tmp_path / "root", wishes=followed(doubt))
+    assert single.target == "single"
+    assert audited.faults == {"Train_1": "several labels: rust, scab", "Train_2": "no label"}
+
+
+@pytest.mark.parametrize("column", ["scab", "healthy"])
+def test_a_reading_whose_classes_are_not_the_samples_is_refused(tmp_path, column):
+    data = plant_2020(tmp_path / "d")
+    error = refusal(data, Wishes(label_column=column))
+    assert f"the column {column!r} of train.csv has other classes than the sample submission" in error.problem
+    assert "only the sample has healthy, multiple_diseases, rust, scab; only the train table has 0, 1" in error.problem
+    assert infer("new", data, followed(error.next_step))[0].train.label_columns[3] == "scab"
+
+
+def plant_2021(data: Path, *, between: str = " ", sample: str = "healthy") -> Path:
+    """plant-pathology-2021-fgvc8: several names in a cell."""
+    cells = ["healthy", "scab frog_eye complex", "scab", "complex", "rust", "frog_eye", "scab frog_eye", "rust"]
+    numbered(data / "train_images", (f"a{n}" for n in range(len(cells))))
+    numbered(data / "test_images", ["b0", "b1"])
+    rows = (f'a{n}.jpg,"{cell.replace(" ", between)}"' for n, cell in enumerate(cells))
+    write_table(data / "train.csv", "image,labels", *rows)
+    write_table(data / "sample_submission.csv", "image,labels", *(f"b{n}.jpg,{sample}" for n in range(2)))
+    return data
+
+
+@pytest.mark.parametrize("between", [" ", ", ", "|", ";"])
+def test_plant_pathology_2021(tmp_path, between):
+    competition, findings = described(plant_2021(tmp_path / "d", between=between))
+    separator = between.strip() or " "
+    assert (competition.target, competition.train.label_separator) == ("multilabel", separator)
+    assert (competition.submission, competition.separator, competition.metric) == ("names", separator, "sample_f1")
+    rows = train_index(competition)
+    assert classes_of(competition, rows["label"]) == ["complex", "frog_eye", "healthy", "rust", "scab"]
+    assert rows["label"][1] == "complex|frog_eye|scab"
+    assert "hold several names, as each of these stands in other cells, too" in said(findings)
+
+
+def test_the_samples_separator_is_that_of_a_submission(tmp_path):
+    data = plant_2021(tmp_path / "d", between=" ", sample="healthy;scab")
+    competition, _ = described(data)
+    assert (competition.train.label_separator, competition.separator) == (" ", ";")
+
+
+def test_several_names_may_be_one(tmp_path):
+    data = plant_2021(tmp_path / "d")
+    doubt = next(finding.reason for finding in infer("new", data, NO_WISH)[1] if not finding.key)
+    competition, _ = infer("new", data, followed(doubt))
+    assert (competition.target, competition.submission) == ("single", "class")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{rank} of {suit}" for rank in ("ace", "two", "king") for suit in ("clubs", "spades")] + ["joker"],
+        ["collie", "border collie", "poodle", "golden retriever"],
+        ["hot dog", "dog", "cat"],
+        ["Audi A4 Sedan 2012", "BMW M3 Coupe 2012", "Audi S4 Sedan 2011", "BMW X3 SUV 2012"],
+        ["tiger lily", "fire lily", "pink primrose", "primula", "hard-leaved pocket orchid"],
+    ],
+)
+def test_a_name_that_holds_blanks_is_one_name(tmp_path, names):
+    data = tmp_path / "d"
+    numbered(data / "train", range(2 * len(names)))
+    write_table(data / "train.csv", "id,label", *(f"{n},{names[n % len(names)]}" for n in range(2 * len(names))))
+    competition, findings = infer("new", data, NO_WISH)
+    assert (competition.target, competition.train.label_separator) == ("single", None)
+    assert not [finding for finding in findings if not finding.key]
+
+
+def whale(data: Path) -> Path:
+    """humpback-whale-identification: five names an id; most classes have one or two pictures."""
+    labels = ["new_whale"] * 6 + [f"w_{n}" for n in (1, 1, 2, 2, 3, 4, 5)]
+    numbered(data / "train", (f"a{n:02}" for n in range(len(labels))))
+    numbered(data / "test", ["b0", "b1"])
+    write_table(data / "train.csv", "Image,Id", *(f"a{n:02}.jpg,{label}" for n, label in enumerate(labels)))
+    five = "new_whale w_1 w_2 w_3 w_4"
+    write_table(data / "sample_submission.csv", "Image,Id", *(f"b{n}.jpg,{five}" for n in range(2)))
+    return data
+
+
+def test_humpback_whale(tmp_path):
+    competition, findings, audited = init_competition("new", whale(tmp_path / "d"), root=tmp_path, wishes=NO_WISH)
+    (small,) = [note for note in audited.notes if "never held out" in note]
+    assert small.startswith("3 classes have one picture, which is trained on and never held out (w_3, w_4, w_5); 2 ")
+    held_out = load_folds(competition, train_index(competition)).frame["fold"].tolist()
+    assert held_out[-3:] == [-1, -1, -1]
+    assert -1 not in held_out[:-3]
+    assert (competition.target, competition.submission, competition.top) == ("single", "ranked", 5)
+    assert (competition.metric, competition.separator) == ("map@5", " ")
+    assert "the sample names 5 an id, best first" in said(findings)
+
+
+@pytest.mark.parametrize(("wishes", "top"), [(Wishes(metric="map@3"), 5), (Wishes(top=3), 3)])
+def test_how_many_names_are_ranked(tmp_path, wishes, top):
+    assert infer("new", whale(tmp_path / "d"), wishes)[0].top == top
+
+
+def test_a_metric_that_ranks_asks_for_as_many_names(tmp_path):
+    data = whale(tmp_path / "d")
+    write_table(data / "sample_submission.csv", "Image,Id", "b0.jpg,w_1", "b1.jpg,w_1")
+    competition, _ = infer("new", data, Wishes(metric="map@3"))
+    assert (competition.submission, competition.top) == ("ranked", 3)
+    assert infer("new", data, NO_WISH)[0].submission == "class"
+
+
+def redux(data: Path, names=("cat.{}", "dog.{}"), *, doubled: bool = False) -> Path:
+    """dogs-vs-cats-redux-kernels-edition: labels in the names of the files, numbers in the sample."""
+    train, test = (data / "train" / "train", data / "test" / "test") if doubled else (data / "train", data / "test")
+    numbered(train, (name.format(n) for n in range(4) for name in names))
+    numbered(test, range(1, 4))
+    write_table(data / "sample_submission.csv", "id,label", *(f"{n},0.5" for n in range(1, 4)))
+    return data
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_dogs_vs_cats_redux(tmp_path, doubled):
+    data = redux(tmp_path / "d", doubled=doubled)
+    competition, findings = described(data)
+    assert classes_of(competition, train_index(competition)["label"]) == ["cat", "dog"]
+    assert (competition.submission, competition.positive, competition.metric) == ("probability", "dog", "roc_auc")
+    assert list(index_of_test(competition)["id"]) == ["1", "2", "3"]
+    assert "labels are in the names of the files: cat.0.jpg is 'cat'" in said(findings)
+    doubt = next(finding.reason for finding in findings if not finding.key)
+    assert "it is of 'dog', the last by name, is assumed" in doubt
+    assert infer("new", data, followed(doubt))[0].positive == "cat"
+
+
+def test_the_column_may_be_named_like_the_class_it_is_of(tmp_path):
+    data = redux(tmp_path / "d")
+    write_table(data / "sample_submission.csv", "id,cat", *(f"{n},0.5" for n in range(1, 4)))
+    assert infer("new", data, NO_WISH)[0].positive == "cat"
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (("cat.{}", "great_pyrenees_{}"), "great_pyrenees"),
+        (("cat{}", "dog{}"), "dog"),
+        (("{}_cat", "{}-dog"), "dog"),
+        (("cat (1{})", "dog (1{})"), None),
+        (("IMG_2019{}_1", "IMG_2019{}_2"), None),
+        (("IMG_{}", "x{}"), None),
+        (("{}", "a{}"), None),
+    ],
+)
+def test_labels_in_names(tmp_path, names, label):
+    data = redux(tmp_path / "d", names)
+    if label:
+        assert label in set(train_index(described(data)[0])["label"])
+    else:
+        error = refusal(data)
+        assert "--label-pattern" in error.next_step
+
+
+def test_a_given_pattern(tmp_path):
+    data = redux(tmp_path / "d", ("x1{}cat", "x1{}dog"))
+    assert "holds no labels" in refusal(data).problem
+    assert "--label-pattern" in refusal(data).next_step
+    assert infer("new", data, Wishes(label_pattern="(?P<label>cat|dog)"))[0].positive == "dog"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("(?P<label>x)", "finds 1 classes in names such as"),
+        ("(cat|dog)", "no such group"),
+        ("(?P<label>cat", "no regular expression|cannot be used"),
+    ],
+)
+def test_a_pattern_that_finds_no_classes_is_refused(tmp_path, pattern, problem):
+    error = refusal(redux(tmp_path / "d", ("x1{}cat", "x1{}dog")), Wishes(label_pattern=pattern))
+    assert re.search(problem, error.problem)
+    assert "--label-pattern" in error.next_step
+
+
+def leaf(data: Path) -> Path:
+    """leaf-classification: columns of numbers beside the label; a column a species in the sample."""
+    species = ["Acer_Opalus", "Quercus Rubra", "Tilia"]
+    numbered(data / "images", range(1, 13))
+    rows = (f"{n},{species[n % 3]},{n / 7},{n % 2},0.{n}" for n in range(1, 10))
+    write_table(data / "train.csv", "id,species,margin1,shape1,texture1", *rows)
+    write_table(data / "test.csv", "id,margin1,shape1,texture1", *(f"{n},0.1,0,0.2" for n in range(10, 13)))
+    write_table(
+        data / "sample_submission.csv", ",".join(["id", *species]), *(f"{n},0.3,0.3,0.4" for n in range(10, 13))
+    )
+    return data
+
+
+def test_leaf_classification(tmp_path):
+    competition, findings = described(leaf(tmp_path / "d"))
+    assert (competition.train.table, competition.train.label_column) == ("train.csv", "species")
+    assert (competition.submission, competition.train.match) == ("probabilities", "stem")
+    assert "its values are the sample submission's columns" in said(findings)
+
+
+def state_farm(data: Path) -> Path:
+    """state-farm-distracted-driver-detection: class folders, a table with persons, a column a class."""
+    rows = []
+    for label in ("c0", "c1"):
+        numbered(data / "imgs" / "train" / label, (f"img_{label}{n}" for n in range(6)))
+        rows += [f"p{n // 2:03},{label},img_{label}{n}.jpg" for n in range(6)]
+    numbered(data / "imgs" / "test", ["img_7", "img_8"])
+    write_table(data / "driver_imgs_list.csv", "subject,classname,img", *rows)
+    write_table(data / "sample_submission.csv", "img,c0,c1", "img_7.jpg,0.5,0.5", "img_8.jpg,0.5,0.5")
+    return data
+
+
+def test_state_farm(tmp_path):
+    data = state_farm(tmp_path / "d")
+    competition, findings = described(data)
+    assert (competition.train.label_column, competition.train.pictures) == ("classname", "imgs/train")
+    assert (competition.submission, competition.test.pictures) == ("probabilities", "imgs/test")
+    (offer,) = [finding.reason for finding in findings if finding.key == "train.group_column"]
+    assert "3 values of 'subject' in 12 rows" in offer
+    assert "flatter the score" in offer
+    grouped, findings = infer("new", data, followed(offer))
+    assert grouped.train.group_column == "subject"
+    assert "train.group_column" not in said(findings)
+
+
+def test_state_farm_without_its_table(tmp_path):
+    data = state_farm(tmp_path / "d")
+    (data / "driver_imgs_list.csv").unlink()
+    competition, _ = described(data)
+    assert (competition.train.pictures, competition.train.table) == ("imgs/train", None)
+    assert set(train_index(competition)["label"]) == {"c0", "c1"}
+    assert (competition.test.pictures, competition.submission) == ("imgs/test", "probabilities")
+
+
+def test_both_eyes_of_a_person_are_offered_as_a_group(tmp_path):
+    """diabetic-retinopathy-detection"""
+    data = tmp_path / "d"
+    ids = [f"{n}_{side}" for n in (10, 13, 15) for side in ("left", "right")]
+    numbered(data / "train", ids, suffix=".jpeg")
+    write_table(data / "trainLabels.csv", "image,level", *(f"{key},{n % 2}" for n, key in enumerate(ids)))
+    _, findings = infer("new", data, NO_WISH)
+    (offer,) = [finding.reason for finding in findings if finding.key == "train.group_column"]
+    assert "3 ids before left and right, such as 10" in offer
+    competition, _ = described(data, followed(offer))
+    assert list(train_index(competition)["group"]) == ["10", "10", "13", "13", "15", "15"]
+
+
+def test_a_row_a_picture_and_class(tmp_path):
+    data = plant_2020(tmp_path / "d")
+    names = ("healthy", "multiple_diseases", "rust", "scab")
+    write_table(
+        data / "sample_submission.csv", "ID,Label", *(f"Test_{n}_{name},0.5" for n in range(2) for name in names)
+    )
+    competition, findings = described(data)
+    assert (competition.submission, competition.separator, competition.metric) == ("long", "_", "log_loss")
+    assert list(index_of_test(competition)["id"]) == ["Test_0", "Test_1"]
+    assert "its ids are of a picture and a class" in said(findings)
+
+
+# Other tables
+
+
+def plain(data: Path, *, table: str = "train.csv", text: str = "", suffix: str = ".jpg") -> Path:
+    """Pictures 001 … 008, of which the last two are to be predicted, and a table that is given as text."""
+    numbered(data / "train", (f"{n:03}" for n in range(1, 7)), suffix=suffix)
+    numbered(data / "test", ["007", "008"], suffix=suffix)
+    (data / table).write_text(text, "utf-8")
+    return data
+
+
+def rows_of(template: str, header: str = "") -> str:
+    """A table of six rows; {n} is the number, {label} a or b."""
+    return header + "".join(template.format(n=n, label="ab"[n % 2]) + "\n" for n in range(1, 7))
+
+
+@pytest.mark.parametrize(
+    ("table", "text", "match"),
+    [
+        ("train.csv", rows_of("{n:03}.jpg,{label}"), "path"),
+        ("train.txt", rows_of("{n:03}.jpg {label}"), "path"),
+        ("train.csv", rows_of("{n},{label}"), "number"),
+        ("train.tsv", rows_of("{n:03}\t{label}", "id\tlabel\n"), "stem"),
+        ("train.csv", rows_of("{n:03}\t{label}", "id\tlabel\n"), "stem"),
+        ("train.csv", rows_of("{n:03};{label}", "id;label\n"), "stem"),
+        ("train.txt", rows_of("{n:03} {label}", "id label\n"), "stem"),
+        ("train.csv", rows_of('"{n}","{label}"', "id,label\n"), "number"),
+        ("train.csv", rows_of("{n}.jpg,{label}", "id,label\n"), "number"),
+        ("train.csv", rows_of("train/{n:03}.jpg,{label}", "id,label\n"), "path"),
+        ("train.csv", rows_of("train/{n:03},{label}", "id,label\n"), "stem"),
+        ("train.csv", rows_of("elsewhere/{n:03}.png,{label}", "id,label\n"), "stem"),
+        ("train.csv", rows_of(",{n:03}.jpg,{label}", ",id,label\n"), "path"),
+    ],
+)
+def test_tables(tmp_path, table, text, match):
+    data = plain(tmp_path / "d", table=table, text=text)
+    competition, _ = described(data)
+    assert (competition.train.table, competition.train.match) == (table, match)
+    assert competition.test.pictures == "test"
+    assert list(train_index(competition)["label"]) == list("bababa")
+
+
+@pytest.mark.parametrize("key", ["{n}", "{n:03}", "{n}.jpg", "test/{n:03}", "{n:03}.png"])
+def test_ids_to_predict(tmp_path, key):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    write_table(data / "sample_submission.csv", "id,label", *(f"{key.format(n=n)},a" for n in (7, 8)))
+    competition, _ = described(data)
+    assert competition.test.pictures == "test"
+    rows = index_of_test(competition)
+    assert list(rows["id"]) == [key.format(n=7), key.format(n=8)]
+    assert [Path(path).name for path in rows["path"]] == ["007.jpg", "008.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jfif", ".jpe", ".avif", ".jp2"])
+def test_suffixes(tmp_path, suffix):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"), suffix=suffix)
+    _, _, audited = init_competition("new", data, root=tmp_path, wishes=NO_WISH)
+    assert (audited.pictures, audited.faults, audited.mean_size) == (6, {}, (8.0, 10.0))
+
+
+def test_stems_that_come_twice_are_told_apart_by_their_folders(tmp_path):
+    data = tmp_path / "d"
+    rows = []
+    for label in ("a", "b"):
+        numbered(data / "images" / label, ["1", "2"])
+        rows += [f"{label}/1,{label}", f"{label}/2,{label}"]
+    write_table(data / "train.csv", "id,label", *rows)
+    competition, _ = described(data)
+    assert (competition.train.match, competition.train.pictures) == ("path_stem", "images")
+    assert list(train_index(competition)["label"]) == ["a", "a", "b", "b"]
+
+
+def test_what_systems_and_archives_leave_behind_is_ignored(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    for name in (
+        "__MACOSX/train/._001.jpg",
+        "train/._001.jpg",
+        "train/Thumbs.db",
+        "train/.DS_Store",
+        "train/desktop.ini",
+    ):
+        path = data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\0\5\26\7")
+    _, _, audited = init_competition("new", data, root=tmp_path, wishes=NO_WISH)
+    assert (audited.pictures, audited.faults, audited.test_pictures) == (6, {}, 2)
+
+
+def test_a_doubled_folder_of_class_folders(tmp_path):
+    make_pictures(tmp_path / "d" / "archive" / "train" / "train", {"a": 2, "b": 2}, size=(8, 10))
+    numbered(tmp_path / "d" / "archive" / "test" / "test", ["1"])
+    competition, _ = described(tmp_path / "d")
+    assert competition.train.pictures == "archive/train/train"
+    assert competition.test.pictures == "archive/test/test"
+    assert list(train_index(competition)["label"]) == ["a", "a", "b", "b"]
+
+
+def test_texts_that_are_no_tables_are_ignored(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    (data / "readme.txt").write_text("Pictures of a and b.\n\nSee the page, and the licence.\n")
+    (data / "classes.txt").write_text("a\nb\n")
+    (data / "latin.txt").write_bytes("größe a\n".encode("latin-1"))
+    assert infer("new", data, NO_WISH)[0].train.table == "train.csv"
+
+
+def test_a_table_of_other_facts_is_named_and_not_used(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    write_table(data / "metadata.csv", "id,age,site", *(f"{n:03},{n + 20},knee" for n in range(1, 7)))
+    competition, findings = infer("new", data, NO_WISH)
+    assert competition.train.table == "train.csv"
+    assert "not used, as the labels are here: metadata.csv; another: --table NAME" in said(findings)
+    assert infer("new", data, Wishes(table="metadata.csv", label_column="site"))[0].train.table == "metadata.csv"
+
+
+def test_the_table_with_the_samples_column_is_the_train_table(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label},x", "id,grade,category\n"))
+    write_table(data / "more.csv", "id,category,site", *(f"{n:03},k{n % 3},knee" for n in range(1, 7)))
+    write_table(data / "sample_submission.csv", "id,grade", "007,a", "008,b")
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.train.table, competition.train.label_column) == ("train.csv", "grade")
