@@ -3,7 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-from pipeline.data.files import find_files
 from pipeline.errors import DataError, counted
 
 _HDF5 = """python -c "
@@ -41,8 +40,7 @@ for path in pathlib.Path('.').rglob('*.dcm'):
     scaled = (values - values.min()) / max(1, np.ptp(values)) * 255
     Image.fromarray(scaled.astype(np.uint8)).save(path.with_suffix('.png'))
 " """
-# By suffix: what it is called, and a command that makes picture files of it.
-_KINDS = {
+CONTAINERS = {
     ".hdf5": ("HDF5, a data set a picture", _HDF5),
     ".h5": ("HDF5, a data set a picture", _HDF5),
     ".parquet": ("Parquet, a row of pixels a picture", _PARQUET),
@@ -59,18 +57,14 @@ _KINDS = {
     ".tgz": ("packed by gzip", "mkdir {stem} && tar xzf {name} -C {stem}"),
     ".7z": ("packed by 7-Zip", "7z x {name} -o{stem}"),
 }
-
-
-def containers(data: Path) -> list[Path]:
-    """The files below `data` that may hold pictures, sorted."""
-    return find_files(data, _KINDS)
+"""By suffix: what such a file is, and a command that makes picture files of it."""
 
 
 def refuse_container(data: Path, found: list[Path], problem: str) -> DataError:
     """The error that says of what is in `data` instead of picture files how to make such files of it."""
     suffix, _ = Counter(path.suffix.lower() for path in found).most_common(1)[0]
     files = [path for path in found if path.suffix.lower() == suffix]
-    what, command = _KINDS[suffix]
+    what, command = CONTAINERS[suffix]
     place = files[0].relative_to(data)
     unpack = command.format(name=place.as_posix(), stem=place.with_suffix("").as_posix()).strip()
     more = " (so for each)" if len(files) > 1 else ""

@@ -8,8 +8,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import DataError, PictureError
@@ -17,6 +18,7 @@ from pipeline.errors import DataError, PictureError
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif"}
 )
+_NEWER = {".avif": "avif", ".jp2": "jpg_2000"}  # what not every Pillow reads, and the name of that in it
 _EXPECTED = "a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")"
 POLICY = 1  # raise when decoding or resizing changes: kept decoded pictures are then made anew
 _EXIF_ORIENTATION = 0x0112
@@ -137,6 +139,9 @@ def unreadable(path: Path, error: Exception) -> PictureError:
         problem = f"{path} is empty (0 bytes)"
     else:
         problem = f"{path} cannot be read as a picture: {error}"
+    suffix = path.suffix.lower()
+    if suffix in _NEWER and not features.check(_NEWER[suffix]):
+        problem += f"; Pillow {PIL.__version__} here reads no {suffix} (pip install -U pillow: from 11.3 on it may)"
     return PictureError(
         problem,
         expected=_EXPECTED,

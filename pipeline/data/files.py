@@ -29,7 +29,8 @@ def find_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The files below `folder` with one of the (lower-case) suffixes, hidden ones left out, sorted."""
     # Whoever names a large folder by mistake sees which it is.
     files = Progress(_files(folder), desc=f"searching {folder}", unit=" files", leave=False, disable=None, delay=1)
-    return sorted(path for path in files if path.suffix.lower() in suffixes and path.is_file())
+    found = (Path(file) for file in files if os.path.splitext(file)[1].lower() in suffixes)
+    return sorted(path for path in found if path.is_file())
 
 
 def id_key(key: str, match: Match) -> str:
@@ -71,20 +72,18 @@ def by_key(paths: Iterable[Path], folder: Path, match: Match) -> Mapping[str, Pa
     return files
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[str]:
     """The files below `folder`, without hidden ones; links to folders are followed, but not in a circle."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        here = Path(parent)
-        real = here.resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not is_hidden(Path(name))
-            and not ((here / name).is_symlink() and real.is_relative_to((here / name).resolve()))
-        ]
-        yield from (here / name for name in names if not is_hidden(Path(name)))
+    for here, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_back(os.path.join(here, name))]
+        yield from (os.path.join(here, name) for name in names if not is_hidden(name))
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is one that systems and archives leave behind."""
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+def _leads_back(folder: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    return os.path.islink(folder) and Path(folder).parent.resolve().is_relative_to(Path(folder).resolve())
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is of those that systems and archives leave behind."""
+    return name.startswith((".", "__MACOSX"))

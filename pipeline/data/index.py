@@ -225,7 +225,7 @@ def _scan_folders(competition: Competition) -> Scan:
 def _require_class_folders(folder: Path, files: Sequence[Path]) -> None:
     """Every picture in the folder of its class, and a picture in every one."""
     used = {path.parent for path in files}
-    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_hidden(Path(entry.name))]
+    classes = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_hidden(entry.name)]
     filled = {parent for path in used for parent in (path, *path.parents)}
     empty = [entry.name for entry in classes if entry not in filled]
     if empty:

@@ -4,7 +4,7 @@ Every conclusion comes with its reason, and with its doubt and the option that d
 possible both are named and none is taken.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,11 +13,12 @@ import pandas as pd
 from pydantic import ValidationError
 
 from pipeline.competition import Competition, TestData, TrainData
-from pipeline.data.containers import containers, refuse_container
-from pipeline.data.files import find_files, find_pictures
-from pipeline.data.infer_folders import train_from_folders
+from pipeline.data.containers import CONTAINERS, refuse_container
+from pipeline.data.decode import PICTURE_SUFFIXES
+from pipeline.data.files import find_files
+from pipeline.data.infer_folders import test_pictures, train_from_folders
 from pipeline.data.infer_labels import Reading
-from pipeline.data.infer_submission import Submission, choose_sample, long_ids, read_form, test_pictures
+from pipeline.data.infer_submission import Submission, choose_sample, long_ids, read_form
 from pipeline.data.infer_table import group_offers, predefined_split, train_table
 from pipeline.data.infer_wishes import Wishes
 from pipeline.data.keyed_tables import KeyedTable, Pictures, keyed_tables, namings
@@ -25,6 +26,7 @@ from pipeline.data.tables import read_table
 from pipeline.errors import DataError, name_some
 from pipeline.settings import explain
 
+_TABLES = frozenset({".csv", ".tsv", ".txt"})
 _MOST_TEXTS = 20  # .txt files that may be tables; where there are more, there is one a picture
 _DOUBT = "in doubt"
 
@@ -45,14 +47,16 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
         DataError: There are no pictures, or two readings are possible.
     """
     wishes = _from_data(wishes, data)
-    pictures = Pictures.of(data, find_pictures(data))
+    files = find_files(data, PICTURE_SUFFIXES | _TABLES | CONTAINERS.keys())
+    pictures = Pictures.of(data, _of(files, PICTURE_SUFFIXES))
+    packed = _of(files, CONTAINERS)
     if not pictures.places:
-        if packed := containers(data):
+        if packed:
             raise refuse_container(data, packed, f"{data} holds no pictures")
         raise DataError(
             f"{data} holds no pictures", expected="picture files in it or below it", next_step="check --data"
         )
-    tables = _tables(data)
+    tables = _tables(data, _of(files, _TABLES))
     sample, why = choose_sample(list(tables), wishes.sample, wishes.table)
     asked = tables[sample] if sample else None
     columns = f"; columns {', '.join(asked.columns[:4])}" if asked is not None else ""
@@ -62,7 +66,7 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
         train, reading = _from_table(keyed, asked, wishes, findings)
     else:
         train, reading = _from_folders(pictures, wishes, findings)
-    test, long = _test(pictures, train, reading, asked, wishes, findings)
+    test, long = _test(pictures, packed, train, reading, asked, wishes, findings)
     submission = read_form(
         asked, classes=reading.classes, target=reading.target, separator=reading.separator, long=long, wishes=wishes
     )
@@ -87,18 +91,25 @@ def _from_data(wishes: Wishes, data: Path) -> Wishes:
     )
 
 
-def _tables(data: Path) -> dict[str, pd.DataFrame]:
+def _of(files: Iterable[Path], suffixes: Collection[str]) -> list[Path]:
+    return [path for path in files if path.suffix.lower() in suffixes]
+
+
+def _tables(data: Path, files: list[Path]) -> dict[str, pd.DataFrame]:
     """By their paths from `data`; a .txt file only where it can be read as a table of several columns."""
-    texts = find_files(data, {".txt"})
+    many = len(_of(files, {".txt"})) > _MOST_TEXTS
     tables = {}
-    for path in sorted([*find_files(data, {".csv", ".tsv"}), *(texts if len(texts) <= _MOST_TEXTS else [])]):
+    for path in files:
+        may_be_text = path.suffix.lower() == ".txt"
+        if may_be_text and many:
+            continue
         try:
             table = read_table(path)
         except DataError:
-            if path in texts:
+            if may_be_text:
                 continue
             raise
-        if path not in texts or len(table.columns) > 1:
+        if len(table.columns) > 1 or not may_be_text:
             tables[path.relative_to(data).as_posix()] = table
     return tables
 
@@ -190,6 +201,7 @@ def _from_folders(pictures: Pictures, wishes: Wishes, findings: list[Finding]) -
 
 def _test(
     pictures: Pictures,
+    packed: list[Path],
     train: TrainData,
     reading: Reading,
     sample: pd.DataFrame | None,
@@ -205,7 +217,7 @@ def _test(
     try:
         test, why = test_pictures(pictures, train, ids, wishes.test_pictures)
     except DataError as error:
-        if ids and not namings(ids, pictures) and (packed := containers(pictures.data)):
+        if ids and packed and not namings(ids, pictures):
             raise refuse_container(pictures.data, packed, error.problem) from None
         raise
     findings.append(Finding("test.pictures" if test else "test", test.pictures if test else "none", why))

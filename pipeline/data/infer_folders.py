@@ -1,10 +1,11 @@
-"""Labels without a table: a folder a class, or the names of the files; and which folders are parts."""
+"""Which folders are parts: to learn from and to predict; labels without a table, by folders or names of files."""
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
-from pipeline.competition import TrainData
-from pipeline.data.keyed_tables import PART_NAMES, Pictures, is_part, two_readings
+from pipeline.competition import TestData, TrainData
+from pipeline.data.keyed_tables import PART_NAMES, Naming, Pictures, is_part, namings, one_folder, two_readings
 from pipeline.data.row_labels import label_in_path
 from pipeline.errors import DataError, name_some
 from pipeline.targets import class_names
@@ -86,6 +87,61 @@ def train_from_folders(pictures: Pictures, folder: str | None, pattern: str | No
         )
     classes, why = _of_pattern(pictures, train, pattern)
     return TrainData(pictures=train, held_out_pictures=held_out, label_pattern=pattern, match="path"), classes, why
+
+
+def test_pictures(
+    pictures: Pictures, train: TrainData, ids: Sequence[str] | None, wish: str | None
+) -> tuple[TestData | None, str]:
+    """The folder of the pictures to predict, and why.
+
+    Args:
+        ids: As the sample submission names the pictures; None without one.
+        wish: The folder that the user names.
+
+    Raises:
+        DataError: No picture bears an id, or several folders hold pictures of these names.
+    """
+    if wish and not pictures.below(wish).places:
+        raise DataError(
+            f"{pictures.data / wish} holds no pictures",
+            expected="a folder inside the data with pictures in it or below it",
+            next_step="check --test-pictures",
+        )
+    if ids is not None:
+        naming = _named_by_sample(pictures, train, ids, wish)
+        reason = f"holds {naming.found / len(ids):.0%} of the sample submission's ids, matched by {naming.match}"
+        return TestData(pictures=naming.folder, match=naming.match), reason
+    if wish:
+        return TestData(pictures=wish, match="path"), "--test-pictures; ids are the paths inside it"
+    if train.split and train.split.test:
+        return TestData(pictures=train.pictures, match=train.match), f"rows {train.split.test!r} of {train.table}"
+    # Without a table all that lies in the training pictures' folder is of a class.
+    others = pictures.without(train.pictures) if train.table is None else pictures
+    found = part_folders(pictures).get("test", [])
+    folders = [folder for folder in found if folder != train.pictures and others.below(folder).places]
+    if len(folders) > 1:
+        raise two_readings("test folder", folders, f"choose one with --test-pictures {folders[0]}")
+    if not folders:
+        return None, "no sample submission and no folder named test"
+    folder = outer_folder(pictures, folders[0])
+    return TestData(pictures=folder, match="path"), "its name; ids are the paths inside it"
+
+
+def _named_by_sample(pictures: Pictures, train: TrainData, ids: Sequence[str], wish: str | None) -> Naming:
+    """The folder whose pictures the sample submission names: not that of the training pictures, if another does."""
+    all_of_them = pictures.below(wish) if wish else pictures
+    found = namings(ids, all_of_them if wish or train.pictures == "." else pictures.without(train.pictures))
+    everywhere = namings(ids, all_of_them)
+    if everywhere and (not found or everywhere[0].found > found[0].found):
+        found = everywhere
+    if not found:
+        raise DataError(
+            f"no picture bears an id of the sample submission, such as {name_some(sorted(ids), limit=3)}",
+            expected="a test picture for every id, named like it, with or without suffix",
+            next_step="check that the download is whole and unpacked; if the sample submission is another table: "
+            "--sample NAME",
+        )
+    return one_folder(found, "test", "--test-pictures")
 
 
 def _train_folder(pictures: Pictures) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Which pictures are to be predicted, and what a submission holds, by the sample submission; the metric, as assumed."""
+"""What a submission holds, by the sample submission; the metric, as assumed."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.competition import METRIC_NEEDS, TAKES, Form, Target, TestData, TrainData, metric_kind
-from pipeline.data.infer_folders import outer_folder, part_folders
+from pipeline.competition import METRIC_NEEDS, TAKES, Form, Needs, Target, metric_kind
 from pipeline.data.infer_labels import SEPARATORS, names_of
 from pipeline.data.infer_wishes import Wishes
-from pipeline.data.keyed_tables import Naming, Pictures, namings, one_folder, two_readings
+from pipeline.data.keyed_tables import two_readings
 from pipeline.data.row_labels import split_long
 from pipeline.errors import DataError, name_some
 from pipeline.targets import class_names
@@ -100,13 +99,7 @@ def read_form(
     found = _form(sample, classes, target, separator, long, needs)
     if wishes.submission and wishes.submission != found.form:
         found = Submission(wishes.submission, "--submission", separator=found.separator)
-    if needs and needs not in TAKES[found.form][0]:
-        forms = [form for form, (metrics, targets) in TAKES.items() if needs in metrics and target in targets]
-        raise DataError(
-            f"{wishes.metric} looks at {needs}, which a submission that holds {found.form} ({found.why}) does not tell",
-            expected="a metric and a submission that go together",
-            next_step=f"another --metric; or, if a submission holds something else: --submission {forms[0]}",
-        )
+    _require_together(found, target, needs, wishes.metric)
     if found.form == "probability":
         found = _with_positive(found, sample, classes, wishes)
     elif wishes.positive:
@@ -128,6 +121,23 @@ def read_form(
         found = replace(found, separator=None)
     assumed = _ASSUMED.get((found.form, target), "accuracy").replace("@K", f"@{found.top}")
     return replace(found, metric=wishes.metric or assumed)
+
+
+def _require_together(found: Submission, target: Target, needs: Needs | None, metric: str | None) -> None:
+    metrics, targets = TAKES[found.form]
+    holds = f"a submission that holds {found.form} ({found.why})"
+    forms = [form for form, takes in TAKES.items() if target in takes[1] and (needs is None or needs in takes[0])]
+    if target not in targets:
+        problem = f"{holds} is not for a {target} target"
+    elif needs and needs not in metrics:
+        problem = f"{metric} looks at {needs}, which {holds} does not tell"
+    else:
+        return
+    raise DataError(
+        problem,
+        expected="a target, a submission and a metric that go together",
+        next_step=f"if a submission holds something else: --submission {forms[0]}; or another --metric or --target",
+    )
 
 
 def _form(
@@ -239,55 +249,3 @@ def _require_classes(sample: pd.DataFrame, classes: Sequence[str]) -> None:
         next_step="name the classes as the sample submission does, and give every class a picture; if the labels are "
         "elsewhere: --table, --label-column, --pictures or --label-pattern; if this is no sample submission: --sample",
     )
-
-
-def test_pictures(
-    pictures: Pictures, train: TrainData, ids: Sequence[str] | None, wish: str | None
-) -> tuple[TestData | None, str]:
-    """The folder of the pictures to predict, and why.
-
-    Args:
-        ids: As the sample submission names the pictures; None without one.
-        wish: The folder that the user names.
-
-    Raises:
-        DataError: No picture bears an id, or several folders hold pictures of these names.
-    """
-    if wish and not pictures.below(wish).places:
-        raise DataError(
-            f"{pictures.data / wish} holds no pictures",
-            expected="a folder inside the data with pictures in it or below it",
-            next_step="check --test-pictures",
-        )
-    if ids is not None:
-        naming = _named_by_sample(pictures, train, ids, wish)
-        reason = f"holds {naming.found / len(ids):.0%} of the sample submission's ids, matched by {naming.match}"
-        return TestData(pictures=naming.folder, match=naming.match), reason
-    if wish:
-        return TestData(pictures=wish, match="path"), "--test-pictures; ids are the paths inside it"
-    if train.split and train.split.test:
-        return TestData(pictures=train.pictures, match=train.match), f"rows {train.split.test!r} of {train.table}"
-    folders = [folder for folder in part_folders(pictures).get("test", []) if folder != train.pictures]
-    if len(folders) > 1:
-        raise two_readings("test folder", folders, f"choose one with --test-pictures {folders[0]}")
-    if not folders:
-        return None, "no sample submission and no folder named test"
-    folder = outer_folder(pictures, folders[0])
-    return TestData(pictures=folder, match="path"), "its name; ids are the paths inside it"
-
-
-def _named_by_sample(pictures: Pictures, train: TrainData, ids: Sequence[str], wish: str | None) -> Naming:
-    """The folder whose pictures the sample submission names: not that of the training pictures, if another does."""
-    all_of_them = pictures.below(wish) if wish else pictures
-    found = namings(ids, all_of_them if wish or train.pictures == "." else pictures.without(train.pictures))
-    everywhere = namings(ids, all_of_them)
-    if everywhere and (not found or everywhere[0].found > found[0].found):
-        found = everywhere
-    if not found:
-        raise DataError(
-            f"no picture bears an id of the sample submission, such as {name_some(sorted(ids), limit=3)}",
-            expected="a test picture for every id, named like it, with or without suffix",
-            next_step="check that the download is whole and unpacked; if the sample submission is another table: "
-            "--sample NAME",
-        )
-    return one_folder(found, "test", "--test-pictures")

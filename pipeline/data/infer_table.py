@@ -1,7 +1,6 @@
 """Which table is the train table, and what it says beside the labels: parts, and rows that belong together."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -117,12 +116,12 @@ def _has(table: KeyedTable, reading: Reading) -> bool:
 def _is_group(table: pd.DataFrame, column: str, labels: list[str], classes: int) -> bool:
     """Whether the values of a column repeat as those of persons or places do, and say less than a class."""
     values = table[column]
-    counts = Counter(value for value in values if value)
-    repeated = sum(count > 1 for count in counts.values())
-    if len(counts) < 3 or repeated * 2 < len(counts) or table.groupby(labels)[column].nunique().max() == 1:
-        return False  # the last: another name of the class
+    counts = values[values != ""].value_counts()
+    if len(counts) < 3 or (counts > 1).sum() * 2 < len(counts):
+        return False
     words = re.split(r"[^a-z]+", column.lower())
-    named = words[-1] == "id" or bool(_GROUP_NAMES & set(words))
-    names = sum(not re.fullmatch(r"-?[0-9.]*", value) for value in counts)
-    many = len(counts) >= max(10, 2 * classes) and names * 2 > len(counts)
-    return named or many
+    if words[-1] != "id" and not _GROUP_NAMES & set(words):
+        names = sum(not re.fullmatch(r"-?[0-9.]*", value) for value in counts.index)
+        if len(counts) < max(10, 2 * classes) or names * 2 < len(counts):
+            return False
+    return bool(table.groupby(labels)[column].nunique().max() > 1)  # otherwise it is another name of the class

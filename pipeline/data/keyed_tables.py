@@ -147,6 +147,8 @@ def namings(ids: Iterable[str], pictures: Pictures) -> list[Naming]:
         if most > (best[0].found if best else 0):
             folders = [folder for folder, count in found.items() if count == most]
             best = [Naming(folder, match, most) for folder in _innermost(folders)]
+        if best and best[0].found == len(given):
+            break
     return best
 
 

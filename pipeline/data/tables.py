@@ -37,11 +37,12 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
             )
         if surplus:
             if (table[surplus] != "").to_numpy().any():
-                raise ValueError("its rows have more values than its header has names")
+                raise pd.errors.ParserWarning
             table = table.drop(columns=surplus)  # what ends each row is a separator
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
+    except (ValueError, OSError, csv.Error, pd.errors.ParserWarning) as error:
+        why = "rows have more values than the first one" if isinstance(error, pd.errors.ParserWarning) else error
         raise DataError(
-            f"{path} cannot be read: {error}",
+            f"{path} cannot be read: {why}",
             expected="a CSV file in UTF-8, a value with a comma in it between quotes",
             next_step="mend the file",
         ) from None
@@ -58,7 +59,7 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
 def _layout(path: Path) -> tuple[dict[str, Any], list[str]]:
     """What pandas is to know of a table, from its first two lines; and names of columns that have none."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = list(islice(file, 2))
+        lines = list(islice((line for line in file if line.strip()), 2))
     if not lines:
         return {}, []
     between = max(_SEPARATORS, key=lines[0].count)
@@ -69,12 +70,11 @@ def _layout(path: Path) -> tuple[dict[str, Any], list[str]]:
         first, *rest = csv.reader(lines, delimiter=between)
         layout = {"sep": between}
     second = rest[0] if rest else []
-    numbered = [f"column {number}" for number in range(1, max(len(first), len(second)) + 1)]
     if not _is_header(first, second):
-        return layout | {"header": None, "names": numbered}, []
+        return layout | {"header": None, "names": [f"column {number + 1}" for number in range(len(first))]}, []
     if len(second) <= len(first):
         return layout, []
-    surplus = numbered[len(first) :]
+    surplus = [f"column {number + 1}" for number in range(len(first), len(second))]
     return layout | {"header": 0, "names": [*first, *surplus]}, surplus
 
 

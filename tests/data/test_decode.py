@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from pipeline.data.decode import decode, picture_size, resize
 from pipeline.errors import DataError
@@ -223,14 +223,41 @@ def test_the_size_of_a_file_without_header_is_an_error_that_names_it(tmp_path, n
         picture_size(path)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_avif_is_upright(tmp_path, orientation):
+    """Its orientation is a property of its own, not EXIF's; it is lossy, so the corners alone are looked at."""
+    corner = np.zeros((20, 30, 3), np.uint8)
+    corner[:8, :12] = 250
+    files = []
+    for suffix in ("avif", "png"):
+        exif = Image.Exif()  # which saving an AVIF takes the orientation out of
+        exif[ORIENTATION] = orientation
+        files.append(save(tmp_path / f"picture.{suffix}", Image.fromarray(corner), exif=exif))
+    avif, png = files
+    assert_size_agrees(avif)
+    assert np.abs(decode(avif).astype(int) - decode(png)).max() < 10
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jp2"])
+def test_a_format_that_this_pillow_does_not_read_is_named(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"picture{suffix}"
+    path.write_bytes(b"of a newer kind")
+    with pytest.raises(DataError) as caught:
+        decode(path)
+    assert "Pillow" not in caught.value.problem
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(DataError, match=rf"reads no {suffix} \(pip install -U pillow"):
+        decode(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "webp", "avif", "jp2"])
 def test_damage_anywhere_is_a_data_error_or_a_picture(tmp_path, suffix):
     """Whatever bytes are wrong, Pillow's many exceptions do not get through."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     path = tmp_path / f"picture.{suffix}"
     source = Image.open(make_picture(tmp_path / "source.png", size=(24, 20)))
-    source.save(path, **({"exif": exif} if suffix not in {"gif", "bmp"} else {}))
+    source.save(path, **({"exif": exif} if suffix not in {"gif", "bmp", "jp2"} else {}))
     whole = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     random = np.random.default_rng(0)
     failures = 0

@@ -498,3 +498,207 @@ def test_the_table_with_the_samples_column_is_the_train_table(tmp_path):
     write_table(data / "sample_submission.csv", "id,grade", "007,a", "008,b")
     competition, _ = infer("new", data, NO_WISH)
     assert (competition.train.table, competition.train.label_column) == ("train.csv", "grade")
+
+
+# What is refused, and where its advice leads
+
+
+def leads_on(data: Path, wishes: Wishes, problem: str, *, option: int = 0) -> Competition:
+    """The competition that is read when the option is given that the refusal names."""
+    error = refusal(data, wishes)
+    assert re.search(problem, error.problem)
+    return infer("new", data, followed(error.next_step, wishes, option=option))[0]
+
+
+TABLE = rows_of("{n:03},{label},{n}", "id,one,other\n")
+
+
+def test_two_label_columns(tmp_path):
+    data = plain(tmp_path / "d", text=TABLE)
+    assert leads_on(data, NO_WISH, "label may be 'one' or 'other'").train.label_column == "one"
+
+
+def test_columns_of_0_and_1_or_another_column(tmp_path):
+    rows = rows_of("{n:03},{label},1,0", "id,kind,hot,cold\n").replace("006,a,1,0", "006,a,0,0")
+    rows = rows.replace("005,b,1,0", "005,b,1,1")
+    data = plain(tmp_path / "d", text=rows)
+    competition = leads_on(data, NO_WISH, r"columns of 0 and 1 may be labels \(hot, cold\), or another .* \(kind\)")
+    assert (competition.train.label_columns, competition.target) == (("hot", "cold"), "multilabel")
+    assert infer("new", data, Wishes(label_column="kind"))[0].train.label_column == "kind"
+
+
+def test_two_tables(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    (data / "more.csv").write_text(rows_of("{n:03},{label}{n}", "id,label\n"))
+    assert leads_on(data, NO_WISH, "train table may be 'more.csv' or 'train.csv'").train.table == "more.csv"
+
+
+def test_two_samples(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    for stage in "12":
+        write_table(data / f"sample_submission_stage_{stage}.csv", "id,label", "007,a", "008,a")
+    competition = leads_on(data, NO_WISH, "sample submission may be")
+    assert competition.sample_submission == "sample_submission_stage_1.csv"
+
+
+@pytest.mark.parametrize("part", ["pictures", "test_pictures"])
+def test_two_folders_of_the_same_names(tmp_path, part):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    if part == "pictures":
+        (data / "train").rename(data / "left")
+        numbered(data / "right", (f"{n:03}" for n in range(1, 7)))
+    else:
+        write_table(data / "sample_submission.csv", "id,label", "007,a", "008,a")
+        numbered(data / "again", ["007", "008"])
+        (data / "test").rename(data / "left")
+    competition = leads_on(data, NO_WISH, "folder of (train|test) pictures may be")
+    chosen = competition.train if part == "pictures" else competition.test
+    assert chosen.pictures == ("left" if part == "pictures" else "again")
+
+
+def test_two_folders_of_one_part(tmp_path):
+    data = tmp_path / "d"
+    for part in ("train", "training", "test", "test_images"):
+        make_pictures(data / part, {"a": 2, "b": 2}, size=(8, 10))
+    first = leads_on(data, Wishes(test_pictures="test"), "train folder may be 'train' or 'training'")
+    assert first.train.pictures == "train"
+    assert leads_on(data, Wishes(pictures="train"), "test folder may be").test.pictures == "test"
+
+
+def test_two_folders_to_validate_on(tmp_path):
+    data = tmp_path / "d"
+    for part in ("train", "valid", "val"):
+        make_pictures(data / part, {"a": 2, "b": 2}, size=(8, 10))
+    competition = leads_on(data, NO_WISH, "validation folder may be 'val' or 'valid'")
+    assert (competition.train.pictures, competition.train.held_out_pictures) == ("train", None)
+
+
+def test_a_class_that_is_named_like_a_part(tmp_path):
+    make_pictures(tmp_path / "d", {"cat": 2, "dog": 2, "test": 2}, size=(8, 10))
+    competition = leads_on(tmp_path / "d", NO_WISH, "'test' may be a class")
+    assert competition.train.pictures == "."
+    assert competition.test is None
+
+
+def test_pictures_to_predict_beside_one_folder_of_classes(tmp_path):
+    make_pictures(tmp_path / "d" / "cats", {"tabby": 2, "siamese": 2}, size=(8, 10))
+    numbered(tmp_path / "d" / "test", ["1", "2"])
+    competition, _ = described(tmp_path / "d")
+    assert (competition.train.pictures, competition.test.pictures) == ("cats", "test")
+
+
+def test_folders_may_be_named_as_the_user_sees_them(tmp_path):
+    data = tmp_path / "d"
+    for part in ("one", "two"):
+        make_pictures(data / part, {"a": 2, "b": 2}, size=(8, 10))
+    competition, _ = infer("new", data, Wishes(pictures=f"{data}/one/", test_pictures="./two"))
+    assert (competition.train.pictures, competition.test.pictures) == ("one", "two")
+    for field in ("pictures", "test_pictures"):
+        error = refusal(data, Wishes(**{field: "three"}))
+        assert "three holds no pictures" in error.problem
+
+
+def test_probabilities_of_more_classes_than_two(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}{n}", "id,label\n"))
+    write_table(data / "sample_submission.csv", "id,label", "007,0.5", "008,0.5")
+    competition = leads_on(data, NO_WISH, "one probability an id .*there are 6 classes: a2, a4, a6, b1, b3 and 1 more")
+    assert competition.submission == "class"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "problem", "right"),
+    [
+        (Wishes(positive="b"), "--positive has no effect where a submission holds: class", "--submission probability"),
+        (Wishes(top=3), "--top has no effect where a submission holds: class", "--submission ranked"),
+    ],
+)
+def test_options_of_other_forms(tmp_path, wishes, problem, right):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    assert right in refusal(data, wishes).next_step
+    competition = leads_on(data, wishes, problem)
+    assert competition.submission == right.split()[1]
+    assert (competition.positive, competition.top) == (wishes.positive, wishes.top or 5)
+
+
+def test_an_unknown_positive_class(tmp_path):
+    error = refusal(one_column(tmp_path / "d", sample="0.5"), Wishes(positive="2"))
+    assert (error.problem, error.expected) == ("there is no class '2'", "0 or 1")
+
+
+@pytest.mark.parametrize("wishes", [Wishes(label_pattern="(?P<label>a)", table="train.csv"), Wishes(table="more.csv")])
+def test_options_of_a_table_without_one(tmp_path, wishes):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    write_table(data / "more.csv", "kind,text", "a,long", "b,short")
+    assert re.search(
+        "for pictures whose path says the label|no column of more.csv names", refusal(data, wishes).problem
+    )
+
+
+def test_several_names_that_are_not_there(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}+c", "id,label\n"))
+    error = refusal(data, Wishes(target="multilabel"))
+    assert "no cell of the column 'label' of train.csv holds several names" in error.problem
+    competition, _ = infer("new", data, Wishes(target="multilabel", label_separator="+"))
+    assert (competition.train.label_separator, competition.submission) == ("+", "names")
+
+
+def test_a_target_that_does_not_go_with_the_submission(tmp_path):
+    data = plant_2021(tmp_path / "d")
+    problem = r"a submission that holds ranked \(--submission\) is not for a multilabel target"
+    assert leads_on(data, Wishes(submission="ranked"), problem).submission == "probabilities"
+
+
+# Bad input
+
+
+def test_classes_that_differ_are_named(tmp_path):
+    data = leaf(tmp_path / "d")
+    table = (data / "train.csv").read_text()
+    (data / "train.csv").write_text(table.replace("Tilia", "Tilia x"))
+    error = refusal(data)
+    assert "column 'species' of train.csv has other classes" in error.problem
+    assert "only the sample has Tilia; only the train table has Tilia x" in error.problem
+    assert "as the sample submission does" in error.next_step
+
+
+def test_class_folders_that_are_not_the_samples_columns_are_named(tmp_path):
+    data = state_farm(tmp_path / "d")
+    (data / "driver_imgs_list.csv").unlink()
+    (data / "imgs" / "train" / "c1").rename(data / "imgs" / "train" / "c2")
+    error = refusal(data)
+    assert "only the sample has c1; only the training pictures have c2" in error.problem
+
+
+def test_rows_without_a_label_are_left_out_and_named(tmp_path):
+    text = rows_of("{n:03},{label}", "id,label\n").replace("003,b", "003,").replace("004,a", "004, ")
+    competition, _, audited = init_competition("new", plain(tmp_path / "d", text=text), root=tmp_path, wishes=NO_WISH)
+    assert audited.faults == {"003": "no label", "004": "no label"}
+    assert len(train_index(competition)) == 4
+
+
+@pytest.mark.parametrize("value", ["0.38", "-1", "x"])
+def test_label_columns_of_other_values_are_named(tmp_path, value):
+    error = refusal(plant_2020(tmp_path / "d", "1,0,0,0", f"0,0,{value},1"))
+    assert f"the label column 'rust' of train.csv holds '{value}'" in error.problem
+    assert "--label-columns" in error.next_step
+
+
+def test_a_picture_of_two_labels_is_named(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n") + "003,a\n")
+    with pytest.raises(DataError, match=r"names 1 ids more than once, with different labels: 003 as 'a' and 'b'"):
+        described(data)
+    assert not (tmp_path / "root" / "competitions").exists() or not list((tmp_path / "root" / "competitions").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("(.+)_", "no group named group"),
+        ("(?P<group>", "no regular expression"),
+        ("(?P<group>x)", "finds no group in ids"),
+    ],
+)
+def test_a_pattern_of_groups_that_finds_none(tmp_path, pattern, problem):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    with pytest.raises(DataError, match=problem):
+        described(data, Wishes(group_pattern=pattern))
