@@ -229,6 +229,10 @@ def test_missing_data(workspace: Path, tiny_competition: Competition) -> None:
 def test_bad_name_or_metric_of_a_new_competition(workspace: Path) -> None:
     assert "'New One'" in refused("init", "New One", "--data", "competitions/tiny/data")
     assert "'auc'" in refused("init", "new", "--data", "competitions/tiny/data", "--metric", "auc")
+    for option in ("--target", "--submission"):
+        message = refused("init", "new", "--data", "competitions/tiny/data", option, "many")
+        assert "'many'" in message
+        assert f"check {option}" in message
 
 
 @pytest.mark.parametrize(
@@ -302,6 +306,84 @@ def test_init_describes_the_data_and_says_what_comes_next(workspace: Path) -> No
     assert described["folds"] == 3
     assert "24 training pictures in 3 classes" in result.stdout
     assert "kit train" in result.stdout
+
+
+def test_every_option_of_init_is_heard(workspace: Path) -> None:
+    data = workspace / "competitions" / "tiny" / "data"
+    table = pd.read_csv(data / "train.csv")
+    hot = pd.get_dummies(table["label"]).astype(int)
+    pd.concat([table.rename(columns={"id": "picture"}), hot], axis=1).to_csv(data / "other.csv", index=False)
+    shutil.copy(data / "sample_submission.csv", data / "sample_submission_2.csv")
+    given = {
+        "table": "other.csv",
+        "sample": "sample_submission_2.csv",
+        "pictures": "train",
+        "test-pictures": "test",
+        "id-column": "picture",
+        "label-columns": "red,green,blue",
+        "group-column": "label",
+        "target": "single",
+        "submission": "ranked",
+        "top": "2",
+        "metric": "map@2",
+        "folds": "3",
+    }
+    result = kit("init", "new", "--data", str(data), *(word for name in given for word in (f"--{name}", given[name])))
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load((workspace / "competitions" / "new" / "competition.yaml").read_text("utf-8")) == {
+        "slug": "new",
+        "metric": "map@2",
+        "target": "single",
+        "train": {
+            "pictures": "train",
+            "table": "other.csv",
+            "id_column": "picture",
+            "label_columns": ["red", "green", "blue"],
+            "match": "path",
+            "group_column": "label",
+        },
+        "test": {"pictures": "test", "match": "path"},
+        "sample_submission": "sample_submission_2.csv",
+        "submission": "ranked",
+        "top": 2,
+        "separator": " ",
+        "folds": 3,
+        "fold_seed": 0,
+    }
+    each = ("--label-columns", "red", "--label-columns", "green", "--label-columns", "blue")
+    words = ["--table", "other.csv", "--sample", "sample_submission.csv", *each, "--group-pattern", "(?P<group>.).*"]
+    result = kit("init", "newer", "--data", str(data), *words)
+    assert result.exit_code == 0, result.output
+    groups = pd.read_csv(workspace / "competitions" / "newer" / "groups.csv", dtype=str)
+    assert dict(zip(groups["id"], groups["group"], strict=True)) == {name: name[0] for name in table["id"]}
+
+
+def test_labels_in_names_and_in_cells(workspace: Path, tiny_competition: Competition) -> None:
+    """The other options: of labels in paths and of several in a cell."""
+    data = workspace / "competitions" / "tiny" / "data"
+    words = ["--label-separator", "e", "--label-column", "label"]
+    assert kit("init", "cells", "--data", str(data), *words).exit_code == 0
+    described = yaml.safe_load((workspace / "competitions" / "cells" / "competition.yaml").read_text("utf-8"))
+    assert (described["target"], described["train"]["label_separator"]) == ("multilabel", "e")
+    for row in pd.read_csv(data / "train.csv").itertuples():
+        if row.label == "blue":
+            (data / "train" / str(row.id)).unlink()
+        else:
+            (data / "train" / str(row.id)).rename(data / "train" / f"{row.label}x{row.id}")
+    words = [
+        "--label-pattern",
+        "(?P<label>.+)x",
+        "--submission",
+        "probability",
+        "--positive",
+        "green",
+        "--metric",
+        "brier",
+    ]
+    assert kit("init", "paths", "--data", str(data), *words).exit_code == 0
+    described = yaml.safe_load((workspace / "competitions" / "paths" / "competition.yaml").read_text("utf-8"))
+    assert described["train"]["label_pattern"] == "(?P<label>.+)x"
+    assert (described["positive"], described["metric"]) == ("green", "brier")
 
 
 def run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
