@@ -149,7 +149,9 @@ def _from_table(
             expected="one of " + name_some(table.columns, limit=20),
             next_step="check --group-column",
         )
-    findings.append(Finding("train.table", name, f"column {chosen.id_column!r} names {chosen.found} pictures"))
+    findings.append(
+        Finding("train.table", name, f"{len(table)} rows; {chosen.id_column!r} names {chosen.found} pictures")
+    )
     if others:
         findings.append(Finding("", _DOUBT, others))
     findings.append(Finding("train.pictures", chosen.folder, f"the folder that holds them; matched by {chosen.match}"))

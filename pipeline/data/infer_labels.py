@@ -1,7 +1,8 @@
 """Which columns of a table are the labels, whether a picture has one or several, and how sure that is."""
 
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.targets import class_names, split_names
 SEPARATORS = (";", ",", "|", " ")  # the blank last: it follows the others, too
 _LABEL_NAMES = {"label", "labels", "category", "class", "target", "class_name", "classname", "class_label"}
 _COMPOSED = 0.5  # of the cells with a separator must be made of names that recur, for the cells to hold several
+_ALONE = 0.75  # of the names in these must stand alone in a cell
 _MANY_NAMES = 5_000  # cells that are looked at to find out
 
 
@@ -51,7 +53,7 @@ def read_labels(keyed: KeyedTable, sample: pd.DataFrame | None, wishes: Wishes) 
         DataError: Two readings are possible, the cells cannot be labels, or the classes are not the sample's.
     """
     columns = [str(column) for column in keyed.table.columns if column != keyed.id_column]
-    wide = list(sample.columns[1:]) if sample is not None and len(sample.columns) > 2 else []
+    wide = _wide(sample)
     _require_there(keyed, columns, wishes)
     reading = (
         _by_wish(wishes)
@@ -59,22 +61,29 @@ def read_labels(keyed: KeyedTable, sample: pd.DataFrame | None, wishes: Wishes) 
         or _by_narrow_sample(keyed, columns, sample)
         or _by_name(keyed, columns)
     )
-    reading = _completed(keyed, reading, wide, wishes)
+    reading = _completed(keyed, reading, sample, wishes)
     if wide:
         _require_the_samples(keyed, reading, wide, columns)
     return reading
 
 
-def separator_of(cells: Iterable[str]) -> tuple[str, str] | None:
+def separator_of(cells: Iterable[str], shown: Iterable[str] = ()) -> tuple[str, str] | None:
     """What stands between the names in cells that hold several, and an example; None where a cell is one name.
 
     A cell is taken for several names where each of them stands in other cells, too, and it without one of them, or one
-    of them alone, is a cell as well: `rust scab` where there are `rust` and `scab`. 'ace of clubs' is one name.
+    of them alone, is a cell as well: `rust scab` where there are `rust` and `scab`. That has to be so of half of the
+    cells with separators, and most of the names have to stand alone somewhere, as `dark` of 'dark red' does not, or the
+    sample submission to name several. 'ace of clubs' is one name.
+
+    Args:
+        shown: Cells of the sample submission.
     """
     names = list(dict.fromkeys(cells))[:_MANY_NAMES]
     for separator in SEPARATORS:
         split = {name: frozenset(_split(name, separator)) for name in names}
         several = {name: parts for name, parts in split.items() if len(parts) > 1}
+        if not several:
+            continue
         uses = Counter(part for parts in split.values() for part in parts)
         whole = set(split.values())
         composed = [
@@ -83,8 +92,15 @@ def separator_of(cells: Iterable[str]) -> tuple[str, str] | None:
             if all(uses[part] > 1 for part in parts)
             and any(parts - {part} in whole or frozenset({part}) in whole for part in parts)
         ]
-        if composed and len(composed) >= _COMPOSED * len(several):
+        parts = set().union(*several.values())
+        alone = sum(frozenset({part}) in whole for part in parts)
+        asked = [
+            cell for cell in shown if len(_split(cell, separator)) > 1 and names_of([cell], separator) <= set(uses)
+        ]
+        if len(composed) >= _COMPOSED * len(several) and (alone >= _ALONE * len(parts) or asked):
             return separator, composed[0]
+        if any(cell not in split for cell in asked):  # several names in an order that no row has
+            return separator, next(iter(several))
     return None
 
 
@@ -95,6 +111,11 @@ def names_of(cells: Iterable[str], separator: str) -> set[str]:
 
 def _split(cell: str, separator: str) -> list[str]:
     return [part.strip() for part in cell.split(separator) if part.strip()]
+
+
+def _wide(sample: pd.DataFrame | None) -> list[str]:
+    """The columns of a sample submission that has several beside the ids."""
+    return list(sample.columns[1:]) if sample is not None and len(sample.columns) > 2 else []
 
 
 def _by_wish(wishes: Wishes) -> Reading | None:
@@ -129,10 +150,13 @@ def _by_narrow_sample(keyed: KeyedTable, columns: list[str], sample: pd.DataFram
     if name in columns:
         return Reading(column=name, why="the sample submission has a column of that name", sure=3)
     shown = _names(sample.iloc[:, 1])
-    if not shown or all(value.replace(".", "").isdecimal() for value in shown):
-        return None  # numbers are the values of many columns
-    holding = [column for column in columns if shown <= _names(keyed.table[column])]
-    return replace(_one_column(holding, "it holds the values of the sample submission"), sure=3) if holding else None
+    for parts in (shown, *(names_of(shown, separator) for separator in SEPARATORS)):
+        # Numbers are the values of many columns.
+        if parts and not all(re.fullmatch(r"[0-9.]*", part) for part in parts):
+            holding = [column for column in columns if parts <= _names(keyed.table[column])]
+            if holding:
+                return replace(_one_column(holding, "it holds the values of the sample submission"), sure=3)
+    return None
 
 
 def _by_name(keyed: KeyedTable, columns: list[str]) -> Reading:
@@ -162,13 +186,15 @@ def _one_column(columns: Sequence[str], why: str) -> Reading:
     return Reading(column=(named or list(columns))[0], why=why)
 
 
-def _completed(keyed: KeyedTable, reading: Reading, wide: Collection[str], wishes: Wishes) -> Reading:
+def _completed(keyed: KeyedTable, reading: Reading, sample: pd.DataFrame | None, wishes: Wishes) -> Reading:
     """The reading with its separator, its target, its classes and what may be doubted."""
+    wide = _wide(sample)
     doubts = []
     separator, target = wishes.label_separator or reading.separator, wishes.target
     if reading.column and not separator and target != "single":
         cells = keyed.table[reading.column].str.strip()
-        found = None if wide and _names(cells) == set(wide) else separator_of(cells)
+        shown = _names(sample.iloc[:, 1]) if sample is not None and not wide and len(sample.columns) > 1 else set()
+        found = None if wide and _names(cells) == set(wide) else separator_of(cells, shown)
         if found:
             separator = found[0]
             doubts.append(

@@ -178,7 +178,8 @@ def test_several_names_may_be_one(tmp_path):
     "names",
     [
         [f"{rank} of {suit}" for rank in ("ace", "two", "king") for suit in ("clubs", "spades")] + ["joker"],
-        ["collie", "border collie", "poodle", "golden retriever"],
+        ["collie", "border collie", "border terrier", "terrier", "golden retriever"],
+        ["red", "dark red", "blue", "dark blue", "light red", "light blue"],
         ["hot dog", "dog", "cat"],
         ["Audi A4 Sedan 2012", "BMW M3 Coupe 2012", "Audi S4 Sedan 2011", "BMW X3 SUV 2012"],
         ["tiger lily", "fire lily", "pink primrose", "primula", "hard-leaved pocket orchid"],
@@ -191,6 +192,59 @@ def test_a_name_that_holds_blanks_is_one_name(tmp_path, names):
     competition, findings = infer("new", data, NO_WISH)
     assert (competition.target, competition.train.label_separator) == ("single", None)
     assert not [finding for finding in findings if not finding.key]
+
+
+def planet(data: Path, *, sample: str) -> Path:
+    """planet-understanding-the-amazon-from-space: names of which few ever stand alone."""
+    cells = [
+        f"{weather} {more}" for weather in ("clear", "haze") for more in ("primary", "primary road", "water primary")
+    ]
+    cells.append("cloudy")
+    numbered(data / "train-jpg", (f"train_{n}" for n in range(len(cells))))
+    numbered(data / "test-jpg", ["test_0", "test_1"])
+    write_table(data / "train_v2.csv", "image_name,tags", *(f"train_{n},{cell}" for n, cell in enumerate(cells)))
+    write_table(data / "sample_submission_v2.csv", "image_name,tags", *(f"test_{n},{sample}" for n in range(2)))
+    return data
+
+
+@pytest.mark.parametrize("sample", ["primary clear road water", "clear primary road"])
+def test_a_sample_of_several_names_says_that_there_are_several(tmp_path, sample):
+    competition, _ = described(planet(tmp_path / "d", sample=sample))
+    assert (competition.target, competition.train.label_separator) == ("multilabel", " ")
+    assert (competition.submission, competition.metric) == ("names", "sample_f1")
+    names = ["clear", "cloudy", "haze", "primary", "road", "water"]
+    assert classes_of(competition, train_index(competition)["label"]) == names
+
+
+def test_names_of_which_few_stand_alone_are_not_taken_apart_without_that(tmp_path):
+    assert infer("new", planet(tmp_path / "d", sample="cloudy"), NO_WISH)[0].target == "single"
+
+
+def test_a_sample_of_one_class_with_blanks_says_nothing(tmp_path):
+    data = tmp_path / "d"
+    names = [f"{rank} of {suit}" for rank in ("ace", "two") for suit in ("clubs", "spades")]
+    numbered(data / "train", range(8))
+    numbered(data / "test", ["t0"])
+    write_table(data / "train.csv", "id,label", *(f"{n},{names[n % 4]}" for n in range(8)))
+    write_table(data / "sample_submission.csv", "id,label", "t0,ace of clubs")
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.target, competition.submission) == ("single", "class")
+
+
+def happywhale(data: Path) -> Path:
+    """happy-whale-and-dolphin: five names in a column that is called otherwise than the labels."""
+    numbered(data / "train_images", (f"a{n}" for n in range(8)))
+    numbered(data / "test_images", ["b0", "b1"])
+    rows = (f"a{n}.jpg,{('orca', 'beluga')[n % 2]},w{n // 2}x" for n in range(8))
+    write_table(data / "train.csv", "image,species,individual_id", *rows)
+    write_table(data / "sample_submission.csv", "image,predictions", "b0.jpg,w0x w1x w2x", "b1.jpg,w0x w1x w2x")
+    return data
+
+
+def test_the_label_column_is_the_one_that_holds_the_samples_names(tmp_path):
+    competition, _ = described(happywhale(tmp_path / "d"))
+    assert (competition.train.label_column, competition.target) == ("individual_id", "single")
+    assert (competition.submission, competition.top, competition.metric) == ("ranked", 3, "map@3")
 
 
 def whale(data: Path) -> Path:
