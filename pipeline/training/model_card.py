@@ -89,8 +89,9 @@ def model_card(
         "- `read` and the resizing give the pixels that the network was trained and scored on. What they cannot: a "
         "picture whose EXIF block is damaged is an error, and one of 32 bits a pixel that holds values below 256 "
         "becomes nearly black.\n"
-        f"- Output `probabilities`: float32, shape (batch, {len(models.stored.classes)}), each row sums to one, in the "
-        f"order of the classes below. {_calibrated(average, temperature)}",
+        f"- Output `probabilities`: float32, shape (batch, {len(models.stored.classes)}), "
+        + ("each row sums to one" if models.competition.target == "single" else "each class by itself")
+        + f", in the order of the classes below. {_calibrated(average, temperature)}",
         "## Score",
         _score(models, folds),
         *([] if average is None else [_averaged(manifest["metric"], average)]),
