@@ -163,6 +163,7 @@ class Competition(Settings):
 
     Attributes:
         metric: A name of `METRIC_NEEDS`, or a file beside competition.yaml such as metric.py, with Kaggle's `score`.
+        greater_is_better: Of a metric in a file, which does not say so itself.
         class_weights: Of `weighted_log_loss`: by class, 1 for those not named.
         target: Whether a picture is of a `single` class or of any number of them.
         submission: What a submission holds: the predicted `class`; the `probability` of the class `positive`;
@@ -178,6 +179,7 @@ class Competition(Settings):
 
     slug: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     metric: str = "accuracy"
+    greater_is_better: bool | None = None
     class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     target: Target = "single"
     train: TrainData
@@ -222,6 +224,12 @@ class Competition(Settings):
             raise ValueError("positive has no effect without `submission: probability`")
         if self.class_weights and self.metric != "weighted_log_loss":
             raise ValueError("class_weights has no effect without `metric: weighted_log_loss`")
+        if (self.greater_is_better is None) != (kind is not None):
+            raise ValueError(
+                f"greater_is_better has no effect on {self.metric}, of which it is known"
+                if kind
+                else "a metric in a file needs greater_is_better: true or false"
+            )
         return self
 
     @property
@@ -235,6 +243,11 @@ class Competition(Settings):
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def metric_file(self) -> Path | None:
+        """The file of a metric of its own; None for a metric of the kit's."""
+        return self.folder / self.metric if metric_kind(self.metric) is None else None
 
     @property
     def file(self) -> Path:

@@ -58,6 +58,7 @@ def blend(
     workspace = Workspace(ROOT)
     members = [find_experiment(workspace, one, slug=competition) for one in experiments]
 
+    from pipeline.data.competition_data import sample_form
     from pipeline.data.index import train_index
     from pipeline.predictions.aligned import align
     from pipeline.predictions.blend import (
@@ -81,7 +82,8 @@ def blend(
         if one.manifest["folds"] != stored[0].manifest["folds"]:
             require_all_folds(one.manifest, why="members of a blend have the same folds")
             require_all_folds(stored[0].manifest, why="members of a blend have the same folds")
-    aligned = align(stored, dict(zip(rows["id"], rows["label"], strict=True)))
+    labels = dict(zip(rows["id"], rows["label"], strict=True))
+    aligned = align(stored, labels, competition=described, form=sample_form)
     chosen = name or blend_name(experiments, method=told, calibration=calibration)
     fingerprint = blend_fingerprint(stored, method=told, calibration=calibration)
     claim_name(chosen, stored[0], fingerprint=fingerprint, workspace=workspace)

@@ -39,6 +39,7 @@ def oof_compare(
     workspace = Workspace(ROOT)
     chosen = _chosen(workspace, experiments or [], competition=competition, baseline=baseline)
 
+    from pipeline.data.competition_data import sample_form
     from pipeline.data.index import train_index
     from pipeline.predictions.aligned import align, common_folds
     from pipeline.predictions.compare import compare
@@ -50,7 +51,8 @@ def oof_compare(
     described = load_competition(stored[0].slug, root=ROOT)
     rows = train_index(described)
     say_left_out(described)
-    found = compare(align(stored, dict(zip(rows["id"], rows["label"], strict=True))), baseline=baseline)
+    labels = dict(zip(rows["id"], rows["label"], strict=True))
+    found = compare(align(stored, labels, competition=described, form=sample_form), baseline=baseline)
     common = common_folds(stored)
     if any(one.manifest["folds"] != common for one in stored):
         there = ", ".join(f"{one.name} {folds_in_words(one.manifest)}" for one in stored)

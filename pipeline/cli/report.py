@@ -80,6 +80,7 @@ def report(
             experiments=finished,
             labels={key: label for key, label in zip(rows["id"], rows["label"], strict=True) if label},
             load=load,
+            competition=described,
             named=named,
             curves={one.name: read_learning_curves(workspace, slug, one.name) for one in finished},
             submissions=[{"competition": slug, **asdict(entry)} for entry in Ledger(workspace, slug).read()],

@@ -93,7 +93,7 @@ class Form:
             case "names":
                 # A picture of which nothing is sure enough is given the likeliest name: few competitions take none.
                 chosen = decide(found)
-                nothing = ~chosen.any(axis=1)
+                nothing = ~chosen.any(axis=1) & found.any(axis=1)  # the truth may be that there is none
                 chosen[nothing, found[nothing].argmax(axis=1)] = 1
                 values = {self.columns[0]: [self.separator.join(names[row > 0]) for row in chosen]}
             case "ranked":

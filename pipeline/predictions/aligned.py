@@ -5,12 +5,14 @@ compared or blended must have been held out in the same folds: an experiment tha
 another held out would look better than it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.competition import Competition
 from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRIC_SETTINGS, Metric, metric_of
 from pipeline.predictions.store import Experiment, probabilities_of
@@ -36,11 +38,18 @@ class Aligned:
     probabilities: dict[str, NDArray[np.float32]]
 
 
-def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Aligned:
+def align(
+    experiments: Sequence[Experiment],
+    labels: Mapping[str, str],
+    *,
+    competition: Competition | None = None,
+    form: Callable[[Competition, list[str]], Any] | None = None,
+) -> Aligned:
     """Bring experiments together by id.
 
     Args:
         labels: The label of each training row, by id.
+        competition: As `form` of `metric_of`: where the metric may be a file of the competition's.
 
     Raises:
         DataError: They are of different competitions, folds, rows, classes or metrics; they have no fold in common; or
@@ -68,7 +77,7 @@ def align(experiments: Sequence[Experiment], labels: Mapping[str, str]) -> Align
             next_step="were rows removed or relabelled? train the experiments again",
         )
     return Aligned(
-        metric=metric_of(first.manifest),
+        metric=metric_of(first.manifest, competition=competition, form=form),
         classes=first.classes,
         ids=ids,
         labels=label_numbers([labels[key] for key in ids], first.classes, target=target),

@@ -135,7 +135,7 @@ def compare(aligned: Aligned, *, baseline: str | None = None, resamples: int = R
         reference=names[reference],
         differences=differences,
         pairs=len(family),
-        resamples=resamples,
+        resamples=len(found.resampled),
     )
 
 
@@ -269,7 +269,11 @@ class Sample:
 
 
 def sample(aligned: Aligned, resamples: int) -> Sample:
-    """Score experiments on the rows that there are, and on so many resamples of them, the same for all of them."""
+    """Score experiments on the rows that there are, and on resamples of them, the same for all of them.
+
+    Args:
+        resamples: Fewer are made where each score takes long.
+    """
     metric, labels, predictions = aligned.metric, aligned.labels, list(aligned.probabilities.values())
     right = np.stack([hits(labels, found) for found in predictions])
     values = None
@@ -281,7 +285,7 @@ def sample(aligned: Aligned, resamples: int) -> Sample:
             rows=len(labels),
             scores=np.array([metric.score(labels, found) for found in predictions]),
             values=values,
-            resampled=_resampled(metric, labels, predictions, values, resamples),
+            resampled=_resampled(metric, labels, predictions, values, metric.affordable(resamples)),
             alone=(right @ (1 - right).T).astype(np.int64),
         )
 
@@ -298,4 +302,5 @@ def _resampled(
     if values is not None:
         return np.stack([weights @ values / len(labels) for weights in draws])
     rescorers = [metric.rescorer(labels, found) for found in predictions]
-    return np.array([[rescore(weights) for rescore in rescorers] for weights in draws])
+    drawn = np.array([[rescore(weights) for rescore in rescorers] for weights in draws], dtype=np.float64)
+    return drawn[np.isfinite(drawn).all(axis=1)]  # a metric of a competition's own may refuse some

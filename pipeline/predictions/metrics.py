@@ -1,12 +1,14 @@
-"""The competitions' metrics, their standard errors, and the floor: what chance reaches.
+"""The competitions' metrics and their standard errors.
 
 What every function takes as labels and probabilities, for one label a picture and for several, says `scores.py`.
 """
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ from pipeline.errors import DataError, name_some
 from pipeline.predictions import scores
 from pipeline.predictions.scores import Confusion, Labels, Probabilities, Weights
 
-_RESAMPLES = 200
+RESAMPLES = 200
+"""Of a bootstrap, for a standard error."""
+FEW = 50
+"""Resamples where each score takes long: a standard error is then known to a tenth of itself."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Metric:
         of_confusion: The score by how many rows of class i were taken for class j, where it depends on these alone.
         by_place: For one label a picture: what a row is worth by the place of its class among all, counted from 1,
             where that alone counts.
-        resamples: Of a bootstrap.
+        costly: Whether each score takes long, so that a bootstrap is of few resamples.
     """
 
     name: str
@@ -47,11 +52,15 @@ class Metric:
     per_row: Callable[[Labels, Probabilities], NDArray[np.float64]] | None = None
     of_confusion: Callable[[Confusion], float] | None = None
     by_place: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None
-    resamples: int = _RESAMPLES
+    costly: bool = False
 
     def gain(self, before: float, after: float) -> float:
         """How much better `after` is; negative if it is worse."""
         return after - before if self.greater_is_better else before - after
+
+    def affordable(self, resamples: int) -> int:
+        """How many resamples are made where so many are wanted."""
+        return min(resamples, FEW) if self.costly else resamples
 
 
 def _of_rows(
@@ -115,27 +124,42 @@ METRICS: dict[str, Metric] = {
 """Those that need to know nothing else of a competition; `metric_of` knows the others, too."""
 
 
-METRIC_SETTINGS = ("metric", "class_weights", "positive")
+METRIC_SETTINGS = ("metric", "metric_sha256", "class_weights", "positive")
 
 
 def metric_settings(competition: Competition) -> dict[str, Any]:
-    """What a manifest says of a competition's metric: what `metric_of` reads, beside the classes."""
+    """What a manifest says of a competition's metric: what `metric_of` reads, beside the classes.
+
+    Raises:
+        DataError: The file of a metric of its own is not there.
+    """
     settings: dict[str, Any] = {"metric": competition.metric}
     if competition.class_weights:
         settings["class_weights"] = dict(competition.class_weights)
     if metric_kind(competition.metric) == "partial_roc_auc@T" and competition.submission == "probability":
         settings["positive"] = competition.positive or "1"
+    if competition.metric_file is not None:
+        content = require_metric_file(competition.metric_file).read_bytes()
+        settings["metric_sha256"] = hashlib.sha256(content).hexdigest()
     return settings
 
 
-def metric_of(source: Competition | Mapping[str, Any], classes: Sequence[str] | None = None) -> Metric:
+def metric_of(
+    source: Competition | Mapping[str, Any],
+    classes: Sequence[str] | None = None,
+    *,
+    competition: Competition | None = None,
+    form: Callable[[Competition, list[str]], Any] | None = None,
+) -> Metric:
     """The metric of a competition, or of an experiment by its manifest.
 
     Args:
         classes: In the order of the predictions' columns; by default those of the manifest.
+        competition: Where a manifest may name a file: whose file that is.
+        form: What a submission looks like, asked for where the metric is a file: `data.competition_data.sample_form`.
 
     Raises:
-        DataError: There is no such metric, or it names a class that there is not.
+        DataError: There is no such metric, it names a class that there is not, or its file does not hold.
     """
     said = metric_settings(source) if isinstance(source, Competition) else source
     name, known = str(said["metric"]), list(said.get("classes", ()) if classes is None else classes)
@@ -155,9 +179,24 @@ def metric_of(source: Competition | Mapping[str, Any], classes: Sequence[str] | 
             return _of_places(name, lambda places: np.where(places <= int(number), 1 / places, 0.0))
         case "top_K_accuracy":
             return _of_places(name, lambda places: np.asarray(places <= int(number), dtype=np.float64))
+    competition = source if isinstance(source, Competition) else competition
+    if competition is not None and competition.metric == name and form is not None:
+        from pipeline.predictions.own_metric import own_metric
+
+        return own_metric(competition, form(competition, known))
     raise DataError(
         f"there is no metric {name!r}", expected=", ".join(METRIC_NEEDS), next_step="check `metric` in competition.yaml"
     )
+
+
+def require_metric_file(file: Path) -> Path:
+    if not file.is_file():
+        raise DataError(
+            f"{file} does not exist",
+            expected="the metric that `metric` in competition.yaml names, beside that file",
+            next_step="copy it there from the competition's page, or name another: " + ", ".join(METRIC_NEEDS),
+        )
+    return file
 
 
 def _require_classes(setting: str, names: Sequence[str], classes: Sequence[str]) -> None:
@@ -215,7 +254,7 @@ def standard_error(metric: Metric, labels: Labels, probabilities: Probabilities)
     """Standard error of the score over the rows: of a mean where it is one, else by bootstrap (Efron, 1979)."""
     if metric.per_row is not None:
         return _of_mean(metric.per_row(labels, probabilities))
-    return float(_bootstrapped(metric, labels, probabilities).std(ddof=1))
+    return float(np.nanstd(_bootstrapped(metric, labels, probabilities), ddof=1))
 
 
 def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Probabilities) -> tuple[float, float]:
@@ -223,46 +262,8 @@ def paired_gain(metric: Metric, labels: Labels, before: Probabilities, after: Pr
     gain = metric.gain(metric.score(labels, before), metric.score(labels, after))
     if metric.per_row is not None:
         return gain, _of_mean(metric.per_row(labels, after) - metric.per_row(labels, before))
-    return gain, float((_bootstrapped(metric, labels, after) - _bootstrapped(metric, labels, before)).std(ddof=1))
-
-
-def floor_scores(metric: Metric, labels: Labels, classes: int) -> dict[str, dict[str, float]]:
-    """What knows nothing of the pictures scores, by name: keys score and score_se of each.
-
-    "random classifier": the expected score of one that takes each class that occurs as often as any other, or says of
-    each of several labels by the toss of a coin whether a picture has it; for a metric of probabilities, of one that
-    gives all of them the same. Accuracy's is one over their number, and the like for places; others are the mean of
-    random ones. Its error is the spread of such a classifier's score on so many rows.
-
-    "majority class": always the most frequent class; for a metric of probabilities the classes' frequencies.
-    """
-    several = labels.ndim == 2
-    counts = labels.sum(axis=0) if several else np.bincount(labels, minlength=classes)
-    shares, occurs = counts / len(labels), counts > 0
-    known = int(occurs.sum())
-    chances = occurs / (2 if several else known)
-    prior, uniform = (np.broadcast_to(row, (len(labels), classes)) for row in (shares, chances))
-    rng, drawn = np.random.default_rng(0), np.array([])
-    if metric.by_place is not None and not several:
-        worth = metric.by_place(np.arange(1, known + 1))
-        expected, spread = float(worth.mean()), float(worth.std() / np.sqrt(len(labels)))
-    elif metric.of_confusion is not None and not several:
-        draws = (rng.multinomial(counts, chances).astype(np.float64) for _ in range(metric.resamples))
-        drawn = np.array([metric.of_confusion(confused) for confused in draws])
-    elif metric.needs == "probabilities":
-        expected, spread = metric.score(labels, uniform), standard_error(metric, labels, uniform)
-    else:
-        guesses = (rng.random((len(labels), classes)) * occurs for _ in range(metric.resamples))
-        drawn = np.array([metric.score(labels, guess) for guess in guesses])
-    if drawn.size:
-        expected, spread = float(drawn.mean()), float(drawn.std(ddof=1))
-    return {
-        "random classifier": {"score": expected, "score_se": spread},
-        "majority class": {
-            "score": metric.score(labels, prior),
-            "score_se": standard_error(metric, labels, prior),
-        },
-    }
+    drawn = _bootstrapped(metric, labels, after) - _bootstrapped(metric, labels, before)
+    return gain, float(np.nanstd(drawn, ddof=1))
 
 
 def _of_mean(values: NDArray[np.float64]) -> float:
@@ -270,6 +271,6 @@ def _of_mean(values: NDArray[np.float64]) -> float:
 
 
 def _bootstrapped(metric: Metric, labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
-    """Scores of resamples, the same rows for all predictions: shape (resamples,)."""
+    """Scores of resamples, the same rows for all predictions: shape (resamples,); NaN where there is none."""
     rescore = metric.rescorer(labels, probabilities)
-    return np.array([rescore(weights) for weights in resampling(len(labels), metric.resamples)])
+    return np.array([rescore(weights) for weights in resampling(len(labels), metric.affordable(RESAMPLES))])

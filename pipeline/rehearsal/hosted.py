@@ -131,7 +131,7 @@ def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> 
         "solution": labels,
         "rows": tuple(rows),
         "form": form,
-        "metric": metric_of(competition, classes),
+        "metric": metric_of(competition, classes, form=lambda *_: form),
         "sample": competition.data / competition.sample_submission,
     }
     return Hosted(**{**settings, **changes})

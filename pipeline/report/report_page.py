@@ -14,6 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.artifacts import atomic_folder, write_text
+from pipeline.competition import Competition
+from pipeline.data.competition_data import sample_form
 from pipeline.data.decode import shrink
 from pipeline.data.duplicates import Duplicate
 from pipeline.errors import DataError, KitError, counted
@@ -62,6 +64,7 @@ class Sources:
         experiments: All finished ones of one competition.
         labels: Of the training rows, by id; a row without one is left out.
         load: The picture of a row by id, uint8 of shape (height, width, 3); None where it cannot be read.
+        competition: Whose they are: needed where its metric is a file.
         named: Those to show in detail; empty for the best.
         curves: Learning curves by experiment, where they are known.
         submissions: Rows of the ledger, with the column competition.
@@ -73,6 +76,7 @@ class Sources:
     experiments: Sequence[Experiment]
     labels: Mapping[str, str]
     load: Callable[[str], NDArray[np.uint8] | None]
+    competition: Competition | None = None
     named: Sequence[str] = ()
     curves: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     submissions: Sequence[Row] = ()
@@ -206,7 +210,7 @@ def _groups(sources: Sources) -> tuple[list[_Group], list[str]]:
     best_first = sorted(known, key=lambda one: one.score, reverse=known[0].manifest["greater_is_better"])
     groups = []
     for members, apart in comparable_groups(best_first):
-        aligned = align(members, sources.labels)
+        aligned = align(members, sources.labels, competition=sources.competition, form=sample_form)
         group = _Group(aligned, compare(aligned), {one.name: one for one in members}, apart)
         groups.append(group)
         for one in members:

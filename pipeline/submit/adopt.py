@@ -15,7 +15,7 @@ _MANIFEST = "manifest.json"
 _FOLD = "fold.json"  # written last
 _IDENTITY = (
     *("fingerprint", "data_sha256", "folds_sha256", "extra_sha256", "groups_sha256", "classes"),
-    *("metric", "class_weights", "positive"),
+    *("metric", "metric_sha256", "class_weights", "positive"),
 )
 
 

@@ -134,7 +134,7 @@ def pack(competition: Competition, *, extra: Sequence[str] = ()) -> str:
         if path.suffix in {".py", ".yaml"} and path.relative_to(_PACKAGE).parts[0] not in _LEFT_OUT
     }
     described = [competition.folder / "competition.yaml", competition.folds_file, competition.quarantine_file]
-    described.append(competition.groups_file)
+    described += [competition.groups_file, *([competition.metric_file] if competition.metric_file else [])]
     for name in extra:
         described += [competition.pseudo_file(name), competition.pseudo_file(name).with_suffix(".json")]
     for file in described:

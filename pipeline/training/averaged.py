@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace
-from pipeline.data.competition_data import CompetitionData
+from pipeline.data.competition_data import CompetitionData, sample_form
 from pipeline.data.pictures import Pictures
 from pipeline.errors import KitError
 from pipeline.predictions.metrics import metric_of, paired_gain, standard_error
@@ -76,7 +76,10 @@ def average_network(recipe: Recipe, weights: Sequence[Path], *, classes: int) ->
 def check_average(network: Any, models: FoldModels, data: CompetitionData, workspace: Workspace) -> AverageCheck:
     """Score an averaged network on the OOF rows, and compare it with the fold models on the test pictures."""
     stored, slug = models.stored, models.competition.slug
-    metric, folder = metric_of(stored.manifest), workspace.oof(slug, models.stored.name)
+    metric, folder = (
+        metric_of(stored.manifest, competition=models.competition, form=sample_form),
+        workspace.oof(slug, models.stored.name),
+    )
     rows = np.flatnonzero(data.folds.frame["fold"].isin(list(models.weights)).to_numpy())
     ids = list(data.train["id"].iloc[rows])
     before = probabilities_of(read_predictions(folder / "oof.parquet"), ids, stored.classes)

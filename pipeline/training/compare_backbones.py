@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
-from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.competition_data import CompetitionData, load_data, sample_form
 from pipeline.data.decode import POLICY
 from pipeline.data.folds import choosing_rows
 from pipeline.data.pictures import FilePictures
@@ -36,7 +36,8 @@ from pipeline.model.features import feature_network
 from pipeline.model.torch_weights import PackagedFile
 from pipeline.model.weights import ADDRESSES, models_folder, reachable
 from pipeline.predictions.aligned import Aligned
-from pipeline.predictions.metrics import floor_scores, metric_of
+from pipeline.predictions.floors import floor_scores
+from pipeline.predictions.metrics import metric_of
 from pipeline.predictions.probe import Candidate, Pass, Probes, fit_head, rank
 from pipeline.progress import Progress
 from pipeline.recipe import Size, Square, resolve_size
@@ -216,7 +217,7 @@ def compare_backbones(
             next_step="give them a network, raise --size, or name others: --backbone NAME[=WEIGHTS]",
         )
     scored = data.scored_rows
-    metric, labels = metric_of(competition, data.classes), data.labels[scored]
+    metric, labels = metric_of(competition, data.classes, form=sample_form), data.labels[scored]
     floors = [one["score"] for one in floor_scores(metric, labels, len(data.classes)).values()]
     return Probes(
         metric=metric.name,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts import Workspace, lock, write_json
 from pipeline.competition import Competition
 from pipeline.data.augment import Augmenter
-from pipeline.data.competition_data import CompetitionData, load_data
+from pipeline.data.competition_data import CompetitionData, load_data, sample_form
 from pipeline.data.folds import choosing_rows, inner_rows
 from pipeline.data.inputs import ExtraInput, TrainingInput
 from pipeline.data.kept import Room
@@ -238,7 +238,7 @@ def _choosing_rows(task: FoldTask, data: CompetitionData, number: int) -> NDArra
 def _held_out(
     task: FoldTask, data: CompetitionData, pictures: Pictures, rows: NDArray[np.int64], *, batch_size: int
 ) -> HeldOut:
-    metric = metric_of(task.competition, data.classes)
+    metric = metric_of(task.competition, data.classes, form=sample_form)
     return HeldOut(pictures=pictures, rows=rows, labels=data.labels[rows], batch_size=batch_size, metric=metric)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition, Target, load_competition
+from pipeline.data.competition_data import sample_form
 from pipeline.data.decode import resize
 from pipeline.data.index import train_index
 from pipeline.data.pictures import MemoryPictures, Pictures
@@ -103,7 +104,8 @@ def fit_oof_temperature(models: FoldModels, workspace: Workspace) -> OofTemperat
         rows = train_index(models.competition)
         file = "oof_tta.parquet" if stored.manifest["tta_used"] else "oof.parquet"
         used = replace(stored, oof=read_predictions(workspace.oof(stored.slug, stored.name) / file))
-        aligned = align([used], dict(zip(rows["id"], rows["label"], strict=True)))
+        labels = dict(zip(rows["id"], rows["label"], strict=True))
+        aligned = align([used], labels, competition=models.competition, form=sample_form)
     except DataError as error:
         raise DataError(
             f"no temperature can be fitted: {error.problem}",

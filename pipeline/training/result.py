@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artifacts import read_json
-from pipeline.data.competition_data import CompetitionData
+from pipeline.data.competition_data import CompetitionData, sample_form
 from pipeline.errors import KitError
-from pipeline.predictions.metrics import floor_scores, metric_of, metric_settings, paired_gain, standard_error
+from pipeline.predictions.floors import floor_scores
+from pipeline.predictions.metrics import metric_of, metric_settings, paired_gain, standard_error
 from pipeline.predictions.store import prediction_frame, probabilities_of, read_predictions, with_choices
 from pipeline.recipe import OnInner
 from pipeline.training.device import keras_backend
@@ -48,7 +49,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         The experiment's predictions by file name, and its manifest.
     """
     recipe, competition = tasks[0].recipe, tasks[0].competition
-    metric = metric_of(competition, data.classes)
+    metric = metric_of(competition, data.classes, form=sample_form)
     rows = np.concatenate([data.rows_of(task.fold) for task in tasks])
     rows.sort()
     ids, labels = list(data.train["id"].iloc[rows]), data.labels[rows]
@@ -136,7 +137,7 @@ def _stage_summaries(
     tasks: Sequence[FoldTask], ids: list[str], labels: Any, classes: list[str], scored: Any
 ) -> list[dict[str, Any]]:
     """A stage's size, cost and score, and what it gained over the stage before on the same rows."""
-    metric, summaries, before = metric_of(tasks[0].competition, classes), [], None
+    metric, summaries, before = metric_of(tasks[0].competition, classes, form=sample_form), [], None
     for number, stage in enumerate(tasks[0].recipe.stages):
         folders = [task.stage_folder(number) for task in tasks]
         results = [stage_done(folder) or {} for folder in folders]
@@ -179,7 +180,7 @@ def _tta_effect(
     averaged = scored(frames["oof_tta.parquet"])
     before, after = (probabilities_of(frames[name], ids, classes) for name in ("oof.parquet", "oof_tta.parquet"))
     fold = frames["oof.parquet"].set_index("id").loc[ids, "fold"].to_numpy()
-    metric, always = metric_of(task.competition, classes), task.recipe.tta.use == "always"
+    metric, always = metric_of(task.competition, classes, form=sample_form), task.recipe.tta.use == "always"
 
     def helps(rows: Any) -> bool:
         plain, with_views = (metric.score(labels[rows], found[rows]) for found in (before, after))

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from pipeline.predictions.metrics import METRICS, Metric, floor_scores, paired_gain, standard_error
+from pipeline.predictions.floors import floor_scores
+from pipeline.predictions.metrics import METRICS, Metric, paired_gain, standard_error
 
 LABELS = np.array([0, 1, 2, 1])
 PROBABILITIES = np.array(

@@ -11,15 +11,8 @@ from sklearn import metrics as sklearn_metrics
 from pipeline.competition import METRIC_NEEDS, SINGLE_ONLY, Competition, metric_kind
 from pipeline.errors import DataError
 from pipeline.predictions import scores
-from pipeline.predictions.metrics import (
-    METRICS,
-    Metric,
-    floor_scores,
-    metric_of,
-    metric_settings,
-    paired_gain,
-    standard_error,
-)
+from pipeline.predictions.floors import floor_scores
+from pipeline.predictions.metrics import METRICS, Metric, metric_of, metric_settings, paired_gain, standard_error
 
 CLASSES = list("abcde")
 WEIGHTS = {"a": 2.0, "c": 0.5}

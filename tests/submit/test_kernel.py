@@ -66,6 +66,12 @@ def test_the_code_file_carries_package_and_competition(workspace: Workspace, tin
     assert made.metadata["machine_shape"] == "NvidiaTeslaT4"
 
 
+def test_a_metric_in_a_file_travels_along(workspace: Workspace, tiny_competition: Competition) -> None:
+    own = tiny_competition.model_copy(update={"metric": "metric.py", "greater_is_better": True})
+    own.folder.joinpath("metric.py").write_text("def score(a, b, c): return 1.0")
+    assert unpacked(built(workspace, own)).read("competitions/tiny/metric.py") == b"def score(a, b, c): return 1.0"
+
+
 def test_a_built_folder_says_nothing_of_this_machine(
     workspace: Workspace, tiny_competition: Competition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
