@@ -27,7 +27,7 @@ from pipeline.predictions.aligned import Aligned, align
 from pipeline.predictions.blend import Calibration, make_blend
 from pipeline.predictions.blend_methods import METHODS
 from pipeline.predictions.compare import compare
-from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.metrics import METRICS, metric_of
 from pipeline.predictions.store import CURVES, Experiment, read_experiment
 from pipeline.recipe import parse_recipe
 from pipeline.training.cross_validate import cross_validate
@@ -40,7 +40,13 @@ FOLDS = 5
 # --- Predictions of nothing, many times over: small leaks add up.
 
 ROWS, MEMBERS, REPEATS = 200, 4, 20
-CHANCE = {"accuracy": 1 / 4, "macro_f1": 1 / 4, "quadratic_kappa": 0.0, "roc_auc": 1 / 2}
+CHANCE = {
+    "accuracy": 1 / 4,
+    "macro_f1": 1 / 4,
+    "quadratic_kappa": 0.0,
+    "roc_auc": 1 / 2,
+    "map@3": (1 + 1 / 2 + 1 / 3) / 4,
+}
 
 
 def knowing_nothing(metric: str, seed: int) -> Aligned:
@@ -53,12 +59,30 @@ def knowing_nothing(metric: str, seed: int) -> Aligned:
     exponentials = np.exp([(0.5 + 0.5 * number) * rng.normal(size=(ROWS, len(CLASSES))) for number in range(MEMBERS)])
     members = (exponentials / exponentials.sum(axis=2, keepdims=True)).astype(np.float32)
     return Aligned(
-        metric=METRICS[metric],
+        metric=metric_of({"metric": metric, "classes": CLASSES}),
         classes=list(CLASSES),
         ids=[f"{number:04}" for number in range(ROWS)],
         labels=labels,
         folds=folds,
         probabilities={f"m{number}": found for number, found in enumerate(members)},
+    )
+
+
+def several_knowing_nothing(seed: int) -> Aligned:
+    """The same where a picture has any of three labels, each of them in half of every fold's rows."""
+    rng = np.random.default_rng([8, seed])
+    folds, labels = np.arange(ROWS) % FOLDS, np.zeros((ROWS, 3), dtype=np.int64)
+    for fold in range(FOLDS):
+        own = np.flatnonzero(folds == fold)
+        for column in range(3):
+            labels[rng.permutation(own)[: len(own) // 2], column] = 1
+    return Aligned(
+        metric=METRICS["roc_auc"],
+        classes=["a", "b", "c"],
+        ids=[f"{number:04}" for number in range(ROWS)],
+        labels=labels,
+        folds=folds,
+        probabilities={f"m{number}": rng.random((ROWS, 3), dtype=np.float32) for number in range(MEMBERS)},
     )
 
 
@@ -81,6 +105,14 @@ def test_cross_fitted_blends_of_nothing_score_at_chance(metric: str, calibration
     # What is stored is the chosen method's, and it is chosen by these very scores: that flatters, by a known amount.
     flattery = np.mean([(blend.result.score - CHANCE[metric]) / blend.result.score_se for blend in blends])
     assert 0 < flattery < 1.3
+
+
+def test_cross_fitted_blends_of_several_labels_score_at_chance() -> None:
+    blends = [make_blend(several_knowing_nothing(seed)) for seed in range(REPEATS)]
+    assert [one.name for one in blends[0].scored] == ["single", "mean", "hill"]
+    for number in range(3):
+        scored = [blend.scored[number] for blend in blends]
+        assert abs(errors_above([one.score for one in scored], 1 / 2)) < 3, scored[0].name
 
 
 @pytest.mark.parametrize("calibration", ["none", "temperature"])
