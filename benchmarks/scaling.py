@@ -1,14 +1,18 @@
-"""Do decoding and an epoch of training input take time in proportion to the number of pictures?
+"""Do `kit init`, decoding and an epoch of training input take time in proportion to the number of pictures?
 
-    python benchmarks/scaling.py [--counts 1000 4000 16000 64000]
+    python benchmarks/scaling.py [--counts 1000 4000 16000 64000] [--only init]
 
-Renders small JPEGs, decodes them as a training does, and takes one epoch of augmented batches. Prints the seconds of
-each and how well a straight line fits them (R²). Tools are loaded, and workers started, before the clock runs.
+Renders small JPEGs, describes them, decodes them as a training does, and takes one epoch of augmented batches. Prints
+the seconds of each, the peak memory of `kit init`, and how well a straight line fits the seconds (R²). Tools are loaded,
+and workers started, before the clock of the others runs.
 """
 
 import argparse
 import os
 import platform
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,6 +48,20 @@ def render(folder: Path, count: int) -> list[str]:
         return list(threads.map(one, range(count)))
 
 
+def init(paths: list[str], home: Path) -> tuple[float, float]:
+    """Seconds of `kit init` for these pictures in one table, in a process of its own, and its peak memory in MB."""
+    data = home / "data" / "train"
+    data.mkdir(parents=True)
+    rows = []
+    for number, path in enumerate(paths):
+        os.link(path, data / Path(path).name)
+        rows.append(f"{Path(path).name},class_{number % 20}\n")
+    (home / "data" / "train.csv").write_text("id,label\n" + "".join(rows))
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "init", "many", "--data", "data"]
+    took = seconds(lambda: subprocess.run(command, cwd=home, check=True, capture_output=True))
+    return took, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000  # of the largest yet: counts ascend
+
+
 def epoch(pictures: Pictures, pool: WorkerPool) -> None:
     source = TrainingInput(
         pictures=pictures,
@@ -77,7 +95,23 @@ def straight_line(counts: list[int], times: list[float]) -> tuple[float, float, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", nargs="+", type=int, default=[1000, 4000, 16000, 64000])
-    counts = sorted(parser.parse_args().counts)
+    parser.add_argument("--only", choices=["init"], help="nothing that needs TensorFlow")
+    asked = parser.parse_args()
+    counts = sorted(asked.counts)
+    with tempfile.TemporaryDirectory() as name:
+        paths = render(Path(name), counts[-1])
+        print(f"{'pictures':>9}  {'kit init s':>10}  {'peak MB':>8}")
+        found = []
+        for count in counts:
+            found.append(init(paths[:count], Path(name) / f"init-{count}"))
+            print(f"{count:9d}  {found[-1][0]:10.2f}  {found[-1][1]:8.0f}", flush=True)
+        start, slope, fit = straight_line(counts, [took for took, _ in found])
+        print(f"kit init: {start:.2f} s + {slope:.3f} s a thousand pictures, R² = {fit:.4f}")
+    if not asked.only:
+        training_input(counts)
+
+
+def training_input(counts: list[int]) -> None:
     import_tensorflow_quietly()
     import tensorflow as tf
 
