@@ -3,8 +3,8 @@
     python benchmarks/scaling.py [--counts 1000 4000 16000 64000] [--only init]
 
 Renders small JPEGs, describes them, decodes them as a training does, and takes one epoch of augmented batches. Prints
-the seconds of each, the peak memory of `kit init`, and how well a straight line fits the seconds (R²). Tools are loaded,
-and workers started, before the clock of the others runs.
+the seconds of each, the peak memory of `kit init`, and how well a straight line fits the seconds (R²). Tools are
+loaded, and workers started, before the clock of the others runs.
 """
 
 import argparse
