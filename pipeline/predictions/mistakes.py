@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.predictions.scores import Labels, Probabilities
-from pipeline.targets import all_right
+from pipeline.targets import THRESHOLD, all_right
 
 
 @dataclass(frozen=True)
@@ -71,35 +71,30 @@ def confusion(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]
 def class_scores(labels: Labels, probabilities: Probabilities, classes: Sequence[str]) -> list[ClassScore]:
     """One entry a class, in their order; of several labels each class is for itself, predicted from one half on."""
     if labels.ndim == 2:
-        return [_alone(name, labels[:, n], probabilities[:, n]) for n, name in enumerate(classes)]
+        chosen = probabilities >= THRESHOLD
+        counts = zip((chosen & (labels == 1)).sum(axis=0), labels.sum(axis=0), chosen.sum(axis=0), strict=True)
+        sure = (probabilities * labels).sum(axis=0)
+        return [
+            _class_score(name, *map(int, found), sure=float(one), taken_for=None)
+            for name, found, one in zip(classes, counts, sure, strict=True)
+        ]
     matrix = confusion(labels, probabilities)
-    confidence = np.bincount(labels, weights=probabilities.max(axis=1), minlength=len(classes))
+    sure = np.bincount(labels, weights=probabilities.max(axis=1), minlength=len(classes))
     scores = []
     for number, name in enumerate(classes):
-        right, rows, predicted = (
-            int(count) for count in (matrix[number, number], matrix[number].sum(), matrix[:, number].sum())
-        )
+        right, rows, predicted = matrix[number, number], matrix[number].sum(), matrix[:, number].sum()
         wrong = matrix[number].copy()
         wrong[number] = 0
         worst = int(wrong.argmax())
-        scores.append(
-            ClassScore(
-                name=name,
-                rows=rows,
-                predicted=predicted,
-                precision=right / predicted if predicted else None,
-                recall=right / rows if rows else None,
-                f1=2 * right / (rows + predicted) if rows + predicted else None,
-                confidence=float(confidence[number] / rows) if rows else None,
-                taken_for=(classes[worst], int(wrong[worst])) if wrong[worst] else None,
-            )
-        )
+        taken_for = (classes[worst], int(wrong[worst])) if wrong[worst] else None
+        found = (int(right), int(rows), int(predicted))
+        scores.append(_class_score(name, *found, sure=float(sure[number]), taken_for=taken_for))
     return scores
 
 
-def _alone(name: str, labels: Labels, probabilities: NDArray[np.floating]) -> ClassScore:
-    chosen = probabilities >= 0.5
-    right, rows, predicted = int(chosen[labels == 1].sum()), int(labels.sum()), int(chosen.sum())
+def _class_score(
+    name: str, right: int, rows: int, predicted: int, *, sure: float, taken_for: tuple[str, int] | None
+) -> ClassScore:
     return ClassScore(
         name=name,
         rows=rows,
@@ -107,8 +102,8 @@ def _alone(name: str, labels: Labels, probabilities: NDArray[np.floating]) -> Cl
         precision=right / predicted if predicted else None,
         recall=right / rows if rows else None,
         f1=2 * right / (rows + predicted) if rows + predicted else None,
-        confidence=float(probabilities[labels == 1].mean()) if rows else None,
-        taken_for=None,
+        confidence=sure / rows if rows else None,
+        taken_for=taken_for,
     )
 
 

@@ -77,3 +77,26 @@ def test_classes_of_few_rows_or_none_are_no_error() -> None:
     rng = np.random.default_rng(0)
     many = rng.dirichlet(np.ones(50), 60)
     assert label_issues(rng.integers(0, 20, 60), many).quality.shape == (60,)
+
+
+def test_of_several_labels_each_class_is_for_itself() -> None:
+    labels = np.array([[1, 0], [1, 1], [0, 1], [0, 0]])
+    found = np.array([[0.9, 0.6], [0.4, 0.8], [0.1, 0.2], [0.3, 0.1]])
+    first, second = class_scores(labels, found, ["a", "b"])
+    assert (first.rows, first.predicted, first.precision, first.recall) == (2, 1, 1.0, 0.5)
+    assert first.confidence == pytest.approx((0.9 + 0.4) / 2)
+    assert (second.rows, second.predicted, second.precision, second.recall) == (2, 2, 0.5, 0.5)
+    # The third row's b has probability 0.2: 0.8 off, more than the first's b (0.6) and the second's a (0.6).
+    assert confident_mistakes(labels, found).tolist() == [2, 0, 1]
+
+
+def test_labels_of_several_that_are_likely_wrong() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (200, 3))
+    found = np.clip(labels * 0.8 + 0.1 + rng.normal(0, 0.03, labels.shape), 0, 1)
+    wrong = [7, 20, 33, 40, 51]  # cleanlab says nothing of one or two: findings/cleanlab-few-wrong-labels.sh
+    turned = labels.copy()
+    turned[wrong, 1] = 1 - turned[wrong, 1]
+    issues = label_issues(turned, found)
+    assert sorted(issues.rows) == wrong
+    assert sorted(np.argsort(issues.quality)[:5]) == wrong
