@@ -21,6 +21,7 @@ from pipeline.data.index import scan_rows
 from pipeline.data.pseudo import list_pseudo, read_pseudo
 from pipeline.errors import DataError, RecipeError, name_some
 from pipeline.progress import Progress
+from pipeline.targets import is_label
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def load_extra(
     for name in names:
         declared = _is_declared(competition, name)
         rows = _read_declared(competition, name) if declared else read_pseudo(competition, name, test=test, folds=folds)
-        unknown = sorted(set(rows["label"]) - set(classes))
+        known = frozenset(classes)
+        unknown = sorted(label for label in set(rows["label"]) if not is_label(label, known, competition.target))
         if unknown:
             raise DataError(
                 f"the extra rows {name} have {len(unknown)} labels that are no classes of {competition.slug}: "

@@ -23,6 +23,8 @@ def few_rows(competition: Competition, data: CompetitionData, *, root: Path) -> 
     folder = competition_folder(competition.slug, root=root)
     folder.mkdir(parents=True)
     (folder / "data").symlink_to(competition.data.resolve())
+    if competition.metric_file:
+        (folder / competition.metric_file.name).symlink_to(competition.metric_file.resolve())
     nothing: dict[str, Any] = {"test": None, "sample_submission": None, "extra": {}}
     write_text(folder / "competition.yaml", competition.model_copy(update=nothing).to_yaml())
     own = load_competition(competition.slug, root=root)

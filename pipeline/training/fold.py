@@ -27,6 +27,7 @@ from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.progress import Progress
 from pipeline.recipe import LogisticRegression, OnInner, Recipe
+from pipeline.targets import label_numbers
 from pipeline.training.frozen import View, freeze
 from pipeline.training.network import load_network, prediction_network, stage_seed
 from pipeline.training.stage import WEIGHTS, StageTask, stage_done, train_stage
@@ -271,7 +272,7 @@ def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInp
     return ExtraInput(
         pictures=ChosenPictures(pictures, np.searchsorted(paths, list(rows["path"]))),
         ids=list(rows["id"]),
-        labels=np.array([data.classes.index(label) for label in rows["label"]], dtype=np.int64),
+        labels=label_numbers(list(rows["label"]), data.classes, target=task.competition.target),
     )
 
 

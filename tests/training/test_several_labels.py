@@ -161,6 +161,24 @@ def test_what_is_of_one_label_is_refused_by_name(run: Run, tmp_path: Path) -> No
         make_pseudo_labels(stored, {}, folds_sha256="", min_confidence=0.9, workspace=run.workspace)
 
 
+def test_extra_rows_have_several_labels_too(run: Run, tmp_path: Path) -> None:
+    competition = write_several(tmp_path, form="names", metric="sample_f1")
+    more = competition.folder / "data" / "more"
+    more.mkdir()
+    for number, colours in enumerate(combinations(6, 9)):
+        draw(more / f"m{number}.png", colours, 900 + number)
+    rows = [f"m{number}.png,{' '.join(colours)}" for number, colours in enumerate(combinations(6, 9))]
+    write_table(competition.folder / "data" / "more.csv", "id,labels", *rows)
+    source = {"pictures": "more", "table": "more.csv", "id_column": "id", "label_column": "labels"}
+    settings = competition.model_dump(mode="json", exclude={"slug", "extra", "top", "class_weights"}, exclude_none=True)
+    settings["train"] = {key: value for key, value in settings["train"].items() if value}
+    competition = write_competition(tmp_path, "patches", **settings, extra={"more": {**source, "label_separator": " "}})
+    brief = recipe_of(stage("brief", batch_size=8), extra=["more"], select_on="last")
+    other = Run(competition, Workspace(tmp_path), brief, "more")
+    manifest = other.train(folds=[0])
+    assert [sum(counts.values()) for counts in manifest["extra_rows"].values()] == [6]
+
+
 def test_a_column_a_class_is_cut_where_the_metric_wants_labels(run: Run, tmp_path: Path) -> None:
     stored = read_experiment(run.workspace, "patches", "several")
     for metric, values in (("micro_f1", {"0", "1"}), ("roc_auc", None)):
