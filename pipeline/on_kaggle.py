@@ -179,6 +179,7 @@ class Session:
     def predict(self) -> None:
         """Predict the test pictures that are there now with all fold models, and write submission.csv."""
         from pipeline.data.index import test_index
+        from pipeline.predictions.decide import decision_from
         from pipeline.predictions.store import prediction_frame
         from pipeline.submit.submission import write_checked
         from pipeline.training.device import import_tensorflow_quietly
@@ -198,7 +199,8 @@ class Session:
         )
         frame = prediction_frame(list(test["id"]), found, model["classes"])
         path = self.output / "submission.csv"
-        write_checked(competition, frame, model["classes"], path=path)
+        decision = decision_from(model["decision"]) if model["decision"] else None
+        write_checked(competition, frame, model["classes"], path=path, decision=decision)
         print(f"wrote {path}: {len(frame)} pictures, {len(model['folds'])} fold models", flush=True)
 
     def report(self, state: str, message: str) -> None:

@@ -69,9 +69,10 @@ def submission_make(experiment: ExperimentArgument, competition: CompetitionOpti
         stored.test,
         stored.classes,
         experiment=name,
-        score=stored.score,
+        score=stored.submitted_score,
         workspace=workspace,
         now=datetime.now(),
+        decision=stored.decision,
     )
     print(f"wrote {path}: it matches the sample submission ({len(stored.test)} rows)")
     if stored.manifest["missing_folds"]:

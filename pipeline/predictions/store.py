@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifacts import Workspace, atomic_path, write_json
 from pipeline.errors import DataError
+from pipeline.predictions.decide import Decision, decision_from
 from pipeline.predictions.manifests import MANIFEST, read_manifest
 
 CURVES = "learning_curves.csv"
@@ -46,6 +47,17 @@ class Experiment:
     def score(self) -> float:
         """The OOF score of the predictions that are used."""
         return float(self.manifest["oof_score"])
+
+    @property
+    def decision(self) -> Decision | None:
+        """How a submission takes labels from probabilities, where that is better than the likeliest, or one half."""
+        said = self.manifest.get("decision")  # a blend has none
+        return decision_from(said) if said and said["used"] else None
+
+    @property
+    def submitted_score(self) -> float:
+        """The OOF score of what is submitted: of the decision's labels, where there is one."""
+        return self.decision.score if self.decision else self.score
 
     @property
     def classes(self) -> list[str]:

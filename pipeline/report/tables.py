@@ -69,6 +69,8 @@ def result_text(manifest: Row) -> str:
         lines.append(f"TTA changes the score on the same rows by {gain} (plus is better): {used} for the test pictures")
         if len(manifest["oof_fold_scores"]) == 1:
             lines.append("(there is one fold: TTA was chosen by the very rows it is scored on)")
+    if manifest.get("decision"):
+        lines.append(_decision_text(manifest["decision"], manifest["metric"]))
     if manifest["stages"]:  # a blend has none
         lines.append(
             f"seconds: of {folds_in_words(manifest)} folds, building, compiling and epochs; OOF: predicting, too\n"
@@ -79,6 +81,21 @@ def result_text(manifest: Row) -> str:
     if manifest.get("extra_rows"):  # a blend has none of its own
         lines.append(f"extra rows: {extra_in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
+
+
+def _decision_text(decision: Mapping[str, Any], metric: str) -> str:
+    """What thresholds or cut points are worth, in one line."""
+    what = {
+        "cuts": "cut points on the expected class",
+        "thresholds": "a threshold a class",
+        "threshold": "one threshold",
+    }
+    if not decision["values"]:
+        return f"{what[decision['kind']]}: not fitted, as there is one fold and nothing to score them on"
+    said = f"{decision['score']:.4f} ± {decision['score_se']:.4f} with values fitted on the other folds"
+    gain = f"{decision['gain']:+.4f} ± {decision['gain_se']:.4f}"
+    used = "used" if decision["used"] else "not used, as that is no more than its error"
+    return f"{what[decision['kind']]}: {metric} {said}, {gain} (plus is better): {used} for submissions"
 
 
 def kept_epochs(manifest: Mapping[str, Any]) -> str:

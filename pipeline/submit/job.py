@@ -36,8 +36,8 @@ class Job:
             where the kernel needs none.
         attached: Whether the package is in the bundle, being too large for the code file.
         packages: Requirements that Kaggle's image does not meet, such as `efficientnet==1.1.1`.
-        model: Of a finished experiment to predict with: classes, size, folds, tta_used, fingerprint; None when
-            training.
+        model: Of a finished experiment to predict with: classes, size, folds, tta_used, decision, fingerprint;
+            None when training.
     """
 
     competition: str
@@ -99,6 +99,7 @@ def predict_job(
         "folds": [int(fold) for fold in manifest["fold_scores"]],
         "size": manifest["stages"][-1]["size"],
         "tta_used": manifest["tta_used"],
+        "decision": manifest["decision"],
         "fingerprint": manifest["fingerprint"],
     }
     recipe = parse_recipe(manifest["recipe"], source=f"of {manifest['experiment']}")

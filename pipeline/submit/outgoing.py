@@ -86,9 +86,10 @@ def outgoing_experiment(competition: Competition, name: str, *, workspace: Works
         experiment.test,
         experiment.classes,
         experiment=name,
-        score=experiment.score,
+        score=experiment.submitted_score,
         workspace=workspace,
         now=now,
+        decision=experiment.decision,
     )
     return _of_file(competition, path, len(experiment.test), experiment)
 
@@ -113,7 +114,7 @@ def _with_scores(outgoing: Outgoing, experiment: Experiment | None) -> Outgoing:
     if experiment is None:
         return outgoing
     error = float(experiment.manifest["oof_score_se"])
-    scored = replace(outgoing, experiment=experiment.name, oof_score=experiment.score, oof_score_se=error)
+    scored = replace(outgoing, experiment=experiment.name, oof_score=experiment.submitted_score, oof_score_se=error)
     return replace(scored, folds=folds_in_words(experiment.manifest))
 
 
@@ -134,5 +135,5 @@ def _content(competition: Competition, experiment: Experiment) -> bytes:
             expected="predictions for the ids of the sample submission",
             next_step="name the folder of the test pictures in competition.yaml and train again",
         )
-    frame = make_submission(competition, experiment.test, experiment.classes)
+    frame = make_submission(competition, experiment.test, experiment.classes, experiment.decision)
     return frame.to_csv(index=False, float_format=DIGITS).encode()

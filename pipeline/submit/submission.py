@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.artifacts import Workspace, atomic_path
 from pipeline.competition import Competition
-from pipeline.data.forms import Decide, form_of
+from pipeline.data.forms import form_of
 from pipeline.data.tables import read_table
 from pipeline.errors import SubmissionError, counted, name_some
+from pipeline.predictions.decide import Decision, decide
 
 DIGITS = "%.9g"
 """Nine digits tell any two float32 numbers apart: no metric that ranks sees ties that are not there."""
@@ -47,13 +49,13 @@ def read_sample(competition: Competition) -> pd.DataFrame:
 
 
 def make_submission(
-    competition: Competition, predictions: pd.DataFrame, classes: Sequence[str], decide: Decide | None = None
+    competition: Competition, predictions: pd.DataFrame, classes: Sequence[str], decision: Decision | None = None
 ) -> pd.DataFrame:
     """The sample submission filled with predictions, its rows and columns in the sample's order.
 
     Args:
         predictions: Column id and one column a class, in any order of rows.
-        decide: As of `Form.fill`.
+        decision: How labels are taken from probabilities; by default the likeliest class, or all from one half on.
 
     Raises:
         SubmissionError: The predictions lack an id.
@@ -69,7 +71,7 @@ def make_submission(
             expected="a prediction for each",
             next_step="were the test pictures changed after training? train again",
         )
-    return form.fill(keys, predictions, decide)
+    return form.fill(keys, predictions, partial(decide, decision) if decision else None)
 
 
 def write_submission(
@@ -81,7 +83,7 @@ def write_submission(
     score: float,
     workspace: Workspace,
     now: datetime,
-    decide: Decide | None = None,
+    decision: Decision | None = None,
 ) -> Path:
     """Make a submission, check it, and write it as `<time>-<experiment>-<score>.csv`.
 
@@ -91,7 +93,7 @@ def write_submission(
     folder = workspace.submissions(competition.slug)
     while (path := folder / f"{now:%Y%m%d-%H%M%S}-{experiment}-{score:.4f}.csv").exists():
         now += timedelta(seconds=1)  # a submission is never overwritten
-    write_checked(competition, predictions, classes, path=path, decide=decide)
+    write_checked(competition, predictions, classes, path=path, decision=decision)
     return path
 
 
@@ -101,14 +103,14 @@ def write_checked(
     classes: Sequence[str],
     *,
     path: Path,
-    decide: Decide | None = None,
+    decision: Decision | None = None,
 ) -> None:
     """Make a submission, check it, its order too, and write it.
 
     Raises:
         SubmissionError: It does not hold against the sample; nothing is written.
     """
-    frame = make_submission(competition, predictions, classes, decide)
+    frame = make_submission(competition, predictions, classes, decision)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False, float_format=DIGITS)
         check = check_submission(competition, temporary, classes=classes)

@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artifacts import read_json
+from pipeline.competition import Competition
 from pipeline.data.competition_data import CompetitionData, sample_form
 from pipeline.errors import KitError
+from pipeline.predictions.decide import fit_decision
 from pipeline.predictions.floors import floor_scores
-from pipeline.predictions.metrics import metric_of, metric_settings, paired_gain, standard_error
+from pipeline.predictions.metrics import Metric, metric_of, metric_settings, paired_gain, standard_error
+from pipeline.predictions.scores import Labels
 from pipeline.predictions.store import prediction_frame, probabilities_of, read_predictions, with_choices
 from pipeline.recipe import OnInner
 from pipeline.training.device import keras_backend
@@ -71,7 +75,8 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
 
     plain = scored(frames["oof.parquet"])
     tta = _tta_effect(frames, ids, labels, data.classes, tasks[0], scored)
-    used = scored(with_choices(frames, tta["tta_used_by_fold"]))
+    chosen = with_choices(frames, tta["tta_used_by_fold"])
+    used = scored(chosen)
     manifest = {
         "competition": competition.slug,
         "experiment": tasks[0].experiment,
@@ -79,6 +84,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         **{f"oof_{key}": value for key, value in used.items()},
         **plain,
         **tta,
+        "decision": _decision(chosen, ids, labels, competition, metric, data.classes),
         "select_on": recipe.select_on.kind,
         "folds": [task.fold for task in tasks],
         "missing_folds": sorted(set(data.folds.numbers) - {task.fold for task in tasks}),
@@ -95,6 +101,17 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return frames, manifest
+
+
+def _decision(
+    frame: pd.DataFrame, ids: list[str], labels: Labels, competition: Competition, metric: Metric, classes: list[str]
+) -> dict[str, Any] | None:
+    """Thresholds or cut points where a submission holds labels: `asdict` of a `Decision`; None where none is fitted."""
+    if not competition.cuts_labels and (competition.target, competition.submission) != ("single", "class"):
+        return None
+    found, fold = probabilities_of(frame, ids, classes), frame.set_index("id").loc[ids, "fold"].to_numpy()
+    decision = fit_decision(metric, labels, found, fold, at_least_one=competition.submission == "names")
+    return asdict(decision) if decision else None
 
 
 def seconds_of(tasks: Sequence[FoldTask]) -> float:

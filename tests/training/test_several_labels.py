@@ -1,5 +1,6 @@
 """Pictures with several labels from the table to the score: each class is said by itself, in every step."""
 
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from pipeline.errors import DataError, RecipeError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.blend import make_blend
 from pipeline.predictions.compare import compare
+from pipeline.predictions.decide import decision_from, fit_decision
 from pipeline.predictions.pseudo import make_pseudo_labels
 from pipeline.predictions.store import read_experiment, read_predictions
 from pipeline.rehearsal.hosted import hosted_from
 from pipeline.report.details import describe
-from pipeline.submit.submission import check_submission, write_submission
+from pipeline.submit.submission import check_submission, make_submission, write_submission
 from pipeline.training.predict import fit_oof_temperature, predict_pictures, read_fold_models
 from tests.conftest import write_competition, write_table
 from tests.training.conftest import Run, recipe_of, stage
@@ -122,6 +124,22 @@ def test_the_submission_holds_and_the_rehearsal_scores_it(run: Run) -> None:
     assert min(scored.public, scored.private) > 0.6
     truth = write_table(path.parent / "truth.csv", *(run.competition.folder / "solution.csv").read_text().splitlines())
     assert (hosted.score(truth).public, hosted.score(truth).private) == (1, 1)
+
+
+def test_thresholds_are_fitted_on_the_other_folds_and_used_where_that_is_better(run: Run, tmp_path: Path) -> None:
+    stored = read_experiment(run.workspace, "patches", "several")
+    said = stored.manifest["decision"]
+    assert said["plain_score"] == pytest.approx(stored.score)
+    labels = align([stored], dict(zip(run.data.train["id"], run.data.train["label"], strict=True)))
+    again = fit_decision(labels.metric, labels.labels, labels.probabilities["several"], labels.folds, at_least_one=True)
+    assert again == decision_from(said)
+    # A threshold of 0.999 calls the likeliest class alone, whatever one half would say.
+    strict = replace(again, used=True, kind="threshold", values=(0.999,))
+    usual, changed = (make_submission(run.competition, stored.test, stored.classes, one) for one in (None, strict))
+    assert usual["labels"].str.contains(" ").any() and not changed["labels"].str.contains(" ").all()
+    assert (usual["labels"] != changed["labels"]).any()
+    manifest = {**stored.manifest, "decision": {**asdict(strict), "score": 0.5}}
+    assert replace(stored, manifest=manifest).submitted_score == 0.5
 
 
 def test_single_pictures_get_what_the_test_pictures_got(run: Run) -> None:
