@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from enum import Enum
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,6 @@ import requests
 from pipeline.progress import Progress
 from pipeline.submit import kaggle_datasets, kaggle_kernels
 from pipeline.submit.kaggle_answers import (
-    Answer,
     CompetitionInfo,
     KernelStatus,
     Limits,
@@ -36,13 +36,16 @@ from pipeline.submit.kaggle_errors import (
     InvalidKernel,
     KaggleError,
     NoAccess,
+    NotSeen,
     Refused,
     Unreachable,
+    bad_answer,
     no_credentials,
     translated,
 )
-from pipeline.submit.kaggle_retry import Retry
-from pipeline.submit.kaggle_session import Session, TimeLimit
+from pipeline.submit.kaggle_retry import Patience, Retry
+from pipeline.submit.kaggle_session import Json, Session, TimeLimit, prepared
+from pipeline.submit.kaggle_shapes import Answer, problem_with
 from pipeline.submit.kaggle_transfer import inside, writing
 
 _MODULES = {
@@ -85,12 +88,16 @@ class Kaggle:
         """
         local = os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST"
         name = "the rehearsal" if local else "kaggle.com"
-        retry = Retry(attempts, sleep)
+        retry = Retry(attempts, sleep, Patience(timeout))
         with _silence():
-            api = _make_api(_import_api(), timeout, local=local)
+            api = _make_api(_import_api(), retry.patience, name, local=local)
+        session = Session(api, _message, name, retry)
         retry(lambda: _sign_in(api, name))
-        session = Session(api, _message, name, timeout, retry)
         return cls(session, user=api.config_values.get("username") or "", server="rehearsal" if local else name)
+
+    def until(self, end: float) -> AbstractContextManager[None]:
+        """In the block what is asked is given up at `end`, by the monotonic clock, give or take a second."""
+        return self._session.retry.patience.until(end)
 
     def competition(self, slug: str) -> CompetitionInfo:
         with self._session.at_competition(slug):
@@ -162,7 +169,10 @@ class Kaggle:
             return [RemoteSubmission.read(entry) for page in pages for entry in page.get("submissions") or []]
 
     def submission(self, ref: int) -> RemoteSubmission:
-        return RemoteSubmission.read(self._session.ask("competitions", "GetSubmission", ref=ref))
+        found = RemoteSubmission.read(self._session.ask("competitions", "GetSubmission", ref=ref))
+        if found.ref != ref:
+            raise bad_answer("GetSubmission", f"with submission {found.ref}, not {ref}", server=self._session.server)
+        return found
 
     def push_kernel(self, folder: Path, *, session_seconds: int | None = None) -> PushedKernel:
         """Push the kernel in `folder`, which starts it.
@@ -242,9 +252,11 @@ class Kaggle:
             answer = self._session.call(
                 "competitions", method, competition_name=slug, submission_description=description, **fields
             )
-            ref = int(answer.get("ref") or 0)
+            ref = RemoteSubmission.read(answer).ref
+            if ref < 1 and not answer.get("message"):
+                raise bad_answer(method, "without the submission's number", server=self._session.server)
             if ref < 1:
-                raise Refused(
+                raise NotSeen(
                     f"no submission to {slug} was made: {answer.get('message') or 'Kaggle does not say why'}",
                     expected="a submission with a number",
                     next_step=f"see https://www.kaggle.com/c/{slug}/submissions",
@@ -252,7 +264,7 @@ class Kaggle:
             return ref
 
         def find() -> int | None:
-            return next((made.ref for made in self.submissions(slug) if made.description == description), None)
+            return next((made.ref for made in self.submissions(slug) if description in made.description), None)
 
         return self._session.retry.once(
             create,
@@ -269,12 +281,15 @@ class Kaggle:
         limit = None if session_seconds is None else str(session_seconds)
         try:
             with translated("SaveKernel", server=self._session.server), redirect_stdout(io.StringIO()):
-                answer = self._session.api.kernels_push(str(folder), timeout=limit)
+                answer: Answer = self._session.api.kernels_push(str(folder), timeout=limit)
         except ValueError as error:
             raise InvalidKernel(
                 f"{folder} cannot be pushed: {error}", expected="a kernel that Kaggle takes", next_step="mend it"
             ) from None
-        return dict(answer.to_dict())
+        self._session.checked("SaveKernel", answer)
+        if not answer.get("error") and kaggle_kernels.number(answer) < 1:
+            raise bad_answer("SaveKernel", "without the number of a version", server=self._session.server)
+        return answer
 
     def _download(self, slug: str, target: Path, *, progress: bool) -> None:
         """One attempt. The real client keeps what it got, and beside it whose bytes these are, and resumes."""
@@ -303,6 +318,12 @@ class Kaggle:
             raise Unreachable(
                 f"{target.name} did not come whole", expected="all of it", next_step="run the command again"
             ) from None
+        with target.open("rb") as file:
+            start = file.read(2)
+        if start != b"PK":  # as every zip does
+            target.unlink()
+            how = "with a page or a message in the place of a zip"
+            raise bad_answer("the download", how, server=self._session.server)
 
 
 def credentials_here() -> str | None:
@@ -358,13 +379,13 @@ def _import_api() -> Any:
         raise KaggleError(
             f"the package kaggle cannot be imported: {error}",
             expected="kaggle as the kit installs it, and a folder it may keep its settings in",
-            next_step="pip install 'kaggle>=2.2.4,<3'; KAGGLE_CONFIG_DIR names the folder",
+            next_step="pip install 'kaggle>=2.2.5,<3'; KAGGLE_CONFIG_DIR names the folder",
         ) from None
     return KaggleApi
 
 
-def _make_api(real: Any, timeout: float, *, local: bool) -> Any:
-    """The real client, with time limits, and without what it prints."""
+def _make_api(real: Any, patience: Patience, server: str, *, local: bool) -> Any:
+    """The real client, with time limits, answers that are checked, and without what it prints."""
 
     class Api(real):
         # Its own were read from the environment once, at import; with --verbose among them it prints the token.
@@ -375,8 +396,12 @@ def _make_api(real: Any, timeout: float, *, local: bool) -> Any:
             http = client.http_client()
             http._init_session()
             for scheme in ("http://", "https://"):
-                http._session.mount(scheme, TimeLimit(timeout))
+                http._session.mount(scheme, TimeLimit(patience))
+            http._prepare_response = partial(prepared, http._prepare_response)
             return client
+
+        def _introspect_token(self, access_token: str) -> str | None:
+            return _introspected(self, access_token, server)
 
         def get_response_processor(self) -> None:
             return None  # it prints that there is a newer version
@@ -404,6 +429,31 @@ def _sign_in(api: Any, server: str) -> None:
     if token and api.config_values.get("token") != token:
         problem = f"{server} does not take the token in {source}, which goes before other credentials"
         raise no_credentials(problem, server=server)
+
+
+def _introspected(api: Any, token: str, server: str) -> str | None:
+    """The user whose token it is; None if Kaggle says that it is nobody's.
+
+    The real client takes a refusal to look at it for a token that is bad: a proxy's 403, an address that is not there.
+    """
+    from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
+
+    request, name = IntrospectTokenRequest(), "IntrospectToken"
+    request.token = token
+    try:
+        with translated("the sign-in", server=server), api.build_kaggle_client() as client:
+            answer = client.http_client().call("security.OAuthService", name, request, Json)
+    except NoAccess as refusal:
+        raise NoAccess(
+            f"{server} does not say whose token it is: {refusal.problem}",
+            expected=f"an answer to {name}; this one says nothing about the token",
+            next_step="is there a proxy in between, or a firewall? If not, run the command again later",
+        ) from None
+    except Refused:
+        return None
+    if problem := problem_with(name, answer):
+        raise bad_answer(name, problem, server=server)
+    return str(answer["username"]) if answer.get("active") and answer.get("username") else None
 
 
 @contextmanager
