@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from enum import Enum
+from fnmatch import fnmatch
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +56,10 @@ _MODULES = {
     "kernels": "kernels_api_service",
 }
 """Where `kagglesdk` keeps the messages of a service."""
+
+
+_LAST_VERSIONS = 5
+"""So many versions of a kernel are looked through for one whose answer was lost: others may have been pushed since."""
 
 
 class Kaggle:
@@ -174,14 +179,16 @@ class Kaggle:
             raise bad_answer("GetSubmission", f"with submission {found.ref}, not {ref}", server=self._session.server)
         return found
 
-    def push_kernel(self, folder: Path, *, session_seconds: int | None = None) -> PushedKernel:
+    def push_kernel(self, folder: Path, *, session_seconds: int | None = None, build: str = "") -> PushedKernel:
         """Push the kernel in `folder`, which starts it.
 
         Args:
             session_seconds: How long it may run; Kaggle's own limit by default.
+            build: Text in its code that no other version has; by it the version is found where its answer was lost.
 
         Raises:
-            InvalidKernel, SourceTooLarge: The folder does not hold, or Kaggle dropped one of the kernel's sources.
+            InvalidKernel, SourceTooLarge: The folder does not hold.
+            SourceDropped: Kaggle dropped one of the kernel's sources, and runs it without.
             GpuQuota, GpuBusy: There is no GPU for it now.
             OutcomeUnknown: It may or may not have been pushed.
         """
@@ -192,28 +199,46 @@ class Kaggle:
         except NoAccess:
             before = 0
 
+        code = build or (folder / str(metadata["code_file"])).read_text("utf-8").strip()
+
         def find() -> Answer | None:
-            try:
-                kernel = self._kernel("GetKernel", ref).get("metadata") or {}
-            except NoAccess:
-                return None
-            return kaggle_kernels.found(metadata, kernel, since=before)
+            kernel = self._version_with(ref, code, since=before)
+            return None if kernel is None else kaggle_kernels.found(metadata, kernel)
 
         what = f"a version of the kernel {ref}"
         answer = self._session.retry.once(lambda: self._save_kernel(folder, session_seconds), find=find, what=what)
         return kaggle_kernels.pushed(ref, answer)
 
-    def kernel_status(self, ref: str) -> KernelStatus:
-        """How the kernel's latest version is doing."""
-        answer = self._kernel("GetKernelSessionStatus", ref)
+    def find_version(self, ref: str, build: str) -> int | None:
+        """Number of the kernel's version whose code has `build` in it; None if no recent one is seen to have it."""
+        kernel = self._version_with(ref, build, since=None)
+        return None if kernel is None else kaggle_kernels.version(kernel)
+
+    def kernel_status(self, ref: str, version: int | None = None) -> KernelStatus:
+        """How a version of the kernel is doing, the latest by default.
+
+        Raises:
+            NoAccess: There is no such kernel, or Kaggle tells nothing of this version of it.
+        """
+        method = "GetKernelSessionStatus"
+        try:
+            answer = self._kernel(method, ref, **kaggle_kernels.labelled(version))
+        except NoAccess as refusal:
+            # Should Kaggle not take the label: what it says is of the latest version.
+            if version is None or self.kernel_version(ref) != version:
+                raise refusal from None
+            answer = self._kernel(method, ref)
         return KernelStatus(state(answer, first="QUEUED"), str(answer.get("failureMessage") or ""))
 
     def kernel_version(self, ref: str) -> int:
         """Number of the kernel's latest version."""
         return kaggle_kernels.version(self._kernel("GetKernel", ref).get("metadata") or {})
 
-    def kernel_output(self, ref: str, folder: Path, *, progress: bool) -> str:
+    def kernel_output(self, ref: str, folder: Path, *, progress: bool, only: str = "*") -> str:
         """Download what the kernel's latest version left into `folder`, and return what it wrote while it ran.
+
+        Args:
+            only: Pattern of the files to download, by their names with folders.
 
         Raises:
             KaggleError: The name of a file leads out of `folder`; nothing is downloaded.
@@ -221,7 +246,8 @@ class Kaggle:
         owner, slug = kaggle_kernels.split(ref)
         pages = list(self._session.pages("kernels", "ListKernelSessionOutput", user_name=owner, kernel_slug=slug))
         files = [file for page in pages for file in page.get("files") or []]
-        targets = [(str(file.get("url")), inside(folder, str(file.get("fileName")))) for file in files]
+        targets = [(file["url"], inside(folder, file["fileName"])) for file in files]
+        targets = [found for found, file in zip(targets, files, strict=True) if fnmatch(file["fileName"], only)]
         for address, target in Progress(targets, desc=slug, unit="file", disable=not progress or None):
             self._session.fetch(address, target)
         return plain_log(next((str(page["log"]) for page in pages if page.get("log")), ""))
@@ -273,9 +299,32 @@ class Kaggle:
             settle=f"kit submit --sync --competition {slug} looks for it again, and sends nothing",
         )
 
-    def _kernel(self, method: str, ref: str) -> Answer:
+    def _kernel(self, method: str, ref: str, **fields: object) -> Answer:
         owner, slug = kaggle_kernels.split(ref)
-        return self._session.ask("kernels", method, user_name=owner, kernel_slug=slug)
+        return self._session.ask("kernels", method, user_name=owner, kernel_slug=slug, **fields)
+
+    def _version_with(self, ref: str, code: str, *, since: int | None) -> Answer | None:
+        """What is known of the newest of the kernel's last versions whose code has `code` in it.
+
+        Args:
+            since: The version before; one after it whose code Kaggle does not show is taken for it. None: it is not
+                known, and such a one is not.
+        """
+        number, newest = None, 0
+        while number is None or number > max(since or 0, newest - _LAST_VERSIONS):
+            try:
+                kernel = self._kernel("GetKernel", ref, **kaggle_kernels.labelled(number))
+            except NoAccess:
+                return None
+            if number is None:
+                number = newest = kaggle_kernels.version(kernel["metadata"])
+                if newest <= (since or 0):
+                    return None
+            source = (kernel.get("blob") or {}).get("source")
+            if code in source if source else since is not None:
+                return {**kernel["metadata"], "currentVersionNumber": number}
+            number -= 1
+        return None
 
     def _save_kernel(self, folder: Path, session_seconds: int | None) -> Answer:
         limit = None if session_seconds is None else str(session_seconds)

@@ -16,6 +16,7 @@ from typing import Any
 import requests
 
 from pipeline.errors import KitError
+from pipeline.submit.kaggle_answers import PushedKernel
 
 _LONGEST_MESSAGE = 400
 """Characters of Kaggle's own words that are shown."""
@@ -55,6 +56,26 @@ class InvalidKernel(Refused):
 
 class SourceTooLarge(InvalidKernel):
     """The kernel's code file is over Kaggle's limit."""
+
+
+class SourceDropped(InvalidKernel):
+    """Kaggle took a push without one of its sources, and runs it.
+
+    Args:
+        pushed: What runs.
+        named: The sources that are lacking.
+    """
+
+    def __init__(self, pushed: PushedKernel, named: str) -> None:
+        super().__init__(
+            f"Kaggle dropped sources of {pushed.ref}, and runs version {pushed.version} without them: {named}",
+            expected="sources that exist, are ready, and that you may use",
+            next_step=f"cancel the session at {pushed.url}, mend the sources in kernel-metadata.json, then push again",
+        )
+        self.pushed, self.named = pushed, named
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (SourceDropped, (self.pushed, self.named))
 
 
 class GpuQuota(Refused):

@@ -14,7 +14,7 @@ from pipeline.submit.kaggle_errors import BadAnswer, KaggleError, NoAccess, NoCr
 from pipeline.submit.kaggle_shapes import problem_with
 from tests.rehearsal.conftest import PlainRunner, until, write_csv, write_kernel
 
-MADE_UP = "the rehearsal refuses (ListDataFiles: HTTP 400, Invalid page token)"
+MADE_UP = "HTTP 400, Invalid page token"
 NEVER_ASKED = {"DownloadDataFile"}
 REF, WHEELS = "rehearsal-user/a-kernel", "rehearsal-user/the-wheels"
 
@@ -101,7 +101,7 @@ def test_an_answer_of_any_shape(site: Site, shape: str, times: int) -> None:
             told = "the download" if method == "DownloadDataFiles" else method
             told = "the sign-in" if method == "IntrospectToken" and told not in error.problem else told
             assert told in error.problem, what
-            assert isinstance(error, BadAnswer | OutcomeUnknown) or error.problem == MADE_UP, what
+            assert isinstance(error, BadAnswer | OutcomeUnknown) or MADE_UP in error.problem, what
             only_once = method in ("CreateSubmission", "CreateCodeSubmission", "CreateDatasetVersion")
             assert times == 0 or only_once or shape == "pages", f"{what}: asking again is safe"
         else:
