@@ -26,8 +26,8 @@ from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.server import Rehearsal
 from pipeline.submit import kaggle_retry
 from pipeline.submit.kaggle_client import Kaggle
-from pipeline.submit.kernel_run import Pushed
 from pipeline.submit.ledger import COLUMNS, Entry, Ledger, Status
+from pipeline.submit.pushes import Pushed
 from tests.conftest import write_table
 from tests.rehearsal.conftest import PlainRunner, write_kernel
 from tests.submit.test_send import IDS, TRUTH, finish, sent, write_csv

@@ -19,7 +19,15 @@ from pipeline.cli.doctor import doctor
 from pipeline.cli.explore import explore
 from pipeline.cli.export import export
 from pipeline.cli.kaggle import download, submissions, submit
-from pipeline.cli.kernel import kernel_build, kernel_bundle, kernel_output, kernel_push, kernel_run, kernel_status
+from pipeline.cli.kernel import (
+    kernel_build,
+    kernel_bundle,
+    kernel_cancel,
+    kernel_output,
+    kernel_push,
+    kernel_run,
+    kernel_status,
+)
 from pipeline.cli.lr_find import lr_find
 from pipeline.cli.output import reports_errors
 from pipeline.cli.predict import predict
@@ -77,6 +85,7 @@ for group, name, command in (
     (kernel_app, "bundle", kernel_bundle),
     (kernel_app, "push", kernel_push),
     (kernel_app, "status", kernel_status),
+    (kernel_app, "cancel", kernel_cancel),
     (kernel_app, "output", kernel_output),
     (kernel_app, "run", kernel_run),
 ):

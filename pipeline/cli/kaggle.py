@@ -25,7 +25,7 @@ from pipeline.cli.output import (
     show,
     warn_of_order,
 )
-from pipeline.errors import counted
+from pipeline.errors import DataError, counted
 
 if TYPE_CHECKING:
     from pipeline.submit.ledger import Entry
@@ -210,11 +210,17 @@ def _kernel_to_send(name: str) -> "tuple[Outgoing, Callable[..., Entry]]":
     from pipeline.artifacts import Workspace
     from pipeline.predictions.manifests import list_experiments
     from pipeline.predictions.store import read_experiment
-    from pipeline.submit.kernel_run import find_pushed
     from pipeline.submit.outgoing import outgoing_kernel
+    from pipeline.submit.pushes import find_pushed, list_sending
     from pipeline.submit.send import submit_kernel
 
     workspace = Workspace(ROOT)
+    if list_sending(name, workspace=workspace, server=server_meant()):
+        raise DataError(
+            f"it is not known what became of the last push of {name}",
+            expected="a version that is known",
+            next_step=f"kit kernel status {name} finds out",
+        )
     pushed = find_pushed(name, None, workspace=workspace, server=server_meant())
     key = (pushed.competition, pushed.experiment)
     experiment = read_experiment(workspace, *key) if key in list_experiments(workspace) else None

@@ -1,4 +1,4 @@
-"""Commands about kernels: build, bundle, push, status, output, run."""
+"""Commands about kernels: build, bundle, push, status, cancel, output, run."""
 
 import sys
 from datetime import timedelta
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kernel import Built
-    from pipeline.submit.kernel_run import Fetched, Pushed
+    from pipeline.submit.kernel_run import Fetched
+    from pipeline.submit.pushes import Pushed
 
 Name = Annotated[
     str,
@@ -41,6 +42,9 @@ Again = Annotated[bool, typer.Option("--again", help="Push even if the version b
 _QUIET = 60.0
 """Seconds without a line, at most, while a kernel runs."""
 
+Only = Annotated[
+    str | None, typer.Option(metavar="PATTERN", help="Download the files of this name alone, such as '*.csv'.")
+]
 Wait = Annotated[float, typer.Option(help="How many hours to wait for it.", min=0.0)]
 
 
@@ -113,21 +117,49 @@ def kernel_status(name: Name, slug: Slug = None) -> None:
 
     Example: kit kernel status train
     """
-    pushed = _find_pushed(name, slug)
-    status = connect().kernel_status(pushed.ref)
+    kaggle, pushed = _find_pushed(name, slug)
+    status = kaggle.kernel_status(pushed.ref, pushed.version)
     print(f"{pushed.ref} version {pushed.version}: {status.state}{': ' + status.failure if status.failure else ''}")
     print(pushed.url)
 
 
-def kernel_output(name: Name, slug: Slug = None, wait_hours: Wait = 0.0) -> None:
+def kernel_cancel(name: Name, slug: Slug = None) -> None:
+    """Say where a pushed kernel that runs can be cancelled: Kaggle's API does not name its session to programs.
+
+    Example: kit kernel cancel train
+    """
+    from pipeline.errors import KitError
+
+    kaggle, pushed = _find_pushed(name, slug)
+    state = kaggle.kernel_status(pushed.ref, pushed.version).state
+    if state not in ("QUEUED", "RUNNING", "NEW_SCRIPT"):
+        print(f"{pushed.ref} version {pushed.version} does not run: {state}")
+        return
+    raise KitError(
+        f"{pushed.ref} version {pushed.version} is {state}, and cannot be cancelled from here",
+        expected="the number of its session, which Kaggle's API tells nobody",
+        next_step=f"cancel it at {pushed.url}; `kit kernel status {name}` says when it has ended",
+    )
+
+
+def kernel_output(name: Name, slug: Slug = None, wait_hours: Wait = 0.0, only: Only = None) -> None:
     """Fetch the output of a pushed kernel that has ended: predictions into oof/, weights and logs into runs/.
 
     Exit codes are those of `kit kernel run`.
 
     Example: kit kernel output train
     """
-    pushed = _find_pushed(name, slug)
-    _finish(connect(), pushed, hours=wait_hours)
+    kaggle, pushed = _find_pushed(name, slug)
+    if only is None:
+        _finish(kaggle, pushed, hours=wait_hours)
+        return
+    from pipeline.artifacts import Workspace
+    from pipeline.errors import counted
+    from pipeline.submit.kernel_run import fetch_some
+
+    _wait(kaggle, pushed, hours=wait_hours)
+    count = fetch_some(kaggle, pushed, only, workspace=Workspace(ROOT), progress=True)
+    print(f"fetched {counted(count, 'file', 'files')} into {pushed.output(Workspace(ROOT))}; nothing else was changed")
 
 
 def kernel_run(
@@ -156,6 +188,7 @@ def kernel_run(
     """
     from pipeline.artifacts import Workspace
     from pipeline.submit.kernel_run import require_fetched
+    from pipeline.submit.pushes import take_up
 
     built = _build(
         name,
@@ -173,6 +206,7 @@ def kernel_run(
         resume=resume,
     )
     kaggle = connect()
+    take_up(kaggle, name, workspace=Workspace(ROOT), again=again)
     if not again:
         require_fetched(kaggle, built, workspace=Workspace(ROOT))
     _bundle(kaggle, built)
@@ -273,11 +307,16 @@ def _push(kaggle: "Kaggle", built: "Built", *, again: bool) -> "Pushed":
     return pushed
 
 
-def _find_pushed(name: str, slug: str | None) -> "Pushed":
+def _find_pushed(name: str, slug: str | None) -> "tuple[Kaggle, Pushed]":
+    """What was pushed, also where its push was killed, and the connection to ask after it."""
     from pipeline.artifacts import Workspace
-    from pipeline.submit.kernel_run import find_pushed
+    from pipeline.submit.pushes import find_pushed, list_sending, take_up
 
-    return find_pushed(name, slug, workspace=Workspace(ROOT), server=server_meant())
+    workspace = Workspace(ROOT)
+    if list_sending(name, workspace=workspace, server=server_meant()):
+        take_up(connect(), name, workspace=workspace)
+    pushed = find_pushed(name, slug, workspace=workspace, server=server_meant())
+    return connect(), pushed
 
 
 def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:

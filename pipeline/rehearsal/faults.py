@@ -3,6 +3,7 @@
     CreateSubmission=503*2    the next two calls are answered 503
     Upload=drop               the next upload is cut off in its middle
     Download=corrupt*0        every download has the right size and wrong bytes
+    SaveKernel=answer:html    the next push is done, and answered with a page
 
 Which answer a fault makes belongs to `handler.py`.
 """
@@ -13,6 +14,7 @@ from threading import Lock
 from typing import Self
 
 from pipeline.errors import KitError
+from pipeline.rehearsal.bent import BENT
 
 METHODS = (
     "CreateCodeSubmission",
@@ -40,7 +42,10 @@ METHODS = (
 TRANSFERS = ("Upload", "Download", "Output")
 """What may fail besides the methods of the API: the PUT of a file, the GET of data, the GET of a kernel's output."""
 
-_PLAIN = "an HTTP status from 300 to 599 (`503`), `nested:` and a status, `drop`, `hang` or `lost`"
+_PLAIN = (
+    "an HTTP status from 300 to 599 (`503`), `nested:` and a status, `drop`, `hang`, `lost`, or `answer:` and one of "
+    + ", ".join(BENT)
+)
 # A fault that only some methods know: what it does → where.
 _SPECIAL = {
     "corrupt": ("Download", "Output"),
@@ -61,7 +66,7 @@ class Fault:
             closed in the middle, or before a method is done), `hang` (no answer until the server stops), `lost`
             (done, then closed without an answer), `corrupt` (right size, wrong bytes), `quota` and `busy` (a push
             is refused with status 200), `dropped` (a push without its data sets), `unknown` (a status that no
-            client knows).
+            client knows), `answer:null` and the like (done, then answered with that).
         times: How often; 0 for always.
         struck: How often it has happened.
     """
@@ -89,7 +94,8 @@ class Fault:
             raise _error(text, f"before the = one of {', '.join((*METHODS, *TRANSFERS))}, or * for all of them")
         if what in _SPECIAL and method not in _SPECIAL[what]:
             raise _error(text, f"{what} with {' or '.join(_SPECIAL[what])}")
-        if what not in _SPECIAL and not re.fullmatch(r"(nested:)?[345]\d\d|drop|hang|lost", what):
+        plain = rf"(nested:)?[345]\d\d|drop|hang|lost|answer:({'|'.join(BENT)})"
+        if what not in _SPECIAL and not re.fullmatch(plain, what):
             raise _error(text, f"after the = {_PLAIN}, or one of {', '.join(_SPECIAL)}")
         return cls(method, what, int(times))
 

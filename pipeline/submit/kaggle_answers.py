@@ -6,12 +6,11 @@ The client's own classes raise KeyError on a status they do not know, so they ar
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-Answer = Mapping[str, Any]
+from pipeline.submit.kaggle_shapes import Answer
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def _whole(answer: Answer, key: str) -> int:
 def _number(answer: Answer, key: str) -> float | None:
     try:
         number = float(answer[key])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
 

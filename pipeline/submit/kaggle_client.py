@@ -10,8 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from enum import Enum
+from fnmatch import fnmatch
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +23,6 @@ import requests
 from pipeline.progress import Progress
 from pipeline.submit import kaggle_datasets, kaggle_kernels
 from pipeline.submit.kaggle_answers import (
-    Answer,
     CompetitionInfo,
     KernelStatus,
     Limits,
@@ -36,13 +37,16 @@ from pipeline.submit.kaggle_errors import (
     InvalidKernel,
     KaggleError,
     NoAccess,
+    NotSeen,
     Refused,
     Unreachable,
+    bad_answer,
     no_credentials,
     translated,
 )
-from pipeline.submit.kaggle_retry import Retry
-from pipeline.submit.kaggle_session import Session, TimeLimit
+from pipeline.submit.kaggle_retry import Patience, Retry
+from pipeline.submit.kaggle_session import Json, Session, TimeLimit, prepared
+from pipeline.submit.kaggle_shapes import Answer, problem_with
 from pipeline.submit.kaggle_transfer import inside, writing
 
 _MODULES = {
@@ -52,6 +56,10 @@ _MODULES = {
     "kernels": "kernels_api_service",
 }
 """Where `kagglesdk` keeps the messages of a service."""
+
+
+_LAST_VERSIONS = 5
+"""So many versions of a kernel are looked through for one whose answer was lost: others may have been pushed since."""
 
 
 class Kaggle:
@@ -85,12 +93,16 @@ class Kaggle:
         """
         local = os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST"
         name = "the rehearsal" if local else "kaggle.com"
-        retry = Retry(attempts, sleep)
+        retry = Retry(attempts, sleep, Patience(timeout))
         with _silence():
-            api = _make_api(_import_api(), timeout, local=local)
+            api = _make_api(_import_api(), retry.patience, name, local=local)
+        session = Session(api, _message, name, retry)
         retry(lambda: _sign_in(api, name))
-        session = Session(api, _message, name, timeout, retry)
         return cls(session, user=api.config_values.get("username") or "", server="rehearsal" if local else name)
+
+    def until(self, end: float) -> AbstractContextManager[None]:
+        """In the block what is asked is given up at `end`, by the monotonic clock, give or take a second."""
+        return self._session.retry.patience.until(end)
 
     def competition(self, slug: str) -> CompetitionInfo:
         with self._session.at_competition(slug):
@@ -162,16 +174,21 @@ class Kaggle:
             return [RemoteSubmission.read(entry) for page in pages for entry in page.get("submissions") or []]
 
     def submission(self, ref: int) -> RemoteSubmission:
-        return RemoteSubmission.read(self._session.ask("competitions", "GetSubmission", ref=ref))
+        found = RemoteSubmission.read(self._session.ask("competitions", "GetSubmission", ref=ref))
+        if found.ref != ref:
+            raise bad_answer("GetSubmission", f"with submission {found.ref}, not {ref}", server=self._session.server)
+        return found
 
-    def push_kernel(self, folder: Path, *, session_seconds: int | None = None) -> PushedKernel:
+    def push_kernel(self, folder: Path, *, session_seconds: int | None = None, build: str = "") -> PushedKernel:
         """Push the kernel in `folder`, which starts it.
 
         Args:
             session_seconds: How long it may run; Kaggle's own limit by default.
+            build: Text in its code that no other version has; by it the version is found where its answer was lost.
 
         Raises:
-            InvalidKernel, SourceTooLarge: The folder does not hold, or Kaggle dropped one of the kernel's sources.
+            InvalidKernel, SourceTooLarge: The folder does not hold.
+            SourceDropped: Kaggle dropped one of the kernel's sources, and runs it without.
             GpuQuota, GpuBusy: There is no GPU for it now.
             OutcomeUnknown: It may or may not have been pushed.
         """
@@ -182,28 +199,46 @@ class Kaggle:
         except NoAccess:
             before = 0
 
+        code = build or (folder / str(metadata["code_file"])).read_text("utf-8").strip()
+
         def find() -> Answer | None:
-            try:
-                kernel = self._kernel("GetKernel", ref).get("metadata") or {}
-            except NoAccess:
-                return None
-            return kaggle_kernels.found(metadata, kernel, since=before)
+            kernel = self._version_with(ref, code, since=before)
+            return None if kernel is None else kaggle_kernels.found(metadata, kernel)
 
         what = f"a version of the kernel {ref}"
         answer = self._session.retry.once(lambda: self._save_kernel(folder, session_seconds), find=find, what=what)
         return kaggle_kernels.pushed(ref, answer)
 
-    def kernel_status(self, ref: str) -> KernelStatus:
-        """How the kernel's latest version is doing."""
-        answer = self._kernel("GetKernelSessionStatus", ref)
+    def find_version(self, ref: str, build: str) -> int | None:
+        """Number of the kernel's version whose code has `build` in it; None if no recent one is seen to have it."""
+        kernel = self._version_with(ref, build, since=None)
+        return None if kernel is None else kaggle_kernels.version(kernel)
+
+    def kernel_status(self, ref: str, version: int | None = None) -> KernelStatus:
+        """How a version of the kernel is doing, the latest by default.
+
+        Raises:
+            NoAccess: There is no such kernel, or Kaggle tells nothing of this version of it.
+        """
+        method = "GetKernelSessionStatus"
+        try:
+            answer = self._kernel(method, ref, **kaggle_kernels.labelled(version))
+        except NoAccess as refusal:
+            # Should Kaggle not take the label: what it says is of the latest version.
+            if version is None or self.kernel_version(ref) != version:
+                raise refusal from None
+            answer = self._kernel(method, ref)
         return KernelStatus(state(answer, first="QUEUED"), str(answer.get("failureMessage") or ""))
 
     def kernel_version(self, ref: str) -> int:
         """Number of the kernel's latest version."""
         return kaggle_kernels.version(self._kernel("GetKernel", ref).get("metadata") or {})
 
-    def kernel_output(self, ref: str, folder: Path, *, progress: bool) -> str:
+    def kernel_output(self, ref: str, folder: Path, *, progress: bool, only: str = "*") -> str:
         """Download what the kernel's latest version left into `folder`, and return what it wrote while it ran.
+
+        Args:
+            only: Pattern of the files to download, by their names with folders.
 
         Raises:
             KaggleError: The name of a file leads out of `folder`; nothing is downloaded.
@@ -211,7 +246,8 @@ class Kaggle:
         owner, slug = kaggle_kernels.split(ref)
         pages = list(self._session.pages("kernels", "ListKernelSessionOutput", user_name=owner, kernel_slug=slug))
         files = [file for page in pages for file in page.get("files") or []]
-        targets = [(str(file.get("url")), inside(folder, str(file.get("fileName")))) for file in files]
+        targets = [(file["url"], inside(folder, file["fileName"])) for file in files]
+        targets = [found for found, file in zip(targets, files, strict=True) if fnmatch(file["fileName"], only)]
         for address, target in Progress(targets, desc=slug, unit="file", disable=not progress or None):
             self._session.fetch(address, target)
         return plain_log(next((str(page["log"]) for page in pages if page.get("log")), ""))
@@ -242,9 +278,11 @@ class Kaggle:
             answer = self._session.call(
                 "competitions", method, competition_name=slug, submission_description=description, **fields
             )
-            ref = int(answer.get("ref") or 0)
+            ref = RemoteSubmission.read(answer).ref
+            if ref < 1 and not answer.get("message"):
+                raise bad_answer(method, "without the submission's number", server=self._session.server)
             if ref < 1:
-                raise Refused(
+                raise NotSeen(
                     f"no submission to {slug} was made: {answer.get('message') or 'Kaggle does not say why'}",
                     expected="a submission with a number",
                     next_step=f"see https://www.kaggle.com/c/{slug}/submissions",
@@ -252,7 +290,7 @@ class Kaggle:
             return ref
 
         def find() -> int | None:
-            return next((made.ref for made in self.submissions(slug) if made.description == description), None)
+            return next((made.ref for made in self.submissions(slug) if description in made.description), None)
 
         return self._session.retry.once(
             create,
@@ -261,20 +299,46 @@ class Kaggle:
             settle=f"kit submit --sync --competition {slug} looks for it again, and sends nothing",
         )
 
-    def _kernel(self, method: str, ref: str) -> Answer:
+    def _kernel(self, method: str, ref: str, **fields: object) -> Answer:
         owner, slug = kaggle_kernels.split(ref)
-        return self._session.ask("kernels", method, user_name=owner, kernel_slug=slug)
+        return self._session.ask("kernels", method, user_name=owner, kernel_slug=slug, **fields)
+
+    def _version_with(self, ref: str, code: str, *, since: int | None) -> Answer | None:
+        """What is known of the newest of the kernel's last versions whose code has `code` in it.
+
+        Args:
+            since: The version before; one after it whose code Kaggle does not show is taken for it. None: it is not
+                known, and such a one is not.
+        """
+        number, newest = None, 0
+        while number is None or number > max(since or 0, newest - _LAST_VERSIONS):
+            try:
+                kernel = self._kernel("GetKernel", ref, **kaggle_kernels.labelled(number))
+            except NoAccess:
+                return None
+            if number is None:
+                number = newest = kaggle_kernels.version(kernel["metadata"])
+                if newest <= (since or 0):
+                    return None
+            source = (kernel.get("blob") or {}).get("source")
+            if code in source if source else since is not None:
+                return {**kernel["metadata"], "currentVersionNumber": number}
+            number -= 1
+        return None
 
     def _save_kernel(self, folder: Path, session_seconds: int | None) -> Answer:
         limit = None if session_seconds is None else str(session_seconds)
         try:
             with translated("SaveKernel", server=self._session.server), redirect_stdout(io.StringIO()):
-                answer = self._session.api.kernels_push(str(folder), timeout=limit)
+                answer: Answer = self._session.api.kernels_push(str(folder), timeout=limit)
         except ValueError as error:
             raise InvalidKernel(
                 f"{folder} cannot be pushed: {error}", expected="a kernel that Kaggle takes", next_step="mend it"
             ) from None
-        return dict(answer.to_dict())
+        self._session.checked("SaveKernel", answer)
+        if not answer.get("error") and kaggle_kernels.number(answer) < 1:
+            raise bad_answer("SaveKernel", "without the number of a version", server=self._session.server)
+        return answer
 
     def _download(self, slug: str, target: Path, *, progress: bool) -> None:
         """One attempt. The real client keeps what it got, and beside it whose bytes these are, and resumes."""
@@ -303,6 +367,12 @@ class Kaggle:
             raise Unreachable(
                 f"{target.name} did not come whole", expected="all of it", next_step="run the command again"
             ) from None
+        with target.open("rb") as file:
+            start = file.read(2)
+        if start != b"PK":  # as every zip does
+            target.unlink()
+            how = "with a page or a message in the place of a zip"
+            raise bad_answer("the download", how, server=self._session.server)
 
 
 def credentials_here() -> str | None:
@@ -358,13 +428,13 @@ def _import_api() -> Any:
         raise KaggleError(
             f"the package kaggle cannot be imported: {error}",
             expected="kaggle as the kit installs it, and a folder it may keep its settings in",
-            next_step="pip install 'kaggle>=2.2.4,<3'; KAGGLE_CONFIG_DIR names the folder",
+            next_step="pip install 'kaggle>=2.2.5,<3'; KAGGLE_CONFIG_DIR names the folder",
         ) from None
     return KaggleApi
 
 
-def _make_api(real: Any, timeout: float, *, local: bool) -> Any:
-    """The real client, with time limits, and without what it prints."""
+def _make_api(real: Any, patience: Patience, server: str, *, local: bool) -> Any:
+    """The real client, with time limits, answers that are checked, and without what it prints."""
 
     class Api(real):
         # Its own were read from the environment once, at import; with --verbose among them it prints the token.
@@ -375,8 +445,12 @@ def _make_api(real: Any, timeout: float, *, local: bool) -> Any:
             http = client.http_client()
             http._init_session()
             for scheme in ("http://", "https://"):
-                http._session.mount(scheme, TimeLimit(timeout))
+                http._session.mount(scheme, TimeLimit(patience))
+            http._prepare_response = partial(prepared, http._prepare_response)
             return client
+
+        def _introspect_token(self, access_token: str) -> str | None:
+            return _introspected(self, access_token, server)
 
         def get_response_processor(self) -> None:
             return None  # it prints that there is a newer version
@@ -404,6 +478,31 @@ def _sign_in(api: Any, server: str) -> None:
     if token and api.config_values.get("token") != token:
         problem = f"{server} does not take the token in {source}, which goes before other credentials"
         raise no_credentials(problem, server=server)
+
+
+def _introspected(api: Any, token: str, server: str) -> str | None:
+    """The user whose token it is; None if Kaggle says that it is nobody's.
+
+    The real client takes a refusal to look at it for a token that is bad: a proxy's 403, an address that is not there.
+    """
+    from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
+
+    request, name = IntrospectTokenRequest(), "IntrospectToken"
+    request.token = token
+    try:
+        with translated("the sign-in", server=server), api.build_kaggle_client() as client:
+            answer = client.http_client().call("security.OAuthService", name, request, Json)
+    except NoAccess as refusal:
+        raise NoAccess(
+            f"{server} does not say whose token it is: {refusal.problem}",
+            expected=f"an answer to {name}; this one says nothing about the token",
+            next_step="is there a proxy in between, or a firewall? If not, run the command again later",
+        ) from None
+    except Refused:
+        return None
+    if problem := problem_with(name, answer):
+        raise bad_answer(name, problem, server=server)
+    return str(answer["username"]) if answer.get("active") and answer.get("username") else None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ headers, so their text is never used and they are never chained.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import requests
 
 from pipeline.errors import KitError
+from pipeline.submit.kaggle_answers import PushedKernel
 
 _LONGEST_MESSAGE = 400
 """Characters of Kaggle's own words that are shown."""
@@ -40,6 +42,10 @@ class Refused(KaggleError):
     """Kaggle understood and said no: any other status from 400 to 499."""
 
 
+class NotSeen(Refused):
+    """Kaggle says, in an answer of HTTP 200, that it made nothing: to be looked for before it is believed."""
+
+
 class DailyLimit(Refused):
     """No submission is left today."""
 
@@ -50,6 +56,26 @@ class InvalidKernel(Refused):
 
 class SourceTooLarge(InvalidKernel):
     """The kernel's code file is over Kaggle's limit."""
+
+
+class SourceDropped(InvalidKernel):
+    """Kaggle took a push without one of its sources, and runs it.
+
+    Args:
+        pushed: What runs.
+        named: The sources that are lacking.
+    """
+
+    def __init__(self, pushed: PushedKernel, named: str) -> None:
+        super().__init__(
+            f"Kaggle dropped sources of {pushed.ref}, and runs version {pushed.version} without them: {named}",
+            expected="sources that exist, are ready, and that you may use",
+            next_step=f"cancel the session at {pushed.url}, mend the sources in kernel-metadata.json, then push again",
+        )
+        self.pushed, self.named = pushed, named
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (SourceDropped, (self.pushed, self.named))
 
 
 class GpuQuota(Refused):
@@ -70,6 +96,10 @@ class UploadFailed(KaggleError):
 
 class Unreachable(KaggleError):
     """No answer, a broken one, or 500 to 599: trying again may help."""
+
+
+class BadAnswer(Unreachable):
+    """An answer that is not of Kaggle's protocol: a proxy's page, half a text, a number where a list belongs."""
 
 
 class RateLimited(KaggleError):
@@ -142,12 +172,26 @@ def translated(what: str, *, server: str) -> Iterator[None]:
     except requests.HTTPError as error:
         raise _of_status(error.response, what, server) from None
     except requests.exceptions.InvalidJSONError:
-        raise _unreachable(f"{server} answered {what} with something that is not its protocol", server) from None
+        raise bad_answer(what, "with something that is not its protocol", server=server) from None
     except requests.Timeout:
         raise _unreachable(f"{server} did not answer {what} in time", server) from None
     except requests.RequestException as error:
         how = type(error).__name__
         raise _unreachable(f"the connection to {server} failed during {what} ({how})", server) from None
+
+
+def bad_answer(what: str, how: str, *, server: str) -> BadAnswer:
+    """An answer to the call `what` that cannot be read; `how` says in which way."""
+    found = _unreachable(f"{server} answered {what} {how}", server)
+    step = found.next_step if server != "kaggle.com" else f"is there a proxy in between? {found.next_step}"
+    return BadAnswer(found.problem, expected=f"an answer of Kaggle's to {what}", next_step=step)
+
+
+def next_step_for(said: str) -> str:
+    """What to do about a refusal in Kaggle's words."""
+    if re.search(r"phone|verif", said, re.IGNORECASE):
+        return "verify your phone number at https://www.kaggle.com/settings, then run the command again"
+    return "mend what it says"
 
 
 def _of_status(response: Any, what: str, server: str) -> KaggleError:
@@ -162,7 +206,9 @@ def _of_status(response: Any, what: str, server: str) -> KaggleError:
         return NoAccess(
             f"{server} gives no access ({said})",
             expected="something that exists and that you may see",
-            next_step="check its name, and the account the token belongs to",
+            next_step=next_step_for(said)
+            if re.search("phone", said, re.IGNORECASE)
+            else "check its name, and the account the token belongs to",
         )
     if status == 429:
         limited = RateLimited(
@@ -174,7 +220,7 @@ def _of_status(response: Any, what: str, server: str) -> KaggleError:
         return limited
     if status >= 500:
         return _unreachable(f"{server} is in trouble ({said})", server)
-    return Refused(f"{server} refuses ({said})", expected="a request it takes", next_step="mend what it names")
+    return Refused(f"{server} refuses ({said})", expected="a request it takes", next_step=next_step_for(said))
 
 
 def _unreachable(problem: str, server: str) -> Unreachable:
@@ -196,7 +242,7 @@ def read_error(response: Any) -> tuple[int, str]:
     """
     try:
         body = response.json()
-    except (ValueError, requests.RequestException):
+    except (ValueError, RecursionError, requests.RequestException):
         body = None
     body = body if isinstance(body, dict) else {}
     inner = body.get("error") or body
@@ -206,10 +252,19 @@ def read_error(response: Any) -> tuple[int, str]:
     message = inner.get("message")
     text = " ".join(message.split()) if isinstance(message, str) else response.reason or ""
     shown = "".join(character for character in text if character.isprintable())
-    return status, _without_secrets(shown, response.request)[:_LONGEST_MESSAGE]
+    return status, without_secrets(shown, response.request)[:_LONGEST_MESSAGE]
 
 
-def _without_secrets(text: str, request: Any) -> str:
+def without_secrets(content: Any, request: Any) -> Any:
+    """Text, or JSON with all its texts, in which the secrets of the request are blanked out."""
+    if isinstance(content, dict):
+        return {key: without_secrets(value, request) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_secrets(value, request) for value in content]
+    return _blanked(content, request) if isinstance(content, str) else content
+
+
+def _blanked(text: str, request: Any) -> str:
     kind, _, secret = str(request.headers.get("Authorization", "")).partition(" ")
     secrets = [secret]
     if kind == "Basic":

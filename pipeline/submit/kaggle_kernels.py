@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.submit.kaggle_answers import PushedKernel
-from pipeline.submit.kaggle_errors import GpuBusy, GpuQuota, InvalidKernel, Refused, SourceTooLarge
+from pipeline.submit.kaggle_errors import (
+    GpuBusy,
+    GpuQuota,
+    InvalidKernel,
+    Refused,
+    SourceDropped,
+    SourceTooLarge,
+    next_step_for,
+)
 
 SOURCE_LIMIT = 1_000_000
 """Bytes that a code file must stay below."""
@@ -82,35 +90,38 @@ def pushed(ref: str, answer: Mapping[str, Any]) -> PushedKernel:
     """The version that an answer to SaveKernel tells of.
 
     Raises:
-        InvalidKernel, GpuQuota, GpuBusy: It tells of none, or of one that lacks a source.
+        InvalidKernel, GpuQuota, GpuBusy: It tells of none.
+        SourceDropped: It tells of one that lacks a source.
     """
     if error := answer.get("error"):
         raise _refusal(ref, str(error))
+    # The answer's ref is a path, /code/owner/slug.
+    owner_and_slug = "/".join(str(answer.get("ref") or ref).strip("/").split("/")[-2:])
+    made = PushedKernel(owner_and_slug, str(answer.get("url") or _url(ref)), number(answer))
     dropped = {kind.lower(): answer.get(f"invalid{kind}Sources") for kind in _SOURCES}
     if any(dropped.values()):
         named = "; ".join(f"{kind} {', '.join(names)}" for kind, names in dropped.items() if names)
-        raise InvalidKernel(
-            f"Kaggle dropped sources of {ref}, and runs it without them: {named}",
-            expected="sources that exist, are ready, and that you may use",
-            next_step="cancel the session on its page, mend the sources in kernel-metadata.json, then push again",
-        )
-    number = int(answer.get("versionNumber") or 0)
-    if number < 1:
-        raise _refusal(ref, "Kaggle named no version")
-    # The answer's ref is a path, /code/owner/slug.
-    owner_and_slug = "/".join(str(answer.get("ref") or ref).strip("/").split("/")[-2:])
-    return PushedKernel(owner_and_slug, str(answer.get("url") or _url(ref)), number)
+        raise SourceDropped(made, named)
+    return made
+
+
+def number(answer: Mapping[str, Any]) -> int:
+    """Number of the version that an answer to SaveKernel tells of; 0 if it tells of none."""
+    return int(float(answer.get("versionNumber") or 0))
 
 
 def version(kernel: Mapping[str, Any]) -> int:
     """Number of the latest version, from what GetKernel says of a kernel."""
-    return int(kernel.get("currentVersionNumber") or 0)
+    return int(float(kernel.get("currentVersionNumber") or 0))
 
 
-def found(metadata: Mapping[str, Any], kernel: Mapping[str, Any], *, since: int) -> dict[str, Any] | None:
-    """The answer to a push that was lost, made up from what GetKernel says: None without a version after `since`."""
-    if version(kernel) <= since:
-        return None
+def labelled(version: int | None) -> dict[str, str]:
+    """Field of a request that asks for a version; none for the latest."""
+    return {} if version is None else {"version_label": f"v{version}"}
+
+
+def found(metadata: Mapping[str, Any], kernel: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a push that was lost, made up from what GetKernel says of the version."""
     dropped = {
         f"invalid{kind}Sources": _missing(
             metadata.get(f"{kind.lower()}_sources"), kernel.get(f"{kind.lower()}DataSources")
@@ -141,7 +152,7 @@ def _refusal(ref: str, error: str) -> Refused:
             next_step="wait until one has ended, or cancel one on its page",
         )
     return InvalidKernel(
-        f"{ref} was not pushed: {error}", expected="a push that is taken", next_step="mend what it says"
+        f"{ref} was not pushed: {error}", expected="a push that is taken", next_step=next_step_for(error)
     )
 
 

@@ -1,17 +1,55 @@
 """Retry: how often and after which pause something is asked again; the one place where that is decided."""
 
+import math
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.submit.kaggle_errors import KaggleError, OutcomeUnknown, RateLimited, Unreachable
+from pipeline.submit.kaggle_errors import KaggleError, NotSeen, OutcomeUnknown, RateLimited, Unreachable
 
 Result = TypeVar("Result")
 
 _LONGEST_PAUSE = 60.0
 _LOOKS = (1.0, 5.0, 20.0)
 """Pauses, in seconds, before each look for what an unanswered request may have made: it can appear late."""
+
+
+_SHORTEST = 1.0
+"""Seconds that a server gets for an answer however little time is left: asked, it should be able to."""
+
+
+@dataclass
+class Patience:
+    """How long to wait for an answer.
+
+    Attributes:
+        silence: Seconds a server may stay silent, in any request.
+        end: When all asking is to have ended, by the monotonic clock.
+    """
+
+    silence: float
+    end: float = math.inf
+
+    @property
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What the next request gets."""
+        return min(self.silence, max(self.left, _SHORTEST))
+
+    @contextmanager
+    def until(self, end: float) -> Iterator[None]:
+        """In the block no request goes on after `end`, and none is repeated."""
+        before, self.end = self.end, min(self.end, end)
+        try:
+            yield
+        finally:
+            self.end = before
 
 
 @dataclass(frozen=True)
@@ -25,6 +63,7 @@ class Retry:
 
     attempts: int
     sleep: Callable[[float], None]
+    patience: Patience
 
     def __call__(self, work: Callable[[], Result]) -> Result:
         """Do `work`, which is safe to repeat, until it is answered.
@@ -36,7 +75,10 @@ class Retry:
             try:
                 return work()
             except (RateLimited, Unreachable) as failure:
-                self.sleep(_pause(attempt, failure))
+                pause = _pause(attempt, failure)
+                if pause >= self.patience.left:
+                    raise
+                self.sleep(pause)
         return work()
 
     def once(
@@ -60,24 +102,24 @@ class Retry:
 
         Raises:
             OutcomeUnknown: An answer was lost, and `find` failed, or found nothing and there is a `settle`.
-            RateLimited, Unreachable: It was not done.
+            RateLimited, Unreachable, NotSeen: It was not done.
         """
 
         def work_or_find() -> Result:
             try:
                 return work()
-            except Unreachable as failure:
+            except (Unreachable, NotSeen) as failure:
                 found = self._look(find, what, failure, settle)
                 if found is not None:
                     return found
-                if settle is None:
+                if settle is None or isinstance(failure, NotSeen):
                     raise
                 raise _unknown(what, f"{failure.problem}; it is not to be seen yet", settle) from None
 
         return self(work_or_find)
 
     def _look(
-        self, find: Callable[[], Result | None], what: str, failure: Unreachable, settle: str | None
+        self, find: Callable[[], Result | None], what: str, failure: KaggleError, settle: str | None
     ) -> Result | None:
         for pause in _LOOKS:
             self.sleep(pause)

@@ -1,7 +1,6 @@
 """Running a built kernel on Kaggle: push it, wait for it, bring its results home.
 
-    kernels/<name>/pushed/<server>/<slug>.json  which version was pushed, and what became of it   (ignored)
-    kernels/<name>/output/<slug>/               its output as fetched                             (ignored)
+    kernels/<name>/output/<slug>/     its output as fetched     (ignored)
 
 What is fetched is what was pushed: the output names the build it is of.
 """
@@ -12,18 +11,28 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Workspace, atomic_folder, read_json, write_json
-from pipeline.competition import in_rehearsal
 from pipeline.errors import KitError, counted
 from pipeline.submit.adopt import adopt
 from pipeline.submit.bundle import needs_bundle
 from pipeline.submit.job import Job
+from pipeline.submit.kaggle_answers import PushedKernel
 from pipeline.submit.kaggle_client import Kaggle
-from pipeline.submit.kaggle_errors import GpuQuota, KaggleError, NoAccess, RateLimited, Unreachable
+from pipeline.submit.kaggle_errors import (
+    GpuQuota,
+    KaggleError,
+    NoAccess,
+    OutcomeUnknown,
+    RateLimited,
+    SourceDropped,
+    Unreachable,
+)
 from pipeline.submit.kernel import Built
+from pipeline.submit.pushes import Pushed, list_pushed, settle
 
 LOG = "kernel.log"
 _CANCELLED = {"CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"}
@@ -49,42 +58,6 @@ class KernelStopped(KitError):
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """A version of a kernel on Kaggle.
-
-    Attributes:
-        ref: owner/slug.
-        name: Of its template.
-        folds: Which were to be trained; None for all.
-        sha256: Of the code without the build's name, which covers the bundle, too: the same for the same kernel.
-        state: What its output said when it was fetched: finished, stopped or failed; empty until then.
-    """
-
-    ref: str
-    version: int
-    url: str
-    server: str
-    name: str
-    competition: str
-    experiment: str
-    folds: list[int] | None
-    build: str
-    sha256: str
-    time: str
-    state: str = ""
-
-    @property
-    def slug(self) -> str:
-        return self.ref.rpartition("/")[2]
-
-    def output(self, workspace: Workspace) -> Path:
-        return workspace.root / "kernels" / self.name / "output" / self.slug
-
-    def record(self, workspace: Workspace) -> Path:
-        return workspace.root / "kernels" / self.name / "pushed" / self.server / f"{self.slug}.json"
-
-
-@dataclass(frozen=True)
 class Fetched:
     """What a kernel brought home.
 
@@ -107,6 +80,8 @@ def push(kaggle: Kaggle, built: Built, *, workspace: Workspace, again: bool = Fa
         again: Even if the version before is running, or its output was not fetched: it is out of reach then.
 
     Raises:
+        BusyError: Another process is pushing it.
+        SourceDropped: It runs without one of its sources, and is on record.
         GpuQuota: No GPU time is left this week.
         KitError: Its bundle is not attached, or the version before is not fetched.
         KaggleError: As `Kaggle.push_kernel` raises.
@@ -118,17 +93,11 @@ def push(kaggle: Kaggle, built: Built, *, workspace: Workspace, again: bool = Fa
             expected="its bundle on Kaggle",
             next_step=f"kit kernel bundle {built.name}, then push again",
         )
-    if not again:
-        require_fetched(kaggle, built, workspace=workspace)
-    if built.metadata.get("enable_gpu"):
-        _require_gpu_time(kaggle)
-    built.change(id=f"{kaggle.user}/{built.slug}")
-    pushed = kaggle.push_kernel(built.folder, session_seconds=int(job.session_seconds))
-    code = built.code_file.read_text("utf-8").replace(job.build, "")
-    record = Pushed(
-        ref=pushed.ref,
-        version=pushed.version,
-        url=pushed.url,
+    ref, code = f"{kaggle.user}/{built.slug}", built.code_file.read_text("utf-8").replace(job.build, "")
+    pushed = Pushed(
+        ref=ref,
+        version=0,
+        url=f"https://www.kaggle.com/code/{ref}",
         server=kaggle.server,
         name=built.name,
         competition=job.competition,
@@ -138,8 +107,37 @@ def push(kaggle: Kaggle, built: Built, *, workspace: Workspace, again: bool = Fa
         sha256=hashlib.sha256(code.encode()).hexdigest(),
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    write_json(record.record(workspace), asdict(record))
-    return record
+    with pushed.lock(workspace):
+        settle(kaggle, pushed, workspace=workspace, again=again)
+        if not again:
+            require_fetched(kaggle, built, workspace=workspace)
+        if built.metadata.get("enable_gpu"):
+            _require_gpu_time(kaggle)
+        built.change(id=ref)
+        return _push(kaggle, built, pushed, workspace=workspace)
+
+
+def _push(kaggle: Kaggle, built: Built, pushed: Pushed, *, workspace: Workspace) -> Pushed:
+    sending = pushed.sending(workspace)
+    write_json(sending, asdict(pushed))
+    try:
+        made = kaggle.push_kernel(built.folder, session_seconds=int(built.job.session_seconds), build=built.job.build)
+    except SourceDropped as error:
+        _record(pushed, error.pushed, workspace)
+        raise
+    except (OutcomeUnknown, Unreachable):
+        raise  # what is being sent stays on record until it is found out what became of it
+    except KaggleError:
+        sending.unlink()
+        raise
+    return _record(pushed, made, workspace)
+
+
+def _record(pushed: Pushed, made: PushedKernel, workspace: Workspace) -> Pushed:
+    known = replace(pushed, ref=made.ref, version=made.version, url=made.url)
+    write_json(known.record(workspace), asdict(known))
+    pushed.sending(workspace).unlink()
+    return known
 
 
 def require_fetched(kaggle: Kaggle, built: Built, *, workspace: Workspace) -> None:
@@ -152,7 +150,7 @@ def require_fetched(kaggle: Kaggle, built: Built, *, workspace: Workspace) -> No
         if before.slug != built.slug or before.state:
             continue
         try:
-            state = kaggle.kernel_status(before.ref).state
+            state = kaggle.kernel_status(before.ref, before.version).state
         except NoAccess:
             continue  # it was deleted
         if state not in _ENDED_BADLY:
@@ -174,35 +172,6 @@ def _require_gpu_time(kaggle: Kaggle) -> None:
             expected="GPU time for this kernel",
             next_step=f"wait until {quota.refresh or 'the week is over'}, or build it without a GPU: --no-gpu",
         )
-
-
-def list_pushed(name: str, *, workspace: Workspace, server: str) -> list[Pushed]:
-    """What was pushed of a template, the newest last."""
-    files = (workspace.root / "kernels" / name / "pushed" / server).glob("[!.]*.json")
-    return sorted((Pushed(**read_json(file)) for file in files), key=lambda pushed: pushed.time)
-
-
-def find_pushed(name: str, slug: str | None, *, workspace: Workspace, server: str) -> Pushed:
-    """What was pushed last of a template, or the kernel with this slug.
-
-    Raises:
-        KitError: Nothing was.
-    """
-    known = list_pushed(name, workspace=workspace, server=server)
-    found = [pushed for pushed in known if slug in (None, pushed.slug)]
-    if not found:
-        problem, ask = f"no kernel {slug or name!r} has been pushed to {server} from here", ""
-        rehearsed = list_pushed(name, workspace=workspace, server="rehearsal")
-        if rehearsed and server != "rehearsal":
-            problem += f", but {rehearsed[-1].slug} was pushed to a rehearsal"
-            there = in_rehearsal(f"kit kernel status {name}", rehearsed[-1].competition, root=workspace.root)
-            ask = f"ask for that one there: {there}; or push to {server}: "
-        raise KitError(
-            problem,
-            expected="one of " + ", ".join(pushed.slug for pushed in known) if known else "a kernel that was pushed",
-            next_step=f"{ask}kit kernel run {name}, or: kit kernel push {name}",
-        )
-    return found[-1]
 
 
 def earlier_parts(name: str, job: Job, *, workspace: Workspace, server: str) -> tuple[int, list[str]]:
@@ -258,7 +227,7 @@ def wait(
     deadline, pause, last = time.monotonic() + seconds, 1.0, ""
     while last != "COMPLETE":
         try:
-            status = kaggle.kernel_status(pushed.ref)
+            status = kaggle.kernel_status(pushed.ref, pushed.version)
         except (Unreachable, RateLimited) as error:
             # The kernel does not care whether we can ask after it.
             if time.monotonic() > deadline:
@@ -295,6 +264,28 @@ def fetch_later(pushed: Pushed) -> str:
     return f"the kernel goes on {how_long}; fetch it later: kit kernel output {pushed.name}"
 
 
+def fetch_some(kaggle: Kaggle, pushed: Pushed, pattern: str, *, workspace: Workspace, progress: bool) -> int:
+    """Download the files of a kernel's output whose names match, and how many there were; nothing is taken over.
+
+    Raises:
+        KitError: The output is of another version.
+    """
+    _require_newest(kaggle, pushed)
+    target = pushed.output(workspace)
+    kaggle.kernel_output(pushed.ref, target, progress=progress, only=pattern)
+    return sum(fnmatch(path.relative_to(target).as_posix(), pattern) for path in target.rglob("*") if path.is_file())
+
+
+def _require_newest(kaggle: Kaggle, pushed: Pushed) -> None:
+    newest = kaggle.kernel_version(pushed.ref)
+    if newest != pushed.version:
+        raise KitError(
+            f"{pushed.ref} is at version {newest} by now, and Kaggle gives out the newest one's output only",
+            expected=f"version {pushed.version}, which was pushed from here",
+            next_step="push again, or look for the output of that version on its page on Kaggle",
+        )
+
+
 def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: bool = False) -> Fetched:
     """Download a kernel's output, and take its predictions and weights over into oof/ and runs/.
 
@@ -304,26 +295,37 @@ def fetch(kaggle: Kaggle, pushed: Pushed, *, workspace: Workspace, progress: boo
         KitError: The output is of another version or build, or does not fit what is here; it stays in
             kernels/<name>/output.
     """
-    newest = kaggle.kernel_version(pushed.ref)
-    if newest != pushed.version:
-        raise KitError(
-            f"{pushed.ref} is at version {newest} by now, and Kaggle gives out the newest one's output only",
-            expected=f"version {pushed.version}, which was pushed from here",
-            next_step="push again, or look for the output of that version on its page on Kaggle",
-        )
+    _require_newest(kaggle, pushed)
     target = pushed.output(workspace)
     with atomic_folder(target) as folder:
         log = kaggle.kernel_output(pushed.ref, folder, progress=progress)
         (folder / LOG).write_text(log, "utf-8")
-    file = target / "kernel.json"
-    report: dict[str, Any] = read_json(file) if file.is_file() else {"build": pushed.build}
+    report = _report(target, pushed)
     if report["build"] != pushed.build:
         raise KitError(
             f"the output of {pushed.ref} is of build {report['build']}, not of what was pushed ({pushed.build})",
             expected=f"the output of version {pushed.version}",
             next_step=f"it lies in {target}; read {target / LOG}, or push again",
         )
-    state, message = str(report.get("state", "failed")), str(report.get("message", "it left no kernel.json"))
+    state, message = str(report.get("state", "failed")), str(report.get("message", ""))
     adopted = adopt(target, pushed.competition, pushed.experiment, workspace=workspace)
     write_json(pushed.record(workspace), asdict(replace(pushed, state=state)))
     return Fetched(state, message, target, adopted)
+
+
+def _report(output: Path, pushed: Pushed) -> dict[str, Any]:
+    """What a kernel said of its work; of one that was ended before it could, or in the middle of it, that it failed."""
+    file = output / "kernel.json"
+    try:
+        report = read_json(file)
+    except FileNotFoundError:
+        return {"build": pushed.build, "message": "it left no kernel.json"}
+    except (OSError, ValueError):
+        report = None
+    if isinstance(report, dict) and isinstance(report.get("build"), str):
+        return report
+    raise KitError(
+        f"{file} is damaged, so it is not known which build the output of {pushed.ref} is of",
+        expected="what the kernel writes at its end: a build, a state, a message",
+        next_step=f"its output lies in {output}; read {output / LOG}, or push again",
+    )

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kaggle_errors import (
+    BadAnswer,
     GpuBusy,
     GpuQuota,
     InvalidKernel,
@@ -118,10 +119,10 @@ def kaggle(server: Server, pauses: list[float]) -> Kaggle:
         (Said(418, {}), Refused, "HTTP 418, I'm a Teapot"),
         (Said(403, "<html>a long page</html>"), NoAccess, "HTTP 403, Forbidden"),
         (Said(502, "<html>a long page</html>"), Unreachable, "HTTP 502, Bad Gateway"),
-        (Said(200, "<html>please sign in</html>"), Unreachable, "not its protocol"),
-        (Said(200, ""), Unreachable, "not its protocol"),
-        (Said(200, [1, 2]), Unreachable, "not its protocol"),
-        (Said(503, "{broken"), Unreachable, "not its protocol"),
+        (Said(200, "<html>please sign in</html>"), BadAnswer, "not its protocol"),
+        (Said(200, ""), BadAnswer, "not its protocol"),
+        (Said(200, [1, 2]), BadAnswer, "not its protocol"),
+        (Said(503, "{broken"), Unreachable, "HTTP 503, Service Unavailable"),
         (Said(200, '{"ref": 1', length=100), Unreachable, "connection"),
         (Said(400, {"message": "a\x1b[31m\nred\x00" + "d" * 999}), Refused, "HTTP 400, a[31m redd"),
         (Said(400, {"message": ["a", "list"]}), Refused, "HTTP 400, Bad Request"),
@@ -270,11 +271,13 @@ def test_output_that_breaks_off_is_fetched_again(kaggle: Kaggle, server: Server,
 
 def test_pages_without_an_end_end(kaggle: Kaggle, server: Server) -> None:
     server.say("ListSubmissions", Said(200, {"submissions": [{"ref": "7"}], "nextPageToken": "again"}))
-    assert [one.ref for one in kaggle.submissions("tiny")] == [7, 7]
+    with pytest.raises(BadAnswer, match="answered ListSubmissions with the same page again and again"):
+        kaggle.submissions("tiny")
 
 
 def test_a_submission_without_a_number_is_none(kaggle: Kaggle, server: Server) -> None:
     server.say("CreateCodeSubmission", Said(200, {"message": "Could not submit to competition", "ref": 0}))
+    server.say("ListSubmissions", Said(200, {"submissions": []}))
     server.say("GetSubmissionLimits", Said(500, {}))
     with pytest.raises(Refused, match="no submission to tiny was made: Could not submit to competition"):
         kaggle.submit_kernel("tiny", "somebody/a-kernel", 1, file_name="out.csv", description="one")
@@ -303,7 +306,7 @@ def test_a_submission_that_appears_late_is_taken_and_never_made_twice(
         ({"error": "Maximum weekly GPU quota of 30.00 hours reached."}, GpuQuota, "30.00 hours"),
         ({"error": "Maximum batch GPU session count of 2 reached."}, GpuBusy, "count of 2"),
         ({"error": "Something else.", "versionNumber": 3}, InvalidKernel, "Something else"),
-        ({"error": "", "versionNumber": 0}, InvalidKernel, "named no version"),
+        ({"error": "", "versionNumber": 0}, BadAnswer, "answered SaveKernel without the number of a version"),
         ({"versionNumber": 1, "invalidKernelSources": ["a/b"]}, InvalidKernel, "kernel a/b"),
         ({"versionNumber": 1, "invalidModelSources": ["m/n"]}, InvalidKernel, "model m/n"),
     ],
@@ -332,7 +335,7 @@ def test_an_unanswered_push_is_found_out_to_lack_a_source(kaggle: Kaggle, server
 
 def test_a_data_set_that_kaggle_will_not_make_is_refused(kaggle: Kaggle, server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    server.say("GetDatasetStatus", Said(200, {}))
+    server.say("GetDatasetStatus", Said(200, {"status": ""}))
     assert kaggle.dataset_status("somebody/wheels") == "NOT_YET_PERSISTED"
     server.say("StartBlobUpload", Said(401, {"code": 401, "message": "expired"}))
     with pytest.raises(NoCredentials, match="expired"):

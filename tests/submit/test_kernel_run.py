@@ -24,9 +24,10 @@ from pipeline.submit import kernel_run
 from pipeline.submit.adopt import adopt
 from pipeline.submit.job import Job
 from pipeline.submit.kaggle_client import Kaggle
-from pipeline.submit.kaggle_errors import GpuBusy, GpuQuota, InvalidKernel, RateLimited, Unreachable
+from pipeline.submit.kaggle_errors import GpuBusy, GpuQuota, RateLimited, Unreachable
 from pipeline.submit.kernel import METADATA, Built
-from pipeline.submit.kernel_run import KernelFailed, Pushed, StillRunning
+from pipeline.submit.kernel_run import KernelFailed, StillRunning
+from pipeline.submit.pushes import Pushed, find_pushed, list_pushed
 from tests.rehearsal.conftest import until
 
 SLUG = "kit-train-tiny-demo"
@@ -103,7 +104,7 @@ class Site:
         self.server.faults += [Fault(method, each) for each in what]
 
     def last(self) -> Pushed:
-        return kernel_run.find_pushed("train", None, workspace=self.workspace, server="rehearsal")
+        return find_pushed("train", None, workspace=self.workspace, server="rehearsal")
 
 
 @pytest.fixture
@@ -299,12 +300,12 @@ def test_a_quota_that_is_not_told_stops_nothing(site: Site) -> None:
 
 
 def test_a_push_that_is_refused_is_not_noted(site: Site) -> None:
-    for what, kind, code in (("quota", GpuQuota, 5), ("busy", GpuBusy, 5), ("dropped", InvalidKernel, 1)):
+    for what, kind, code in (("quota", GpuQuota, 5), ("busy", GpuBusy, 5)):
         site.fail("SaveKernel", what)
         with pytest.raises(kind) as refused:
             site.push(enable_gpu=True)
         assert refused.value.exit_code == code
-    assert kernel_run.list_pushed("train", workspace=site.workspace, server="rehearsal") == []
+    assert list_pushed("train", workspace=site.workspace, server="rehearsal") == []
 
 
 def test_a_version_that_is_not_fetched_is_not_pushed_over(site: Site) -> None:
@@ -342,11 +343,11 @@ def test_each_server_has_its_own_records(site: Site) -> None:
     assert site.run().record(site.workspace) != late.record(site.workspace)
     assert site.last().build != late.build
     (late.record(site.workspace).parent / ".1-a.json").touch()  # what a killed process was writing
-    assert kernel_run.list_pushed("train", **options) == [early, late]
-    assert kernel_run.find_pushed("train", None, **options) == late
-    assert kernel_run.find_pushed("train", "b-slug", **options) == early
+    assert list_pushed("train", **options) == [early, late]
+    assert find_pushed("train", None, **options) == late
+    assert find_pushed("train", "b-slug", **options) == early
     with pytest.raises(KitError, match=r"no kernel 'c-slug' has been pushed to kaggle\.com") as refused:
-        kernel_run.find_pushed("train", "c-slug", **options)
+        find_pushed("train", "c-slug", **options)
     assert refused.value.expected == f"one of b-slug, {SLUG}"
 
 
