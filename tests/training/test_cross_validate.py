@@ -343,7 +343,11 @@ def test_with_a_split_of_its_own_and_no_test_set(tmp_path: Path) -> None:
     write_table(data / "train.csv", "id,label,part", *rows)
     columns = {"id_column": "id", "label_column": "label", "split": {"column": "part"}}
     competition = write_competition(
-        tmp_path, "split", train={"pictures": "pictures", "table": "train.csv", **columns}, metric="log_loss"
+        tmp_path,
+        "split",
+        train={"pictures": "pictures", "table": "train.csv", **columns},
+        metric="log_loss",
+        submission="probabilities",
     )
     run = Run(competition, Workspace(tmp_path), recipe_of(stage("one")))
     manifest = run.train()

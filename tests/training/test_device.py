@@ -63,10 +63,10 @@ if __name__ == "__main__":
     order = np.random.default_rng(0).permutation(len(pictures))
     found = {
         f"{count} rows in batches of {size}":
-            predict(network, pictures, order[:count], batch_size=size).tolist()
+            predict(network, pictures, order[:count], target="single", batch_size=size).tolist()
         for count, size in ((1, 8), (7, 3), (8, 4), (9, 4), (5, 1))
     }
-    views = predict_folds(run.recipe, [task.weights] * 2, pictures, classes=3, with_views=True).tolist()
+    views = predict_folds(run.recipe, [task.weights] * 2, pictures, classes=3, target="single", with_views=True).tolist()
     found = {"predictions": found, "views": views, "order": order.tolist(), "devices": device.replicas()}
     print("FOUND", json.dumps(found))
 """
@@ -106,12 +106,14 @@ def test_two_devices_give_what_one_gives(begin: Callable[..., Run], tmp_path: Pa
     # The weights that two devices left give the same predictions on one, row by row.
     network = load_network(run.recipe, classes=3, weights=shared / "stage-1" / "best.weights.h5")
     pictures = task.machine.open(list(run.data.train["path"]), (32, 32), run.workspace.cache("tiny"))
-    expected = predict(network, pictures, np.array(found["order"]), batch_size=5)
+    expected = predict(network, pictures, np.array(found["order"]), target="single", batch_size=5)
     assert np.abs(expected - expected[0]).max() > 0.1
     for what, rows in found["predictions"].items():
         assert len(rows) == int(what.split()[0])
         np.testing.assert_allclose(rows, expected[: len(rows)], atol=1e-5, err_msg=what)
-    one = predict_folds(run.recipe, [shared / "stage-1" / "best.weights.h5"], pictures, classes=3, with_views=True)
+    one = predict_folds(
+        run.recipe, [shared / "stage-1" / "best.weights.h5"], pictures, classes=3, target="single", with_views=True
+    )
     np.testing.assert_allclose(found["views"], one, atol=1e-5)
 
 

@@ -61,7 +61,7 @@ def test_tta_is_the_mean_of_the_plain_picture_and_its_views(copied: Run) -> None
     from pipeline.training.validation import predict
 
     network = load_network(copied.recipe, classes=3, weights=task.weights)
-    flipped = predict(network, pictures, np.arange(len(names)), batch_size=5)
+    flipped = predict(network, pictures, np.arange(len(names)), target="single", batch_size=5)
     plain, averaged = (
         read_predictions(task.folder / name)[data.classes].to_numpy() for name in ("test.parquet", "test_tta.parquet")
     )

@@ -201,7 +201,7 @@ def test_every_view_of_a_row_comes_once_before_one_comes_again() -> None:
 
 def weights_of(run: Run) -> list[Any]:
     network = load_network(run.recipe, classes=3, weights=run.task(0).weights)
-    return [network.get_weights(), predict(network, *held_out(run), batch_size=5)]
+    return [network.get_weights(), predict(network, *held_out(run), target="single", batch_size=5)]
 
 
 def held_out(run: Run) -> tuple[Pictures, Any]:
@@ -302,7 +302,7 @@ def test_folds_and_experiments_share_what_is_kept(begin: Callable[..., Run], tmp
     run = begin(frozen_stage(epochs=3, augment="light"), weights=str(weights), tta={"views": ["flip"]})
     run.train()
     network = load_network(run.recipe, classes=3, weights=run.task(0).weights)
-    expected = predict_views(network, *held_out(run), batch_size=5, views=["flip"])[0].mean(axis=0)
+    expected = predict_views(network, *held_out(run), target="single", batch_size=5, views=["flip"])[0].mean(axis=0)
     frame = read_predictions(run.task(0).folder / "oof_tta.parquet")
     ids = list(run.data.train["id"].iloc[run.data.rows_of(0)])
     np.testing.assert_allclose(probabilities_of(frame, ids, run.data.classes), expected, atol=1e-3)

@@ -36,7 +36,7 @@ def test_the_stored_weights_give_the_stored_predictions(finished: Run, fold: int
     pictures = task.machine.open(
         list(data.train["path"]), (32, 32), finished.workspace.cache(finished.competition.slug)
     )
-    found = predict(network, pictures, data.rows_of(fold), batch_size=5)
+    found = predict(network, pictures, data.rows_of(fold), target="single", batch_size=5)
     np.testing.assert_allclose(found, stored(finished, fold, 1), atol=1e-4)  # of features in float16
 
 
@@ -124,10 +124,12 @@ def test_inner_rows_choose_and_are_not_trained_on(begin: Callable[..., Run]) -> 
     assert result["best_epoch"] == int(log["val_loss"].argmin())
     network = load_network(run.recipe, classes=3, weights=task.weights)
     pictures = task.machine.open(list(data.train["path"]), (32, 32), run.workspace.cache(run.competition.slug))
-    found = predict(network, pictures, inner, batch_size=5)
+    found = predict(network, pictures, inner, target="single", batch_size=5)
     of_inner = METRICS["log_loss"].score(data.labels[inner], found)
     assert of_inner == pytest.approx(log["val_loss"].min(), rel=1e-4)
-    np.testing.assert_allclose(predict(network, pictures, data.rows_of(0), batch_size=5), stored(run, 0, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        predict(network, pictures, data.rows_of(0), target="single", batch_size=5), stored(run, 0, 0), atol=1e-6
+    )
 
 
 def test_what_is_validated_and_kept_is_the_moving_average(begin: Callable[..., Run]) -> None:
@@ -144,7 +146,7 @@ def test_what_is_validated_and_kept_is_the_moving_average(begin: Callable[..., R
     pictures = averaged.task(0).machine.open(
         list(averaged.data.train["path"]), (32, 32), averaged.workspace.cache(averaged.competition.slug)
     )
-    found = predict(network, pictures, averaged.data.rows_of(0), batch_size=5)
+    found = predict(network, pictures, averaged.data.rows_of(0), target="single", batch_size=5)
     np.testing.assert_allclose(found, stored(averaged, 0, 0), atol=1e-6)
     log = pd.read_csv(averaged.task(0).stage_folder(0) / LOG)
     assert log["val_loss"].iloc[-1] == pytest.approx((stage_done(averaged.task(0).stage_folder(0)) or {})["loss"])

@@ -43,7 +43,7 @@ def left_half() -> Any:
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5, 6], [6, 2, 4], [5]])
 def test_row_i_is_the_prediction_of_row_i(tmp_path: Path, left_half: Any, batch_size: int, rows: list[int]) -> None:
     source, colours = pictures(tmp_path, 7)
-    found = predict(left_half, source, np.array(rows), batch_size=batch_size)
+    found = predict(left_half, source, np.array(rows), target="single", batch_size=batch_size)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, softmax(colours[rows, 0] / 100.0, axis=1), atol=1e-6)
 
@@ -54,7 +54,9 @@ def test_every_model_sees_every_picture_in_every_view(tmp_path: Path, left_half:
     scale = keras.layers.Dense(3, use_bias=False)
     network = keras.Model(left_half.input, scale(left_half.output))
     models = [partial(network.set_weights, [np.eye(3) * factor]) for factor in (1, 2)]
-    found = predict_views(network, source, np.array([3, 0, 4]), batch_size=2, views=["flip"], models=models)
+    found = predict_views(
+        network, source, np.array([3, 0, 4]), target="single", batch_size=2, views=["flip"], models=models
+    )
     assert found.dtype == np.float32
     sides = np.stack([colours[[3, 0, 4], side] / 100.0 for side in (0, 1)])
     np.testing.assert_allclose(found, softmax(np.stack([sides, 2 * sides]), axis=-1), atol=1e-5)
@@ -64,8 +66,10 @@ def test_one_network_is_traced_once_for_all_rows_views_and_models(tmp_path: Path
     source, _ = pictures(tmp_path, 7)
     network = keras.Model(left_half.input, left_half.output)
     for rows in (7, 3, 1):
-        predict(network, source, np.arange(rows), batch_size=4)
-        predict_views(network, source, np.arange(rows), batch_size=4, views=["flip"], models=[lambda: None] * 2)
+        predict(network, source, np.arange(rows), target="single", batch_size=4)
+        predict_views(
+            network, source, np.arange(rows), target="single", batch_size=4, views=["flip"], models=[lambda: None] * 2
+        )
     assert network.predict_function.experimental_get_tracing_count() == 1
 
 
@@ -79,7 +83,7 @@ def test_what_the_check_raises_ends_the_prediction(tmp_path: Path, left_half: An
             raise OutOfTime("too late", expected="in time", next_step="again")
 
     with pytest.raises(OutOfTime, match="too late"):
-        predict(left_half, source, np.arange(7), batch_size=2, check=check)
+        predict(left_half, source, np.arange(7), target="single", batch_size=2, check=check)
     assert len(calls) == 3
 
 
