@@ -66,7 +66,8 @@ if __name__ == "__main__":
             predict(network, pictures, order[:count], target="single", batch_size=size).tolist()
         for count, size in ((1, 8), (7, 3), (8, 4), (9, 4), (5, 1))
     }
-    views = predict_folds(run.recipe, [task.weights] * 2, pictures, classes=3, target="single", with_views=True).tolist()
+    two = [task.weights] * 2
+    views = predict_folds(run.recipe, two, pictures, classes=3, target="single", with_views=True).tolist()
     found = {"predictions": found, "views": views, "order": order.tolist(), "devices": device.replicas()}
     print("FOUND", json.dumps(found))
 """
