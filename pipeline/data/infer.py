@@ -4,7 +4,7 @@ Every conclusion comes with its reason, and with its doubt and the option that d
 possible both are named and none is taken.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,13 +21,14 @@ from pipeline.data.infer_labels import Reading
 from pipeline.data.infer_submission import Submission, choose_sample, long_ids, read_form
 from pipeline.data.infer_table import group_offers, predefined_split, train_table
 from pipeline.data.infer_wishes import Wishes
-from pipeline.data.keyed_tables import KeyedTable, Pictures, keyed_tables, namings
+from pipeline.data.keyed_tables import KeyedTable, Pictures, keyed_tables, namings, several_a_row
 from pipeline.data.tables import read_table
 from pipeline.errors import DataError, name_some
 from pipeline.settings import explain
 
 _TABLES = frozenset({".csv", ".tsv", ".txt"})
 _MOST_TEXTS = 20  # .txt files that may be tables; where there are more, there is one a picture
+_MOST_FACTS = 600  # columns of facts about a picture; of more, there is one a pixel
 _DOUBT = "in doubt"
 
 
@@ -53,9 +54,7 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
     if not pictures.places:
         if packed:
             raise refuse_container(data, packed, f"{data} holds no pictures")
-        raise DataError(
-            f"{data} holds no pictures", expected="picture files in it or below it", next_step="check --data"
-        )
+        raise _no_pictures(data, _tables(data, _of(files, _TABLES)))
     tables = _tables(data, _of(files, _TABLES))
     sample, why = choose_sample(list(tables), wishes.sample, wishes.table)
     asked = tables[sample] if sample else None
@@ -65,7 +64,7 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
     if keyed:
         train, reading = _from_table(keyed, asked, wishes, findings)
     else:
-        train, reading = _from_folders(pictures, wishes, findings)
+        train, reading = _from_folders(pictures, tables, wishes, findings)
     test, long = _test(pictures, packed, train, reading, asked, wishes, findings)
     submission = read_form(
         asked, classes=reading.classes, target=reading.target, separator=reading.separator, long=long, wishes=wishes
@@ -112,6 +111,20 @@ def _tables(data: Path, files: list[Path]) -> dict[str, pd.DataFrame]:
         if len(table.columns) > 1 or not may_be_text:
             tables[path.relative_to(data).as_posix()] = table
     return tables
+
+
+def _no_pictures(data: Path, tables: Mapping[str, pd.DataFrame]) -> DataError:
+    of_pixels = [
+        name for name, table in tables.items() if len(table.columns) > _MOST_FACTS or "pixels" in table.columns
+    ]
+    if of_pixels:
+        return DataError(
+            f"{data} holds no picture files; those of {of_pixels[0]} seem to be numbers",
+            expected="picture files, and a table of their names and labels",
+            next_step="write each row to a PNG file named like its id (PIL.Image.fromarray), and the ids and labels to "
+            "a table",
+        )
+    return DataError(f"{data} holds no pictures", expected="picture files in it or below it", next_step="check --data")
 
 
 def _keyed(pictures: Pictures, tables: dict[str, pd.DataFrame], sample: str | None, wishes: Wishes) -> list[KeyedTable]:
@@ -188,8 +201,22 @@ def _offers(keyed: KeyedTable, reading: Reading) -> Iterator[Finding]:
         yield Finding("train.group_column", "none", f"{what}; {cost}: {option}")
 
 
-def _from_folders(pictures: Pictures, wishes: Wishes, findings: list[Finding]) -> tuple[TrainData, Reading]:
-    train, classes, why = train_from_folders(pictures, wishes.pictures, wishes.label_pattern)
+def _from_folders(
+    pictures: Pictures, tables: Mapping[str, pd.DataFrame], wishes: Wishes, findings: list[Finding]
+) -> tuple[TrainData, Reading]:
+    try:
+        train, classes, why = train_from_folders(pictures, wishes.pictures, wishes.label_pattern)
+    except DataError:
+        several = several_a_row(pictures, tables)
+        if several is None:
+            raise
+        table, column, places = several
+        raise DataError(
+            f"each value of column {column!r} of {table} is of several pictures, such as {name_some(places, limit=4)}",
+            expected="one picture a row",
+            next_step="write a table with a row a picture and its file's name; or, if several are channels of one "
+            "picture, join them in one file named like the id",
+        ) from None
     if train.label_pattern:
         other = "--label-pattern" if wishes.label_pattern else "another: --label-pattern"
         findings.append(Finding("train.pictures", train.pictures, "no table names the pictures"))

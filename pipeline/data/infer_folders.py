@@ -179,7 +179,7 @@ def _pattern(pictures: Pictures, folder: str) -> str | None:
         compiled = re.compile(pattern)
         counts = Counter(label_in_path(name, compiled) for name in names)
         words = {re.sub(r"[\W\d_]+", "", label) for label in counts}  # IMG_20190101 and IMG_20190102 are no classes
-        if all(words) and len(words) >= 2 and len(counts) <= len(names) / 2 and min(counts.values()) > 1:
+        if all(words) and len(words) > 1 and min(counts.values()) > 1:
             return pattern
     return None
 

@@ -1,7 +1,6 @@
 """Which columns of a table are the labels, whether a picture has one or several, and how sure that is."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,10 +14,9 @@ from pipeline.data.row_labels import BINARY, labels_in
 from pipeline.errors import DataError, name_some
 from pipeline.targets import class_names, split_names
 
-SEPARATORS = (";", ",", "|", " ")  # the blank last: it follows the others, too
+SEPARATORS = (";", ",", "|", " ")
 _LABEL_NAMES = {"label", "labels", "category", "class", "target", "class_name", "classname", "class_label"}
-_COMPOSED = 0.5  # of the cells with a separator must be made of names that recur, for the cells to hold several
-_ALONE = 0.75  # of the names in these must stand alone in a cell
+_ALONE = 0.75  # of the names in cells that hold several stand alone in others
 _MANY_NAMES = 5_000  # cells that are looked at to find out
 
 
@@ -70,10 +68,9 @@ def read_labels(keyed: KeyedTable, sample: pd.DataFrame | None, wishes: Wishes) 
 def separator_of(cells: Iterable[str], shown: Iterable[str] = ()) -> tuple[str, str] | None:
     """What stands between the names in cells that hold several, and an example; None where a cell is one name.
 
-    A cell is taken for several names where each of them stands in other cells, too, and it without one of them, or one
-    of them alone, is a cell as well: `rust scab` where there are `rust` and `scab`. That has to be so of half of the
-    cells with separators, and most of the names have to stand alone somewhere, as `dark` of 'dark red' does not, or the
-    sample submission to name several. 'ace of clubs' is one name.
+    Cells hold several where most of the names in them stand alone in others, as `dark` of 'dark red' and `ace` of 'ace
+    of clubs' do not; or where the sample submission has several of the names in a cell, and that is no cell of the
+    table, or half of the cells are cells without one of their names, too.
 
     Args:
         shown: Cells of the sample submission.
@@ -84,22 +81,13 @@ def separator_of(cells: Iterable[str], shown: Iterable[str] = ()) -> tuple[str, 
         several = {name: parts for name, parts in split.items() if len(parts) > 1}
         if not several:
             continue
-        uses = Counter(part for parts in split.values() for part in parts)
-        whole = set(split.values())
-        composed = [
-            name
-            for name, parts in several.items()
-            if all(uses[part] > 1 for part in parts)
-            and any(parts - {part} in whole or frozenset({part}) in whole for part in parts)
-        ]
-        parts = set().union(*several.values())
+        whole, parts = set(split.values()), set().union(*several.values())
         alone = sum(frozenset({part}) in whole for part in parts)
-        asked = [
-            cell for cell in shown if len(_split(cell, separator)) > 1 and names_of([cell], separator) <= set(uses)
-        ]
-        if len(composed) >= _COMPOSED * len(several) and (alone >= _ALONE * len(parts) or asked):
-            return separator, composed[0]
-        if any(cell not in split for cell in asked):  # several names in an order that no row has
+        asked = [cell for cell in shown if len(_split(cell, separator)) > 1 and names_of([cell], separator) <= parts]
+        composed = sum(any(of_one - {part} in whole for part in of_one) for of_one in several.values())
+        if alone >= _ALONE * len(parts) or (
+            asked and (composed * 2 >= len(several) or not any(cell in split for cell in asked))
+        ):
             return separator, next(iter(several))
     return None
 
@@ -166,7 +154,7 @@ def _by_name(keyed: KeyedTable, columns: list[str]) -> Reading:
     if len(named) == 1:
         return Reading(column=named[0], why="its name", sure=2)
     binary = [column for column in columns if _is_binary(keyed.table[column])]
-    if not named and len(binary) > 1:
+    if len(binary) > 1:
         hot = keyed.table[binary].apply(lambda column: column.str.strip().str.lower().map(BINARY))
         if (hot.sum(axis=1) == 1).all():
             return Reading(columns=tuple(binary), why="columns of 0 and 1, one of them 1 in each row", sure=1)
@@ -198,8 +186,8 @@ def _completed(keyed: KeyedTable, reading: Reading, sample: pd.DataFrame | None,
         if found:
             separator = found[0]
             doubts.append(
-                f"cells such as {found[1]!r} hold several names, as each of these stands in other cells, too; "
-                "if each cell is one name: --target single"
+                f"cells such as {found[1]!r} are taken for several names, which are in other cells, too; if each is "
+                "one name: --target single"
             )
         elif target == "multilabel":
             raise DataError(

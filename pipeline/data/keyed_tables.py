@@ -131,6 +131,22 @@ def keyed_tables(
     return candidates
 
 
+def several_a_row(pictures: Pictures, tables: Mapping[str, pd.DataFrame]) -> tuple[str, str, list[str]] | None:
+    """A table and its column whose ids are each the beginning of several pictures' names, and those of one id."""
+    by_beginning: dict[str, list[str]] = defaultdict(list)
+    for place, stem in zip(pictures.places, pictures.keys("stem"), strict=True):
+        beginning, *rest = re.split(r"[_-](?!.*[_-])", stem)
+        if rest:
+            by_beginning[beginning].append(place)
+    for name, table in tables.items():
+        for column in table.columns:
+            probed = table[column].unique()[:_PROBED]
+            hits = [value for value in probed if len(by_beginning.get(value, ())) > 1]
+            if len(hits) > len(probed) * _ENOUGH:
+                return name, str(column), by_beginning[hits[0]]
+    return None
+
+
 def namings(ids: Iterable[str], pictures: Pictures) -> list[Naming]:
     """The ways in which most of these ids name pictures, a folder each, the plainest match.
 
@@ -139,10 +155,7 @@ def namings(ids: Iterable[str], pictures: Pictures) -> list[Naming]:
     given = list(dict.fromkeys(ids))
     best: list[Naming] = []
     for match in _MATCHES:
-        wanted = {id_key(key, match) for key in given}
-        if len(wanted) < len(given):  # two ids would name one picture
-            continue
-        found = _by_folder(wanted, pictures, match)
+        found = _by_folder({id_key(key, match) for key in given}, pictures, match)
         most = max(found.values(), default=0)
         if most > (best[0].found if best else 0):
             folders = [folder for folder, count in found.items() if count == most]

@@ -2,9 +2,11 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
@@ -158,7 +160,8 @@ def test_plant_pathology_2021(tmp_path, between):
     rows = train_index(competition)
     assert classes_of(competition, rows["label"]) == ["complex", "frog_eye", "healthy", "rust", "scab"]
     assert rows["label"][1] == "complex|frog_eye|scab"
-    assert "hold several names, as each of these stands in other cells, too" in said(findings)
+    assert "'scab" in said(findings)
+    assert "are taken for several names, which are in other cells, too; if each is one name: --target" in said(findings)
 
 
 def test_the_samples_separator_is_that_of_a_submission(tmp_path):
@@ -214,6 +217,15 @@ def test_a_sample_of_several_names_says_that_there_are_several(tmp_path, sample)
     assert (competition.submission, competition.metric) == ("names", "sample_f1")
     names = ["clear", "cloudy", "haze", "primary", "road", "water"]
     assert classes_of(competition, train_index(competition)["label"]) == names
+
+
+def test_a_sample_of_several_names_that_no_row_has(tmp_path):
+    """imet-2019-fgvc6: numbers of attributes, most of which never come twice together."""
+    data = planet(tmp_path / "d", sample="0 1 2")
+    cells = ["0 5 7", "1 6", "2 9 5", "7 8", "6 5 1 9"]
+    write_table(data / "train_v2.csv", "image_name,tags", *(f"train_{n},{cell}" for n, cell in enumerate(cells)))
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.target, competition.submission, competition.separator) == ("multilabel", "names", " ")
 
 
 def test_names_of_which_few_stand_alone_are_not_taken_apart_without_that(tmp_path):
@@ -321,6 +333,7 @@ def test_the_column_may_be_named_like_the_class_it_is_of(tmp_path):
         (("IMG_2019{}_1", "IMG_2019{}_2"), None),
         (("IMG_{}", "x{}"), None),
         (("{}", "a{}"), None),
+        (("cat.{}", "x{}y_1"), None),
     ],
 )
 def test_labels_in_names(tmp_path, names, label):
@@ -371,6 +384,41 @@ def test_leaf_classification(tmp_path):
     assert (competition.train.table, competition.train.label_column) == ("train.csv", "species")
     assert (competition.submission, competition.train.match) == ("probabilities", "stem")
     assert "its values are the sample submission's columns" in said(findings)
+
+
+def test_the_column_that_fits_the_sample_is_advised(tmp_path):
+    competition = leads_on(leaf(tmp_path / "d"), Wishes(label_column="shape1"), "the column 'shape1' of train.csv has")
+    assert competition.train.label_column == "species"
+
+
+def test_of_two_columns_with_the_samples_classes_the_one_named_so_is_the_label(tmp_path):
+    data = leaf(tmp_path / "d")
+    table = pd.read_csv(data / "train.csv", dtype=str)
+    table.assign(copy=table["species"]).to_csv(data / "train.csv", index=False)
+    assert leads_on(data, NO_WISH, "label may be 'species' or 'copy'").train.label_column == "species"
+    table.rename(columns={"species": "Class"}).assign(copy=table["species"]).to_csv(data / "train.csv", index=False)
+    assert infer("new", data, NO_WISH)[0].train.label_column == "Class"
+
+
+def test_a_column_of_the_sample_may_be_a_class_of_both(tmp_path):
+    data = tmp_path / "d"
+    names = ["cat", "dog", "cat dog"]
+    numbered(data / "train", range(6))
+    numbered(data / "test", ["t"])
+    write_table(data / "train.csv", "id,kind,x", *(f"{n},{names[n % 3]},{n}" for n in range(6)))
+    write_table(data / "sample_submission.csv", ",".join(["id", *names]), "t,0.3,0.3,0.4")
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.train.label_column, competition.target) == ("kind", "single")
+
+
+def test_columns_of_0_and_1_without_a_sample(tmp_path):
+    data = plant_2020(tmp_path / "d")
+    (data / "sample_submission.csv").unlink()
+    table = pd.read_csv(data / "train.csv", dtype=str)
+    table.assign(checked="1", place=list("vwxyz")).to_csv(data / "train.csv", index=False)
+    competition, findings = infer("new", data, NO_WISH)
+    assert competition.train.label_columns == ("healthy", "multiple_diseases", "rust", "scab")
+    assert "columns of 0 and 1, one of them 1 in each row" in said(findings)
 
 
 def state_farm(data: Path) -> Path:
@@ -430,6 +478,44 @@ def test_a_row_a_picture_and_class(tmp_path):
     assert (competition.submission, competition.separator, competition.metric) == ("long", "_", "log_loss")
     assert list(index_of_test(competition)["id"]) == ["Test_0", "Test_1"]
     assert "its ids are of a picture and a class" in said(findings)
+
+
+def facts(data: Path, **columns: Callable[[int], object]) -> Path:
+    """A table with a label and further columns, each a function of the row."""
+    numbered(data / "train", range(48))
+    rows = (",".join([str(n), "abc"[n % 3], *(str(cell(n)) for cell in columns.values())]) for n in range(48))
+    write_table(data / "train.csv", ",".join(["id", "label", *columns]), *rows)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "is_offered"),
+    [
+        ("lot_id", lambda n: n // 4, True),
+        ("patient", lambda n: n // 24, False),  # two are no groups to make folds of
+        ("patient", lambda n: f"{n // 4:02}", True),
+        ("place", lambda n: f"hill {n // 4}", True),
+        ("place", lambda n: f"hill {n // 8}", False),  # few, as of many other things
+        ("url", lambda n: f"http://{n}", False),  # each once
+        ("patient_id", lambda n: n, False),
+        ("age", lambda n: 20 + n // 4, False),
+        ("label_id", lambda n: n % 3, False),  # another name of the class
+        ("breed", lambda n: f"kind {n % 3}", False),
+    ],
+)
+def test_which_columns_are_offered_as_groups(tmp_path, name, cell, is_offered):
+    _, findings = infer("new", facts(tmp_path / "d", **{name: cell}), NO_WISH)
+    offers = [finding.reason for finding in findings if finding.key == "train.group_column"]
+    assert bool(offers) == is_offered
+    assert all(f"--group-column '{name}'" in offer for offer in offers)
+
+
+def test_a_few_sides_are_no_groups(tmp_path):
+    data = tmp_path / "d"
+    ids = [*(f"x{n}" for n in range(6)), "10_left", "10_right"]
+    numbered(data / "train", ids)
+    write_table(data / "train.csv", "id,label", *(f"{key},{n % 2}" for n, key in enumerate(ids)))
+    assert "train.group_column" not in said(infer("new", data, NO_WISH)[1])
 
 
 # Other tables
@@ -544,6 +630,55 @@ def test_a_table_of_other_facts_is_named_and_not_used(tmp_path):
     assert competition.train.table == "train.csv"
     assert "not used, as the labels are here: metadata.csv; another: --table NAME" in said(findings)
     assert infer("new", data, Wishes(table="metadata.csv", label_column="site"))[0].train.table == "metadata.csv"
+
+
+def test_train_and_test_pictures_of_the_same_ids(tmp_path):
+    data = tmp_path / "d"
+    for part in ("train", "test"):
+        numbered(data / part, range(1, 5))
+    write_table(data / "train.csv", "id,label", *(f"{n},{n % 2}" for n in range(1, 5)))
+    write_table(data / "sample_submission.csv", "id,label", *(f"{n},0.5" for n in range(1, 5)))
+    competition, _ = described(data)
+    assert (competition.train.pictures, competition.test.pictures) == ("train", "test")
+
+
+def test_a_stray_picture_is_not_the_folder_to_predict(tmp_path):
+    data = tmp_path / "d"
+    numbered(data / "images", range(1, 8))
+    numbered(data / "examples", [7])
+    write_table(data / "train.csv", "id,label", *(f"{n},{n % 2}" for n in range(1, 5)))
+    write_table(data / "sample_submission.csv", "id,label", *(f"{n},0.5" for n in (5, 6, 7)))
+    assert infer("new", data, NO_WISH)[0].test.pictures == "images"
+
+
+def test_training_pictures_in_a_folder_named_test(tmp_path):
+    data = tmp_path / "d"
+    numbered(data / "test", range(1, 5))
+    write_table(data / "all.csv", "id,label", *(f"{n},{n % 2}" for n in range(1, 5)))
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.train.pictures, competition.test) == ("test", None)
+
+
+def test_a_table_of_class_numbers_names_no_pictures(tmp_path):
+    data = tmp_path / "d"
+    for label in ("rose", "tulip"):
+        numbered(data / label, (f"{label[0]}{n}" for n in range(4)))
+    numbered(data / "rose", ["1", "2"])
+    write_table(data / "classes.csv", "number,name", *(f"{n},kind {n}" for n in range(1, 6)))
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.train.table, competition.train.pictures) == (None, ".")
+
+
+def test_a_table_of_test_pictures_is_not_the_train_table(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,breed\n"))
+    write_table(data / "test.csv", "id,age", "007,3", "008,4")
+    assert infer("new", data, NO_WISH)[0].train.table == "train.csv"
+
+
+def test_another_table_with_the_label_column_is_asked_about(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label},knee", "id,label,site\n"))
+    (data / "more.csv").write_text(rows_of("{n:03},{label}{n}", "id,label\n"))
+    assert leads_on(data, NO_WISH, "train table may be 'more.csv' or 'train.csv'").train.table == "train.csv"
 
 
 def test_the_table_with_the_samples_column_is_the_train_table(tmp_path):
@@ -703,6 +838,22 @@ def test_a_target_that_does_not_go_with_the_submission(tmp_path):
 
 
 # Bad input
+
+
+def test_several_files_a_row_are_named(tmp_path):
+    """hpa-human-protein-atlas-image-classification: a file a channel."""
+    numbered(tmp_path / "train", (f"0a{n}_{colour}" for n in range(3) for colour in ("red", "green")), suffix=".png")
+    write_table(tmp_path / "train.csv", "Id,Target", *(f"0a{n},{n} 5" for n in range(3)))
+    error = refusal(tmp_path)
+    assert "each value of column 'Id' of train.csv is of several pictures, such as train/0a0_green.png" in error.problem
+    assert "join them in one file" in error.next_step
+
+
+@pytest.mark.parametrize("columns", [",".join(f"pixel{n}" for n in range(784)), "pixels"])
+def test_pictures_that_are_numbers_in_a_table_are_named(tmp_path, columns):
+    """digit-recognizer, challenges-in-representation-learning-facial-expression-recognition-challenge"""
+    write_table(tmp_path / "train.csv", f"label,{columns}", "1" + ",0" * len(columns.split(",")))
+    assert "those of train.csv seem to be numbers" in refusal(tmp_path).problem
 
 
 def test_classes_that_differ_are_named(tmp_path):
