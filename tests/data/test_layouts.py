@@ -81,8 +81,9 @@ def test_a_metric_of_probabilities_is_never_given_labels(tmp_path, metric):
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "matthews"])
 def test_a_sample_of_zeros_is_of_classes_where_the_metric_is_of_labels(tmp_path, metric):
-    competition, _ = described(one_column(tmp_path / "d", sample="0"), Wishes(metric=metric))
+    competition, findings = described(one_column(tmp_path / "d", sample="0"), Wishes(metric=metric))
     assert (competition.submission, competition.metric) == ("class", metric)
+    assert not [finding for finding in findings if not finding.key]
 
 
 def test_a_sample_of_zeros_and_no_metric_is_in_doubt(tmp_path):
@@ -168,6 +169,21 @@ def test_the_samples_separator_is_that_of_a_submission(tmp_path):
     data = plant_2021(tmp_path / "d", between=" ", sample="healthy;scab")
     competition, _ = described(data)
     assert (competition.train.label_separator, competition.separator) == (" ", ";")
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "sample_f1"])
+def test_several_names_without_a_sample(tmp_path, metric):
+    data = plant_2021(tmp_path / "d", between=";")
+    (data / "sample_submission.csv").unlink()
+    competition, _ = described(data, Wishes(metric=metric))
+    assert competition.submission == ("names" if metric == "sample_f1" else "probabilities")
+    assert competition.separator == (";" if metric == "sample_f1" else " ")
+
+
+def test_a_class_named_like_two_others_is_one_in_the_sample(tmp_path):
+    data = plant_2021(tmp_path / "d", sample="scab frog_eye")
+    competition, _ = infer("new", data, Wishes(target="single"))
+    assert competition.submission == "class"
 
 
 def test_several_names_may_be_one(tmp_path):
@@ -720,6 +736,16 @@ def test_two_tables(tmp_path):
     data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
     (data / "more.csv").write_text(rows_of("{n:03},{label}{n}", "id,label\n"))
     assert leads_on(data, NO_WISH, "train table may be 'more.csv' or 'train.csv'").train.table == "more.csv"
+
+
+def test_a_table_of_samples_may_be_the_train_table(tmp_path):
+    """nih-chest-xrays/sample: sample_labels.csv"""
+    data = plain(tmp_path / "d", table="sample_labels.csv", text=rows_of("{n:03},{label}", "id,label\n"))
+    competition, _ = infer("new", data, Wishes(table="sample_labels.csv"))
+    assert (competition.train.table, competition.sample_submission) == ("sample_labels.csv", None)
+    write_table(data / "submission_sample.csv", "id,label", "007,a", "008,a")
+    competition, _ = infer("new", data, NO_WISH)
+    assert (competition.train.table, competition.sample_submission) == ("sample_labels.csv", "submission_sample.csv")
 
 
 def test_two_samples(tmp_path):
