@@ -167,9 +167,18 @@ def lock(path: Path, *, what: str, wait: Callable[[], object] | None = None) -> 
 
     Raises:
         BusyError: Another process holds it, and there is no `wait`.
+        DataError: It cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{what}: the lock {path} cannot be written: {error.strerror}",
+            expected="a folder where you may write, with room on the disk",
+            next_step="see to it, then run the command again; nothing was done",
+        ) from None
+    with opened as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

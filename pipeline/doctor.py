@@ -223,8 +223,9 @@ def _weights() -> Iterator[Finding]:
 
 
 def _kaggle(*, online: bool) -> Iterator[Finding]:
-    from pipeline.submit.kaggle_client import Kaggle, credentials_here
+    from pipeline.submit.kaggle_client import Kaggle
     from pipeline.submit.kaggle_errors import no_credentials
+    from pipeline.submit.kaggle_sign_in import credentials_here
 
     if not online:
         where = credentials_here()

@@ -405,6 +405,27 @@ def test_a_wait_for_a_kernel_is_not_silent(
     )
 
 
+def test_a_kernel_that_runs_is_cancelled_on_its_page_and_some_files_of_one_that_ended_are_fetched(
+    rehearse: Rehearse, workspace: Path
+) -> None:
+    runner = PlainRunner()
+    runner.go.clear()
+    rehearse(runner=runner)
+    kaggle = Kaggle.connect()
+    code = "open('submission.csv', 'w').write('id'); open('big.bin', 'w').write('big')"
+    ref = kaggle.push_kernel(write_kernel(workspace / "a-kernel", code)).ref
+    record_push(workspace, ref, 1)
+    assert "cannot be cancelled from here" in (told := refused("kernel", "cancel", "predict"))
+    assert "cancel it at http://x" in told
+    runner.go.set()
+    until(lambda: kaggle.kernel_status(ref).state == "COMPLETE")
+    assert "does not run: COMPLETE" in done("kernel", "cancel", "predict")
+    assert "fetched 1 file into kernels/predict/output/a-kernel" in done(
+        "kernel", "output", "predict", "--only", "*.csv"
+    )
+    assert [path.name for path in Path("kernels/predict/output/a-kernel").iterdir()] == ["submission.csv"]
+
+
 def test_a_kernel_is_built_before_the_sign_in(workspace: Path) -> None:
     message = refused("kernel", "run", "absent")  # there are no credentials
     assert "there is no kernel 'absent'" in message

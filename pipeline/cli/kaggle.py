@@ -263,24 +263,24 @@ def _sync(competition: str | None) -> None:
     from pipeline.artifacts import Workspace
     from pipeline.competition import load_competition
     from pipeline.submit.ledger import OPEN, Ledger, list_ledgers
-    from pipeline.submit.send import StillOpen, require_score, sync
+    from pipeline.submit.send import StillOpen, require_score
+    from pipeline.submit.sync import is_asked, sync
 
     workspace = Workspace(ROOT)
     if competition and competition not in list_ledgers(workspace):
         load_competition(competition, root=ROOT)
     ledgers = [Ledger(workspace, slug) for slug in ([competition] if competition else list_ledgers(workspace))]
-    open_ = [(ledger, entry) for ledger in ledgers for entry in ledger.read() if entry.status in OPEN]
-    here = server_meant()
-    for ledger, entry in open_:
-        if entry.server != here:
+    here, rows = server_meant(), [(ledger, entry) for ledger in ledgers for entry in ledger.read()]
+    for ledger, entry in rows:
+        if entry.server != here and entry.status in OPEN:
             ask = at_server(entry.server, "kit submit --sync", competition=ledger.slug)
             print(f"{entry.file}: left alone, it was sent to {entry.server}; ask there: {ask}")
-    asked = dict.fromkeys(ledger for ledger, entry in open_ if entry.server == here)
-    if not asked:
+    asked = dict.fromkeys(ledger for ledger, entry in rows if is_asked(entry, here))
+    kaggle = connect() if asked else None
+    found = [sync(kaggle, ledger) for ledger in asked if kaggle]
+    if not any(synced.settled or synced.open for synced in found):
         print(f"nothing is open: every submission to {_called(here)} is settled")
         return
-    kaggle = connect()
-    found = [sync(kaggle, ledger) for ledger in asked]
     settled = [entry for synced in found for entry in synced.settled]
     still_open = [entry for synced in found for entry in synced.open]
     for entry in settled:
@@ -299,7 +299,7 @@ def _sync(competition: str | None) -> None:
 
 def _openness(entry: "Entry") -> str:
     from pipeline.submit.ledger import Status
-    from pipeline.submit.send import LOST_AFTER
+    from pipeline.submit.sync import LOST_AFTER
 
     lost = datetime.fromisoformat(entry.time) + LOST_AFTER
     if entry.status is not Status.SENDING:

@@ -9,6 +9,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -227,7 +228,8 @@ def wait(
     deadline, pause, last = time.monotonic() + seconds, 1.0, ""
     while last != "COMPLETE":
         try:
-            status = kaggle.kernel_status(pushed.ref, pushed.version)
+            with kaggle.until(deadline) if seconds else nullcontext():
+                status = kaggle.kernel_status(pushed.ref, pushed.version)
         except (Unreachable, RateLimited) as error:
             # The kernel does not care whether we can ask after it.
             if time.monotonic() > deadline:

@@ -94,14 +94,19 @@ class Ledger:
         """All rows, oldest first; none where nothing was submitted yet.
 
         Raises:
-            DataError: The file was edited into something that is no ledger.
+            DataError: It cannot be read, or was edited into something that is no ledger.
         """
-        if not self.path.is_file():
-            return []
         try:
             text = self.path.read_text("utf-8-sig")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unusable("read", error) from None
+        except UnicodeDecodeError as error:
+            raise self._broken(str(error)) from None
+        try:
             lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
+        except csv.Error as error:
             raise self._broken(str(error)) from None
         if not lines or tuple(lines[0]) != COLUMNS:
             raise self._broken(f"its columns are {', '.join(lines[0]) if lines else 'missing'}")
@@ -176,7 +181,17 @@ class Ledger:
             writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows({key: _cell(value) for key, value in asdict(entry).items()} for entry in entries)
-            write_text(self.path, text.getvalue())
+            try:
+                write_text(self.path, text.getvalue())
+            except OSError as error:
+                raise self._unusable("written", error) from None
+
+    def _unusable(self, done: str, error: OSError) -> DataError:
+        return DataError(
+            f"{self.path} cannot be {done}: {error.strerror}",
+            expected="a file that you may read and write, in a folder where you may too, with room on the disk",
+            next_step="see to it: it keeps account of what was sent",
+        )
 
     def _broken(self, why: str) -> DataError:
         return DataError(

@@ -4,16 +4,13 @@ The ledger is true at every moment: a row stands in it before anything is sent, 
 SENDING until `sync` has asked the server.
 """
 
-import math
-import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.errors import BusyError, KitError, SubmissionError, counted
-from pipeline.submit.kaggle_answers import Limits, RemoteSubmission
+from pipeline.errors import DataError, KitError, SubmissionError, counted
+from pipeline.submit.kaggle_answers import Limits
 from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kaggle_errors import (
     DailyLimit,
@@ -23,11 +20,9 @@ from pipeline.submit.kaggle_errors import (
     RulesNotAccepted,
     Unreachable,
 )
-from pipeline.submit.ledger import OPEN, Entry, Ledger, Status, mark, new_tag
+from pipeline.submit.ledger import Entry, Ledger, Status, mark, new_tag
 from pipeline.submit.outgoing import Outgoing
-
-LOST_AFTER = timedelta(minutes=10)
-"""A submission whose sender died may still be on its way for so long."""
+from pipeline.submit.sync import joined, settle
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
 _LONGEST_NAME = 150  # letters of a description: were it cut short on the way, the tag would be lost
@@ -37,19 +32,6 @@ class StillOpen(KitError):
     """Not a failure: what became of a submission is not known yet, and `kit submit --sync` asks later."""
 
     exit_code = 4
-
-
-@dataclass(frozen=True)
-class Synced:
-    """What `sync` found.
-
-    Attributes:
-        settled: Rows that were open and are not any more.
-        open: Rows that still are.
-    """
-
-    settled: tuple[Entry, ...]
-    open: tuple[Entry, ...]
 
 
 def preflight(kaggle: Kaggle, slug: str, *, kernel: bool = False) -> Limits:
@@ -102,9 +84,10 @@ def submit_file(
         again: Send what was sent before.
 
     Raises:
-        SubmissionError: It was sent before.
+        SubmissionError: It was sent before, from here or from elsewhere.
+        DataError: The ledger cannot be read or written; nothing was sent.
         KaggleError: It was refused; the row is FAILED and has the reason.
-        StillOpen: It is not known whether it arrived.
+        StillOpen: It is not known whether it arrived, or it did and the ledger could not be written.
         BusyError: Another process is submitting to this competition.
     """
 
@@ -150,9 +133,18 @@ def wait_for_score(
     end, pause, trouble = time.monotonic() + minutes * 60, _FIRST_PAUSE, ""
     while True:
         try:
-            entry, trouble = _settle(ledger, entry, kaggle.submission(_ref(entry))), ""
+            with kaggle.until(end):
+                found = kaggle.submission(_ref(entry))
         except (Unreachable, RateLimited) as error:
             trouble = f" ({error.problem})"  # asking failed; the submission is where it was
+        except KaggleError as error:
+            raise StillOpen(
+                f"submission {entry.ref} is made and safe, but nothing is told of it: {error.problem}",
+                expected="a score, or that it is being scored",
+                next_step=f"{error.next_step}; then ask: kit submit --sync --competition {ledger.slug}",
+            ) from None
+        else:
+            entry, trouble = settle(ledger, entry, found), ""
         if entry.status is not Status.PENDING:
             break
         left = end - time.monotonic()
@@ -178,53 +170,6 @@ def require_score(entry: Entry) -> None:
         )
 
 
-def sync(kaggle: Kaggle, ledger: Ledger, *, now: datetime | None = None) -> Synced:
-    """Ask the server once what became of its open rows. Sends nothing.
-
-    A row that was being sent is looked for by its tag. One that is not there `LOST_AFTER` it was begun, and that
-    no living process is sending, never arrived.
-    """
-    rows = [entry for entry in ledger.read() if entry.status in OPEN and entry.server == kaggle.server]
-    if not rows:
-        return Synced((), ())
-    try:
-        with ledger.sending():
-            # Read again: a sender may have ended since.
-            open_ = {entry.tag for entry in rows}
-            rows = [entry for entry in ledger.read() if entry.tag in open_]
-            rows = _ask(kaggle, ledger, rows, now=now or datetime.now(UTC))
-    except BusyError:
-        # A row that is being sent at this moment is its sender's.
-        waiting = [entry for entry in rows if entry.status is Status.PENDING]
-        asked = _ask(kaggle, ledger, waiting, now=now or datetime.now(UTC))
-        rows = [*asked, *(entry for entry in rows if entry.status is Status.SENDING)]
-    settled = tuple(entry for entry in rows if entry.status not in OPEN)
-    return Synced(settled, tuple(entry for entry in rows if entry not in settled))
-
-
-def _ask(kaggle: Kaggle, ledger: Ledger, rows: Sequence[Entry], *, now: datetime) -> list[Entry]:
-    known = kaggle.submissions(ledger.slug) if rows else []
-    return [_settle_from(kaggle, ledger, entry, known, now=now) for entry in rows]
-
-
-def _settle_from(
-    kaggle: Kaggle, ledger: Ledger, entry: Entry, known: Sequence[RemoteSubmission], *, now: datetime
-) -> Entry:
-    for found in known:
-        if mark(entry.tag) in found.description:
-            return _settle(ledger, entry, found)
-    for found in known:
-        # A server may keep descriptions as it likes; but one with another tag is another submission.
-        if found.ref == entry.ref and not re.search(r"\[kit [0-9a-f]{8}\]", found.description):
-            return _settle(ledger, entry, found)
-    if entry.status is Status.SENDING and now - datetime.fromisoformat(entry.time) > LOST_AFTER:
-        return ledger.update(entry.tag, status=Status.FAILED, message=_joined(entry.message, "it never arrived"))
-    if entry.status is Status.PENDING and kaggle.server == "rehearsal":
-        gone = "the rehearsal was started afresh before it was scored"
-        return ledger.update(entry.tag, status=Status.ERROR, message=_joined(entry.message, gone))
-    return entry
-
-
 def _send(
     kaggle: Kaggle, ledger: Ledger, outgoing: Outgoing, send: Callable[[str], int], *, message: str, again: bool
 ) -> Entry:
@@ -245,7 +190,12 @@ def _send(
             message=note,
             tag=new_tag(),
         )
-        ledger.begin(entry, again=again)
+        try:
+            if not again:
+                _refuse_sent_elsewhere(kaggle, ledger, outgoing)
+            ledger.begin(entry, again=again)
+        except DataError as error:
+            raise _unwritten("nothing was submitted", error) from None
         try:
             ref = send(_description(outgoing, note, entry.tag))
         except OutcomeUnknown as error:
@@ -256,35 +206,51 @@ def _send(
                 next_step=f"kit submit --sync --competition {ledger.slug} looks for it, and sends nothing",
             ) from None
         except KaggleError as error:
-            ledger.update(entry.tag, status=Status.FAILED, message=_joined(note, error.problem))
+            try:
+                ledger.update(entry.tag, status=Status.FAILED, message=joined(note, error.problem))
+            except DataError as unwritten:
+                raise _unwritten(f"{outgoing.file} was not submitted: {error.problem}", unwritten) from None
             raise
-        return ledger.update(entry.tag, status=Status.PENDING, ref=ref)
+        try:
+            return ledger.update(entry.tag, status=Status.PENDING, ref=ref)
+        except DataError as error:
+            raise StillOpen(
+                f"{outgoing.file} was submitted, as number {ref}, but its row was not written: {error.problem}",
+                expected="a ledger that can be written",
+                next_step=f"{error.next_step}; then: kit submit --sync --competition {ledger.slug}",
+            ) from None
+
+
+def _unwritten(what: str, error: DataError) -> DataError:
+    return DataError(f"{what}; {error.problem}", expected=error.expected, next_step=error.next_step)
+
+
+def _refuse_sent_elsewhere(kaggle: Kaggle, ledger: Ledger, outgoing: Outgoing) -> None:
+    """Refuse what Kaggle's own list has, by the hash in its description; this ledger may not know of it."""
+    ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=kaggle.server)
+    try:
+        made = kaggle.submissions(ledger.slug)
+    except KaggleError:
+        return  # the ledger knows what was sent from here
+    for one in made:
+        if content_mark(outgoing.sha256) in one.description:
+            raise SubmissionError(
+                f"{kaggle.server} has this content already: submission {one.ref}, {one.description!r}, {one.status}",
+                expected="content that was not sent yet, because each submission counts against the daily limit",
+                next_step=f"kit submit --sync --competition {ledger.slug} looks for rows of this ledger; "
+                "--again sends it once more",
+            )
 
 
 def _description(outgoing: Outgoing, note: str, tag: str) -> str:
     name = note or outgoing.experiment or outgoing.file.rpartition("/")[2]
     score = "" if outgoing.oof_score is None else f" {outgoing.oof_score:.4f}"
-    return f"{name[:_LONGEST_NAME]}{score} {mark(tag)}"
+    return f"{name[:_LONGEST_NAME]}{score} {content_mark(outgoing.sha256)} {mark(tag)}"
 
 
-def _settle(ledger: Ledger, entry: Entry, found: RemoteSubmission) -> Entry:
-    """Write what the server says into the row, where it says something new."""
-    changes: dict[str, object] = {"ref": found.ref, "status": Status(found.status)}
-    if found.status == "COMPLETE":
-        changes |= {"public_score": _finite(found.public), "private_score": _finite(found.private)}
-    if found.status == "ERROR":
-        changes["message"] = _joined(entry.message, found.error)
-    if all(getattr(entry, name) == value for name, value in changes.items()):
-        return entry
-    return ledger.update(entry.tag, **changes)
-
-
-def _finite(score: float | None) -> float | None:
-    return score if score is not None and math.isfinite(score) else None
-
-
-def _joined(*parts: str) -> str:
-    return "; ".join(" ".join(part.split()) for part in parts if part)
+def content_mark(sha256: str) -> str:
+    """What tells the same content in a description, whoever sent it from wherever."""
+    return f"#{sha256[:12]}"
 
 
 def _ref(entry: Entry) -> int:

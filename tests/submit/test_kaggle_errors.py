@@ -306,6 +306,7 @@ def test_a_submission_that_appears_late_is_taken_and_never_made_twice(
         ({"error": "Maximum weekly GPU quota of 30.00 hours reached."}, GpuQuota, "30.00 hours"),
         ({"error": "Maximum batch GPU session count of 2 reached."}, GpuBusy, "count of 2"),
         ({"error": "Something else.", "versionNumber": 3}, InvalidKernel, "Something else"),
+        ({"error": "Phone verification is needed."}, InvalidKernel, r"(?s)needed.*next: verify your phone number at"),
         ({"error": "", "versionNumber": 0}, BadAnswer, "answered SaveKernel without the number of a version"),
         ({"versionNumber": 1, "invalidKernelSources": ["a/b"]}, InvalidKernel, "kernel a/b"),
         ({"versionNumber": 1, "invalidModelSources": ["m/n"]}, InvalidKernel, "model m/n"),

@@ -16,8 +16,9 @@ import pytest
 
 from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.server import Rehearsal
-from pipeline.submit.kaggle_client import Kaggle, credentials_here
+from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kaggle_errors import KaggleError, NoCredentials, Unreachable
+from pipeline.submit.kaggle_sign_in import credentials_here
 
 USER = "rehearsal-user"
 SECRET = "KGAT_sehr-geheim"

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ import pytest
 from pipeline.artifacts import Workspace, write_json
 from pipeline.errors import BusyError, DataError, KitError
 from pipeline.rehearsal.bent import BENT
+from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.server import Rehearsal
 from pipeline.submit import kernel_run
 from pipeline.submit.kaggle_client import Kaggle
@@ -206,3 +208,12 @@ def test_a_damaged_record_is_named(site: Site, text: str) -> None:
     write_files(site.root, {str(pushed.record(site.workspace).relative_to(site.root)): text})
     with pytest.raises(DataError, match=rf"{SLUG}\.json is damaged"):
         site.push()
+
+
+def test_waiting_for_a_kernel_ends_in_its_time_though_the_server_hangs(site: Site) -> None:
+    pushed = site.started()
+    site.server.faults.append(Fault("GetKernelSessionStatus", "hang", 0))
+    kaggle, began = Kaggle.connect(timeout=60, attempts=5), time.monotonic()
+    with pytest.raises(KitError):
+        kernel_run.wait(kaggle, pushed, seconds=1.5, on_state=lambda _state: None)
+    assert time.monotonic() - began < 1.5 + 3

@@ -20,7 +20,8 @@ from pipeline.submit.kaggle_client import Kaggle
 from pipeline.submit.kaggle_errors import DailyLimit, KaggleError, NoAccess, RulesNotAccepted, Unreachable, UploadFailed
 from pipeline.submit.ledger import Entry, Ledger, Status, new_tag
 from pipeline.submit.outgoing import Outgoing, outgoing_experiment, outgoing_file, outgoing_kernel
-from pipeline.submit.send import LOST_AFTER, StillOpen, preflight, submit_file, submit_kernel, sync, wait_for_score
+from pipeline.submit.send import StillOpen, preflight, submit_file, submit_kernel, wait_for_score
+from pipeline.submit.sync import LOST_AFTER, sync
 from tests.conftest import manifest_scores
 
 TRUTH = ["blue", "green", "red", "blue", "green", "red"]
@@ -121,7 +122,7 @@ def test_a_file_is_sent_scored_and_entered(rehearsal: Rehearsal, ledger: Ledger,
     assert before <= datetime.fromisoformat(scored.time) <= datetime.now(UTC)
     assert (scored.server, scored.file, scored.sha256) == ("rehearsal", str(path), of(path).sha256)
     [remote] = kaggle.submissions("tiny")
-    assert remote.description == f"made 0.7500 [kit {entry.tag}]"
+    assert remote.description == f"made 0.7500 #{of(path).sha256[:12]} [kit {entry.tag}]"
     assert remote.file_name == "mine.csv"
     assert preflight(kaggle, "tiny").left == 4
 
@@ -132,11 +133,12 @@ def test_a_note_stands_in_the_description_and_the_ledger(rehearsal: Rehearsal, l
     assert entry.message == "first try"
     again = submit_file(kaggle, ledger, of(csv_file, experiment="", oof_score=None), csv_file, again=True)
     descriptions = [remote.description for remote in kaggle.submissions("tiny")]
-    assert descriptions == [f"mine.csv [kit {again.tag}]", f"first try [kit {entry.tag}]"]
+    content = f"#{of(csv_file).sha256[:12]}"
+    assert descriptions == [f"mine.csv {content} [kit {again.tag}]", f"first try {content} [kit {entry.tag}]"]
     long = submit_file(kaggle, ledger, of(csv_file), csv_file, again=True, message="long " * 1000)
     [description, *_] = [remote.description for remote in kaggle.submissions("tiny")]
     assert len(description) < 200
-    assert description.endswith(f" 0.7500 [kit {long.tag}]")
+    assert description.endswith(f" 0.7500 {content} [kit {long.tag}]")
 
 
 def test_the_same_content_is_not_sent_twice(rehearsal: Rehearsal, ledger: Ledger, csv_file: Path) -> None:
