@@ -216,6 +216,11 @@ class Competition(Settings):
         if self.target not in targets or (self.target == "multilabel" and kind in SINGLE_ONLY):
             what = self.metric if self.target in targets else f"a submission of the form `{self.submission}`"
             raise ValueError(f"{what} is not for a {self.target} target")
+        counted = int(re.sub("[^0-9]", "", self.metric) or 0) if kind in ("map@K", "top_K_accuracy") else 0
+        if self.submission == "ranked" and counted > self.top:
+            raise ValueError(
+                f"{self.metric} counts {counted} names, and a submission holds {self.top}: set top: {counted}"
+            )
         if self.target == "single" and self.train.label_separator:
             raise ValueError("label_separator has no effect on a single target; several names need target: multilabel")
         if self.target == "multilabel" and not (self.train.label_separator or self.train.label_columns):

@@ -53,6 +53,10 @@ def test_what_is_written_reads_back(tmp_path):
             {"train": FOLDERS, "metric": "roc_auc"},
             "roc_auc looks at probabilities, which a submission of the form `class`",
         ),
+        (
+            {"train": FOLDERS, "metric": "map@10", "submission": "ranked"},
+            "map@10 counts 10 names, and a submission",
+        ),
         ({"train": FOLDERS, "metric": "map@5", "submission": "probability"}, "with this metric `submission` is one of"),
         ({"train": FOLDERS, "metric": "sample_f1", "submission": "names"}, "`names` is not for a single target"),
         (

@@ -72,13 +72,14 @@ def report(
     from pipeline.predictions.store import read_experiment, read_learning_curves
     from pipeline.report.report_page import Sources, build_report, write_report
 
-    rows = scan(described).rows
+    found = scan(described)
+    rows = found.rows
     finished = [read_experiment(workspace, *key) for key in list_experiments(workspace, slug)]
     load = _loader(dict(zip(rows["id"], rows["path"], strict=True)))
     made = build_report(
         Sources(
             experiments=finished,
-            labels={key: label for key, label in zip(rows["id"], rows["label"], strict=True) if label},
+            labels={k: label for k, label in zip(rows["id"], rows["label"], strict=True) if k not in found.faults},
             load=load,
             competition=described,
             named=named,

@@ -16,7 +16,8 @@ ROWS = 3
 def few_rows(competition: Competition, data: CompetitionData, *, root: Path) -> Competition:
     """The competition with `ROWS` training rows of each class and fold, in the workspace `root`.
 
-    Its folds are those of the whole; it has no test pictures and no extra rows. The pictures are linked to.
+    Its folds are those of the whole; it has no test pictures and no extra rows;
+    the sample submission says what a metric of its own is given. The pictures are linked to.
     """
     rows = data.train.assign(fold=data.folds.frame["fold"])
     kept = set(rows.groupby(["label", "fold"]).head(ROWS)["id"])
@@ -25,7 +26,7 @@ def few_rows(competition: Competition, data: CompetitionData, *, root: Path) -> 
     (folder / "data").symlink_to(competition.data.resolve())
     if competition.metric_file:
         (folder / competition.metric_file.name).symlink_to(competition.metric_file.resolve())
-    nothing: dict[str, Any] = {"test": None, "sample_submission": None, "extra": {}}
+    nothing: dict[str, Any] = {"test": None, "extra": {}}
     write_text(folder / "competition.yaml", competition.model_copy(update=nothing).to_yaml())
     own = load_competition(competition.slug, root=root)
     is_kept = rows["id"].isin(kept)

@@ -148,13 +148,23 @@ def _parts(index: pd.DataFrame, groups: pd.Series | None, *, count: int, seed: i
 
 
 def _several(index: pd.DataFrame, *, count: int, seed: int) -> NDArray[np.int64]:
-    """The part of each row of several labels; -1 for groups with a label that no other has, which is never held out."""
+    """The part of each row of several labels; -1 for groups with a label that no other has, which is never held out.
+
+    Raises:
+        DataError: No row may be held out.
+    """
     classes = sorted({name for label in index["label"] for name in split_names(label)})
     labels = label_numbers(list(index["label"]), classes, target="multilabel")
     groups = pd.factorize(_groups(index)[1])[0]
     alone = pd.DataFrame(labels.astype(bool)).groupby(groups).any().sum(axis=0).to_numpy() == 1
     shared = ~np.isin(groups, groups[labels[:, alone].any(axis=1)])
     fold = np.full(len(index), NEVER_HELD_OUT)
+    if not shared.any():
+        raise DataError(
+            f"each of the {len(index)} rows, or groups, has a label that no other has",
+            expected="labels that two rows or more have: what has no other like it is never held out",
+            next_step="check the labels, or leave the rarest out",
+        )
     fold[shared] = spread(labels[shared], pd.factorize(groups[shared])[0], count=count, seed=seed)
     return fold
 

@@ -211,6 +211,13 @@ def form_of(competition: Competition, columns: Sequence[str], classes: Sequence[
             expected=f"{what}, for a submission of the form `{competition.submission}`",
             next_step="check `submission`, train.label_column and train.label_columns in competition.yaml",
         )
+    between = [name for name in classes if competition.separator in name]
+    if between and competition.submission in ("names", "ranked"):
+        raise DataError(
+            f"the class {between[0]!r} holds {competition.separator!r}, which stands between the names of a submission",
+            expected="names without it",
+            next_step="set `separator` in competition.yaml to what stands between the names in the sample submission",
+        )
     kind = metric_kind(competition.metric)
     return Form(
         kind=competition.submission,

@@ -14,7 +14,7 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from pipeline.predictions.blend_methods import (
 )
 from pipeline.predictions.calibration import fit_temperature
 from pipeline.predictions.compare import fold_scores, sample
+from pipeline.predictions.decide import fit_decision
 from pipeline.predictions.manifests import MANIFEST
 from pipeline.predictions.metrics import METRIC_SETTINGS, Metric
 from pipeline.predictions.scores import Labels
@@ -236,6 +237,7 @@ def store_blend(
         "experiment": name,
         **{key: first.manifest[key] for key in METRIC_SETTINGS if key in first.manifest},
         "target": first.manifest["target"],
+        "decision": _decision(blend, aligned, first),
         "greater_is_better": aligned.metric.greater_is_better,
         **{f"{prefix}{key}": value for prefix in ("oof_", "") for key, value in scores.items()},
         **dict.fromkeys(("tta_score", "tta_score_se", "tta_fold_scores", "tta_gain", "tta_gain_se")),
@@ -258,6 +260,16 @@ def store_blend(
     with lock(workspace.run(first.slug, name) / "finish.lock", what=f"the result of {name}", wait=lambda: None):
         finish_experiment(workspace.oof(first.slug, name), frames, manifest)
     return manifest
+
+
+def _decision(blend: Blend, aligned: Aligned, first: Experiment) -> dict[str, Any] | None:
+    """Thresholds or cut points of the blend, where its members have some."""
+    said = first.manifest.get("decision")
+    if said is None:
+        return None
+    asked = {"at_least_one": said["at_least_one"]}
+    decision = fit_decision(aligned.metric, aligned.labels, blend.oof, aligned.folds, **asked)
+    return asdict(decision) if decision else None
 
 
 def _weakest(kinds: Sequence[str]) -> str:

@@ -68,9 +68,9 @@ def read_manifest(workspace: Workspace, slug: str, name: str) -> dict[str, Any]:
             next_step=f"run: kit train {name} {slug}",
         )
     manifest: dict[str, Any] = read_json(file)
-    if "folds" not in manifest:
+    if not {"folds", "target"} <= set(manifest):
         raise DataError(
-            f"{file} is of an earlier build of the kit: it does not say which folds it is of",
+            f"{file} is of an earlier build of the kit: it does not say which folds or which target it is of",
             expected="a result of this build",
             next_step=f"move {file.parent} away, and train {name} again",
         )

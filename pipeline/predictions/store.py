@@ -56,8 +56,13 @@ class Experiment:
 
     @property
     def submitted_score(self) -> float:
-        """The OOF score of what is submitted: of the decision's labels, where there is one."""
-        return self.decision.score if self.decision else self.score
+        """The OOF score of what is submitted: of the labels that are written, where labels are cut."""
+        said = self.manifest.get("decision")
+        return float(said["score" if said["used"] else "plain_score"]) if said else self.score
+
+    @property
+    def submitted_score_se(self) -> float:
+        return self.decision.score_se if self.decision else float(self.manifest["oof_score_se"])
 
     @property
     def classes(self) -> list[str]:

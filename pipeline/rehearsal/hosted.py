@@ -6,15 +6,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition
+from pipeline.competition import Competition, LabelledPictures
 from pipeline.data.forms import Form, form_of
 from pipeline.data.index import scan
+from pipeline.data.row_labels import labels_in
 from pipeline.data.tables import read_table
 from pipeline.errors import DataError, counted, name_some
 from pipeline.predictions.metrics import Metric, metric_of
-from pipeline.targets import JOINT, classes_of, label_numbers
+from pipeline.targets import classes_of, label_numbers
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,15 @@ class Hosted:
 
     def _score(self, said: pd.DataFrame, ids: list[str]) -> float:
         labels = label_numbers([self.solution[key] for key in ids], self.form.classes, target=self.form.target)
-        return float(self.metric.score(labels, said.loc[ids].to_numpy()))
+        found = said.loc[ids].to_numpy()
+        if self.form.kind == "ranked" and self.metric.by_place:  # who is not named has no place at all
+            own = found[np.arange(len(ids)), labels]
+            places = np.where(own > 0, np.round(1 / np.maximum(own, 1e-9)), np.iinfo(np.int32).max)
+            return float(self.metric.by_place(places.astype(np.int64)).mean())
+        try:
+            return float(self.metric.score(labels, found))
+        except DataError as error:  # a metric of the competition's own says what it does not take
+            raise ValueError(error.problem) from None
 
 
 def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> Hosted:
@@ -138,7 +148,7 @@ def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> 
 
 
 def _read_solution(path: Path, competition: Competition) -> dict[str, str]:
-    table = read_table(path)
+    table = read_table(path).drop(columns="Usage", errors="ignore")  # Kaggle's word for public and private rows
     if table.shape[1] < 2 or table.empty:
         raise DataError(
             f"{path} has {len(table)} rows and the columns {list(table.columns)}",
@@ -147,11 +157,14 @@ def _read_solution(path: Path, competition: Competition) -> dict[str, str]:
         )
     ids, labels = table.iloc[:, 0], table.iloc[:, 1].str.strip()
     several = competition.target == "multilabel"
-    if several and table.shape[1] > 2:
-        chosen = table.iloc[:, 1:] == "1"
-        labels = chosen.apply(lambda row: JOINT.join(row.index[row]), axis=1)
-    elif several:
-        labels = labels.str.split(competition.train.label_separator or competition.separator).str.join(JOINT)
+    if several:
+        key, *columns = map(str, table.columns)
+        between = competition.train.label_separator or competition.separator
+        reading = (
+            {"label_columns": columns} if len(columns) > 1 else {"label_column": columns[0], "label_separator": between}
+        )
+        source = LabelledPictures.model_validate({"pictures": ".", "table": path.name, "id_column": key, **reading})
+        labels = pd.Series(labels_in(table, source, "multilabel")[0])
     faulty = [*ids[ids.duplicated()], *([] if several else ids[labels == ""])]
     if faulty:
         raise DataError(

@@ -53,7 +53,7 @@ def write_explore_page(folder: Path, found: Exploration, shown: Showcase) -> Pat
         findings=finding_rows(found),
         variants=[vars(variant) for variant in found.variants],
         drawings=drawings,
-        class_rows=_class_rows(labelled, found.classes)[:_MOST_ROWS],
+        class_rows=_class_rows(labelled, found.classes, pictures=len(found.labelled))[:_MOST_ROWS],
         kind_rows=_kind_rows(found.pictures),
         samples=[_picture(row, images, [f"class {row.label}"]) for row in shown.samples.itertuples()],
         shown_classes=shown.samples["label"].nunique(),
@@ -80,12 +80,12 @@ def _counts(labelled: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return table.reindex(index=list(classes), columns=[p for p in ("train", "held out") if p in table], fill_value=0)
 
 
-def _class_rows(labelled: pd.DataFrame, classes: Sequence[str]) -> list[Row]:
+def _class_rows(labelled: pd.DataFrame, classes: Sequence[str], *, pictures: int) -> list[Row]:
     if labelled.empty:
         return []
     counts = _counts(labelled, classes)
     means = labelled.groupby("label")[["height", "width", "brightness"]].mean()
-    shares = counts.sum(axis=1) / labelled.index.nunique()
+    shares = counts.sum(axis=1) / pictures
     table = counts.assign(share=shares).join(means.round().astype(int).add_prefix("mean "))
     rows = _records(table.rename_axis("class").reset_index())
     return [{**row, "share": Cell(f"{row['share']:.2%}", row["share"])} for row in rows]

@@ -99,7 +99,7 @@ def predict_job(
         "folds": [int(fold) for fold in manifest["fold_scores"]],
         "size": manifest["stages"][-1]["size"],
         "tta_used": manifest["tta_used"],
-        "decision": manifest["decision"],
+        "decision": manifest.get("decision"),
         "fingerprint": manifest["fingerprint"],
     }
     recipe = parse_recipe(manifest["recipe"], source=f"of {manifest['experiment']}")

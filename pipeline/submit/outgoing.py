@@ -113,8 +113,8 @@ def _of_file(competition: Competition, path: Path, rows: int, experiment: Experi
 def _with_scores(outgoing: Outgoing, experiment: Experiment | None) -> Outgoing:
     if experiment is None:
         return outgoing
-    error = float(experiment.manifest["oof_score_se"])
-    scored = replace(outgoing, experiment=experiment.name, oof_score=experiment.submitted_score, oof_score_se=error)
+    score, error = experiment.submitted_score, experiment.submitted_score_se
+    scored = replace(outgoing, experiment=experiment.name, oof_score=score, oof_score_se=error)
     return replace(scored, folds=folds_in_words(experiment.manifest))
 
 

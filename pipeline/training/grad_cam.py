@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.decode import resize
 from pipeline.progress import Progress
+from pipeline.targets import require_single
 from pipeline.training.device import gradient
 from pipeline.training.network import load_network, load_weights
 from pipeline.training.predict import FoldModels
@@ -72,6 +73,7 @@ def mistake_maps(
     folds = dict(zip(stored.oof["id"], stored.oof["fold"], strict=True))
     some = next(iter(models.weights.values()))  # not the published ones, which need not be here
     network, loaded = load_network(models.recipe, classes=len(classes), weights=some), None
+    require_single(models.competition.target, "Grad-CAM of mistakes")
     found: dict[str, Maps] = {}
     ordered = sorted(mistakes, key=lambda mistake: folds[mistake[0]])
     for key, predicted, true in Progress(ordered, desc=f"Grad-CAM of {stored.name}", leave=False, disable=None):

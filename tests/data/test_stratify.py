@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.data.folds import inner_rows, make_folds
 from pipeline.data.stratify import spread
+from pipeline.errors import DataError
 
 
 def drawn(rows: int = 300, classes: int = 6, seed: int = 0) -> np.ndarray:
@@ -51,6 +52,11 @@ def test_folds_of_several_labels() -> None:
         has = rows["label"].str.split("|").map(lambda names, name=name: name in names).to_numpy()
         assert np.ptp(np.bincount(fold[has & (fold >= 0)])) <= 1
     assert (np.bincount(fold[:-1]) == 8).all()
+
+
+def test_labels_that_one_row_has_each_make_no_folds() -> None:
+    with pytest.raises(DataError, match="each of the 3 rows, or groups, has a label that no other has"):
+        make_folds(index(["a", "b", "c"]), folds=2, seed=0, target="multilabel")
 
 
 def test_inner_rows_of_several_labels() -> None:

@@ -8,9 +8,9 @@ import pytest
 from pipeline.competition import Competition
 from pipeline.data.forms import Form
 from pipeline.errors import DataError
-from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.metrics import METRICS, metric_of
 from pipeline.rehearsal.hosted import Hosted, Score, hosted_from
-from tests.conftest import host_tiny, write_competition, write_table
+from tests.conftest import host_tiny, make_pictures, write_competition, write_table
 
 LABELS = {f"p{number}": "cat" if number % 2 else "dog" for number in range(10)}
 
@@ -108,6 +108,44 @@ def test_rows_without_probabilities_are_refused(tmp_path: Path, row: str, compla
     competition = hosted(solution={"p0": "cat"}, form=PROBABILITIES)
     with pytest.raises(ValueError, match=complaint):
         competition.score(write_table(tmp_path / "s.csv", "id,cat,dog", row))
+
+
+def test_fewer_names_than_count_are_no_places_for_the_others(tmp_path: Path) -> None:
+    form = Form("ranked", "id", ("names",), tuple("abcdefgh"), top=5)
+    metric = metric_of({"metric": "map@5", "classes": list("abcdefgh")})
+    competition = hosted(solution={"p": "a", "q": "a"}, form=form, metric=metric)
+    path = write_table(tmp_path / "s.csv", "id,names", "p,h", "q,h a")
+    score = competition.score(path)
+    assert sorted([score.public, score.private]) == [0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("id,labels", ["p0,a b", "p1,b"]),
+        ("id,labels,Usage", ["p0,a b,Public", "p1,b,Private"]),
+        ("id,a,b", ["p0,1,1", "p1,0,1"]),
+        ("id,a,b", ["p0,1.0,True", "p1,0.0,1"]),
+    ],
+)
+def test_a_solution_of_several_labels(tmp_path: Path, header: str, rows: list[str]) -> None:
+    train = {"pictures": "train", "table": "t.csv", "id_column": "id", "label_columns": ["a", "b"]}
+    settings = {"train": train, "target": "multilabel", "submission": "names", "metric": "micro_f1"}
+    competition = write_competition(tmp_path, "several", **settings, sample_submission="s.csv")
+    make_pictures(competition.data / "train", {".": 2})
+    write_table(competition.data / "t.csv", "id,a,b", "000.jpg,1,0", "001.jpg,0,1")
+    write_table(competition.data / "s.csv", "id,labels", "p0,a", "p1,a")
+    made = hosted_from(competition, solution=write_table(tmp_path / "solution.csv", header, *rows))
+    assert made.solution == {"p0": "a|b", "p1": "b"}
+
+
+def test_a_solution_of_other_values_is_refused(tmp_path: Path) -> None:
+    train = {"pictures": "train", "table": "t.csv", "id_column": "id", "label_columns": ["a", "b"]}
+    settings = {"train": train, "target": "multilabel", "submission": "names", "metric": "micro_f1"}
+    competition = write_competition(tmp_path, "several", **settings, sample_submission="s.csv")
+    write_table(competition.data / "s.csv", "id,labels", "p0,a")
+    with pytest.raises(DataError, match=r"'b' of solution\.csv holds 'yes'"):
+        hosted_from(competition, solution=write_table(tmp_path / "solution.csv", "id,a,b", "p0,1,yes"))
 
 
 def test_a_competition_of_the_kit_is_hosted(tmp_path: Path) -> None:

@@ -138,8 +138,11 @@ def test_thresholds_are_fitted_on_the_other_folds_and_used_where_that_is_better(
     usual, changed = (make_submission(run.competition, stored.test, stored.classes, one) for one in (None, strict))
     assert usual["labels"].str.contains(" ").any() and not changed["labels"].str.contains(" ").all()
     assert (usual["labels"] != changed["labels"]).any()
-    manifest = {**stored.manifest, "decision": {**asdict(strict), "score": 0.5}}
-    assert replace(stored, manifest=manifest).submitted_score == 0.5
+    manifest = {**stored.manifest, "decision": {**asdict(strict), "score": 0.5, "score_se": 0.1, "plain_score": 0.4}}
+    with_it = replace(stored, manifest=manifest)
+    assert (with_it.submitted_score, with_it.submitted_score_se) == (0.5, 0.1)
+    without = replace(stored, manifest={**manifest, "decision": {**manifest["decision"], "used": False}})
+    assert without.submitted_score == 0.4, "of what is written, the likeliest where nothing is chosen"
 
 
 def test_single_pictures_get_what_the_test_pictures_got(run: Run) -> None:
