@@ -25,6 +25,7 @@ from pipeline.submit.outgoing import Outgoing
 from pipeline.submit.sync import joined, settle
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds
+_LOOK = 30.0  # seconds for a look at what was sent from elsewhere
 _LONGEST_NAME = 150  # letters of a description: were it cut short on the way, the tag would be lost
 
 
@@ -229,7 +230,8 @@ def _refuse_sent_elsewhere(kaggle: Kaggle, ledger: Ledger, outgoing: Outgoing) -
     """Refuse what Kaggle's own list has, by the hash in its description; this ledger may not know of it."""
     ledger.refuse_repeated(ledger.read(), outgoing.sha256, server=kaggle.server)
     try:
-        made = kaggle.submissions(ledger.slug)
+        with kaggle.until(time.monotonic() + _LOOK):
+            made = kaggle.submissions(ledger.slug)
     except KaggleError:
         return  # the ledger knows what was sent from here
     for one in made:

@@ -283,6 +283,12 @@ def test_a_submission_without_a_number_is_none(kaggle: Kaggle, server: Server) -
         kaggle.submit_kernel("tiny", "somebody/a-kernel", 1, file_name="out.csv", description="one")
 
 
+def test_a_submission_without_a_number_that_is_there_was_made(kaggle: Kaggle, server: Server) -> None:
+    server.say("CreateCodeSubmission", Said(200, {"message": "Could not submit to competition", "ref": 0}))
+    server.say("ListSubmissions", Said(200, {"submissions": [{"ref": 7, "description": "one"}]}))
+    assert kaggle.submit_kernel("tiny", "somebody/a-kernel", 1, file_name="out.csv", description="one") == 7
+
+
 @pytest.mark.parametrize("said", [Said(503, {}), Said(200, ""), Said(200, '{"ref": 1', length=100)])
 @pytest.mark.parametrize("appears", [True, False])
 def test_a_submission_that_appears_late_is_taken_and_never_made_twice(
