@@ -19,6 +19,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from pipeline.artifacts import Workspace, read_json, write_json
+from pipeline.competition import Target
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import DataError, KitError, OutOfMemory
 from pipeline.model.portable import portable_classifier
@@ -219,8 +220,8 @@ def test_an_average_that_destroys_the_network_is_refused(copied: Run) -> None:
 def test_what_a_file_does_not_reproduce_is_not_kept(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(network: Any) -> Any:
-        portable = portable_classifier(network)
+    def broken(network: Any, target: Target) -> Any:
+        portable = portable_classifier(network, target)
         portable.set_weights([array * 1.01 for array in portable.get_weights()])
         return portable
 
