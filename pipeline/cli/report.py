@@ -79,7 +79,12 @@ def report(
     made = build_report(
         Sources(
             experiments=finished,
-            labels={k: label for k, label in zip(rows["id"], rows["label"], strict=True) if k not in found.faults},
+            # Of several labels a row may have none; one whose picture is gone has its label all the same.
+            labels={
+                key: label
+                for key, label in zip(rows["id"], rows["label"], strict=True)
+                if label or (described.target == "multilabel" and key not in found.faults)
+            },
             load=load,
             competition=described,
             named=named,
