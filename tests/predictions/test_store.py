@@ -30,7 +30,7 @@ def frame(**options: Any) -> pd.DataFrame:
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    return {"classes": CLASSES, **manifest_scores(0.5, folds=[0]), **changes}
+    return {"classes": CLASSES, "target": "single", **manifest_scores(0.5, folds=[0]), **changes}
 
 
 def finish(workspace: Workspace, slug: str, name: str, **changes: Any) -> None:
