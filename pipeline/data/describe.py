@@ -13,7 +13,7 @@ from pipeline.data.index import scan_rows
 from pipeline.data.infer import Finding, infer
 from pipeline.data.infer_table import groups_by_pattern
 from pipeline.data.infer_wishes import Wishes
-from pipeline.data.remedies import write_groups
+from pipeline.data.remedies import refuse_groups_without_effect, write_groups
 from pipeline.errors import DataError
 
 
@@ -52,6 +52,7 @@ def init_competition(slug: str, data: Path, *, root: Path, wishes: Wishes) -> tu
         drafted = competition.model_copy(update={"folder": draft})
         try:
             if wishes.group_pattern:
+                refuse_groups_without_effect(drafted, option="--group-pattern")
                 write_groups(drafted, groups_by_pattern(list(scan_rows(drafted).rows["id"]), wishes.group_pattern))
             audited = audit(drafted)
         except DataError as error:

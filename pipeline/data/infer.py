@@ -18,16 +18,15 @@ from pipeline.data.decode import PICTURE_SUFFIXES
 from pipeline.data.files import find_files
 from pipeline.data.infer_folders import test_pictures, train_from_folders
 from pipeline.data.infer_labels import Reading
-from pipeline.data.infer_submission import Submission, choose_sample, long_ids, read_form
+from pipeline.data.infer_submission import Submission, choose_sample, is_sample, long_ids, read_form
 from pipeline.data.infer_table import group_offers, predefined_split, train_table
 from pipeline.data.infer_wishes import Wishes
 from pipeline.data.keyed_tables import KeyedTable, Pictures, keyed_tables, namings, several_a_row
-from pipeline.data.tables import read_table
+from pipeline.data.tables import read_tables
 from pipeline.errors import DataError, name_some
 from pipeline.settings import explain
 
 _TABLES = frozenset({".csv", ".tsv", ".txt"})
-_MOST_TEXTS = 20  # .txt files that may be tables; where there are more, there is one a picture
 _MOST_FACTS = 600  # columns of facts about a picture; of more, there is one a pixel
 _DOUBT = "in doubt"
 
@@ -51,11 +50,14 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
     files = find_files(data, PICTURE_SUFFIXES | _TABLES | CONTAINERS.keys())
     pictures = Pictures.of(data, _of(files, PICTURE_SUFFIXES))
     packed = _of(files, CONTAINERS)
+    read, unread = read_tables(_of(files, _TABLES))
+    tables = {path.relative_to(data).as_posix(): table for path, table in read.items()}
+    errors = {path.relative_to(data).as_posix(): error for path, error in unread.items()}
     if not pictures.places:
-        if packed:
-            raise refuse_container(data, packed, f"{data} holds no pictures")
-        raise _no_pictures(data, _tables(data, _of(files, _TABLES)))
-    tables = _tables(data, _of(files, _TABLES))
+        raise refuse_container(data, packed, f"{data} holds no pictures") if packed else _no_pictures(data, tables)
+    for name, error in errors.items():
+        if name in (wishes.table, wishes.sample) or is_sample(name):
+            raise error
     sample, why = choose_sample(list(tables), wishes.sample, wishes.table)
     asked = tables[sample] if sample else None
     columns = f"; columns {', '.join(asked.columns[:4])}" if asked is not None else ""
@@ -63,6 +65,9 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
     keyed = _keyed(pictures, tables, sample, wishes)
     if keyed:
         train, reading = _from_table(keyed, asked, wishes, findings)
+        findings += [Finding("", _DOUBT, f"not used: {error.problem}") for error in errors.values()]
+    elif errors:  # one of them may have the labels
+        raise next(iter(errors.values()))
     else:
         train, reading = _from_folders(pictures, tables, wishes, findings)
     test, long = _test(pictures, packed, train, reading, asked, wishes, findings)
@@ -92,25 +97,6 @@ def _from_data(wishes: Wishes, data: Path) -> Wishes:
 
 def _of(files: Iterable[Path], suffixes: Collection[str]) -> list[Path]:
     return [path for path in files if path.suffix.lower() in suffixes]
-
-
-def _tables(data: Path, files: list[Path]) -> dict[str, pd.DataFrame]:
-    """By their paths from `data`; a .txt file only where it can be read as a table of several columns."""
-    many = len(_of(files, {".txt"})) > _MOST_TEXTS
-    tables = {}
-    for path in files:
-        may_be_text = path.suffix.lower() == ".txt"
-        if may_be_text and many:
-            continue
-        try:
-            table = read_table(path)
-        except DataError:
-            if may_be_text:
-                continue
-            raise
-        if len(table.columns) > 1 or not may_be_text:
-            tables[path.relative_to(data).as_posix()] = table
-    return tables
 
 
 def _no_pictures(data: Path, tables: Mapping[str, pd.DataFrame]) -> DataError:

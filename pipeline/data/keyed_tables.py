@@ -212,6 +212,13 @@ def _keyed(name: str, table: pd.DataFrame, pictures: Pictures, id_column: str | 
             best = (score, str(column), found)
     if best is None:
         return None
+    if id_key(best[1], "number") in pictures.numbers:
+        header = ",".join("id" if column == best[1] else f"column {n + 1}" for n, column in enumerate(table.columns))
+        raise DataError(
+            f"the first line of {name} is a row, and no header: {best[1]!r} names a picture",
+            expected="a line with the names of the columns",
+            next_step=f"put such a line before it: sed -i '1i {header}' '{pictures.data / name}'",
+        )
     naming = one_folder(best[2], "train", "--pictures")
     return KeyedTable(name, table, best[1], naming.match, naming.folder, naming.found)
 

@@ -19,7 +19,7 @@ from pipeline.data.index import read_groups, read_quarantine
 from pipeline.errors import DataError, name_some
 
 
-def refuse_groups_without_effect(competition: Competition) -> None:
+def refuse_groups_without_effect(competition: Competition, *, option: str = "--write-groups") -> None:
     """Raise `DataError` if the data's own split makes the folds, so that no group could act on them."""
     train = competition.train
     if train.split or train.held_out_pictures:
@@ -27,7 +27,7 @@ def refuse_groups_without_effect(competition: Competition) -> None:
         raise DataError(
             f"groups have no effect on {competition.slug}: its one fold is the data's own split, {where}",
             expected="a competition whose folds the kit makes",
-            next_step="go without --write-groups; or, to have folds of the kit's own, take "
+            next_step=f"go without {option}; or, to have folds of the kit's own, take "
             f"{'split' if train.split else 'held_out_pictures'} out of {competition.folder / 'competition.yaml'}",
         )
 

@@ -14,6 +14,7 @@ from pipeline.data.decode import PICTURE_SUFFIXES
 from pipeline.errors import DataError
 
 _SEPARATORS = "\t,;"
+_MOST_TEXTS = 20
 
 
 def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
@@ -54,6 +55,30 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
             next_step="correct the column names in competition.yaml",
         )
     return table
+
+
+def read_tables(files: Iterable[Path]) -> tuple[dict[Path, pd.DataFrame], dict[Path, DataError]]:
+    """Those that can be read, and why others cannot.
+
+    A .txt file is a table only where it has several columns, and there are not so many that there seems to be one a
+    picture.
+    """
+    listed = list(files)
+    texts = {path for path in listed if path.suffix.lower() == ".txt"}
+    tables: dict[Path, pd.DataFrame] = {}
+    errors: dict[Path, DataError] = {}
+    for path in listed:
+        if path in texts and len(texts) > _MOST_TEXTS:
+            continue
+        try:
+            table = read_table(path)
+        except DataError as error:
+            if path not in texts:
+                errors[path] = error
+            continue
+        if path not in texts or len(table.columns) > 1:
+            tables[path] = table
+    return tables, errors
 
 
 def _layout(path: Path) -> tuple[dict[str, Any], list[str]]:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -631,12 +632,52 @@ def test_a_doubled_folder_of_class_folders(tmp_path):
     assert list(train_index(competition)["label"]) == ["a", "a", "b", "b"]
 
 
+def test_a_first_line_that_names_a_picture_is_no_header(tmp_path):
+    """Where nothing in the table itself says so."""
+    data = tmp_path / "d"
+    ids = ["ab1", "cd2", "ef3", "fa4", "be5"]
+    numbered(data / "train", ids)
+    write_table(data / "train.csv", *(f"{'ab'[n % 2]},{key}" for n, key in enumerate(ids)))
+    error = refusal(data)
+    assert "the first line of train.csv is a row, and no header: 'ab1' names a picture" in error.problem
+    subprocess.run(error.next_step.split(": ", 1)[1], shell=True, check=True)
+    competition, _ = described(data)
+    assert (competition.train.id_column, competition.train.label_column) == ("id", "column 1")
+    assert list(train_index(competition)["label"]) == list("aabab")
+
+
+def test_a_table_that_cannot_be_read_matters_where_it_may_have_the_labels(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    (data / "notes.csv").write_bytes("größe,x\n1,2\n".encode("latin-1"))
+    assert re.search(r"in doubt: not used: .*notes\.csv cannot be read", said(infer("new", data, NO_WISH)[1]))
+    assert "notes.csv cannot be read" in refusal(data, Wishes(table="notes.csv")).problem
+    (data / "notes.csv").rename(data / "sample.csv")
+    assert "sample.csv cannot be read" in refusal(data).problem
+    (data / "sample.csv").rename(data / "notes.csv")
+    (data / "train.csv").unlink()
+    assert "notes.csv cannot be read" in refusal(data).problem
+
+
 def test_texts_that_are_no_tables_are_ignored(tmp_path):
     data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
     (data / "readme.txt").write_text("Pictures of a and b.\n\nSee the page, and the licence.\n")
     (data / "classes.txt").write_text("a\nb\n")
     (data / "latin.txt").write_bytes("größe a\n".encode("latin-1"))
     assert infer("new", data, NO_WISH)[0].train.table == "train.csv"
+
+
+def test_a_text_a_picture_is_no_table(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    for number in range(30):
+        (data / "train" / f"{number:03}.txt").write_text("001 b\n002 a\n003 b\n004 c\n")
+    assert infer("new", data, NO_WISH)[0].train.table == "train.csv"
+
+
+def test_groups_beside_a_split_have_no_effect(tmp_path):
+    rows = rows_of("{n:03},{label},", "id,label,set\n").replace(",\n", ",train\n").replace("6,a,train", "6,a,valid")
+    with pytest.raises(DataError, match="groups have no effect on new") as caught:
+        described(plain(tmp_path / "d", text=rows), Wishes(group_pattern="(?P<group>00)"))
+    assert "--group-pattern" in caught.value.next_step
 
 
 def test_a_table_of_other_facts_is_named_and_not_used(tmp_path):
