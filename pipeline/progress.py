@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 import time
 from typing import Any
 
@@ -9,6 +10,9 @@ from tqdm import tqdm
 
 FIRST, QUIET = 2.0, 30.0
 """Seconds until the first line, and between lines: work does not fill a log."""
+
+# Its own lock is between processes, too: a semaphore that outlives one that is killed. No two of ours share a bar.
+tqdm.set_lock(threading.RLock())
 
 
 class Progress(tqdm):  # type: ignore[type-arg]

@@ -285,7 +285,7 @@ def test_an_interrupted_wait_says_what_to_do(rehearse: Rehearse, ledger: Ledger,
         time.sleep(0.3)
         process.terminate()
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert "kit submit --sync" in stderr
     assert "Traceback" not in stderr
     assert statuses(ledger) == ["PENDING"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,26 @@ def screen(shown: bytes) -> list[str]:
 @pytest.mark.parametrize(("shown", "left"), [(b"ab\rc\r\n", ["cb"]), (b"ab\r  \rc\n", ["c"])])
 def test_the_screen_is_read_as_a_terminal_draws_it(shown: bytes, left: list[str]) -> None:
     assert screen(shown) == left
+
+
+KILLED = """
+import multiprocessing, os, signal
+from pipeline.progress import Progress
+
+def work():
+    for _ in Progress(range(2), disable=None):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+
+
+def test_a_process_that_is_killed_leaves_no_semaphore_behind(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("-9\n", "")

@@ -6,7 +6,7 @@ import typer
 
 from pipeline.cli.compare import oof_compare
 from pipeline.cli.output import ROOT, CacheOption, CompetitionArgument, RecipeArgument, say_left_out
-from pipeline.cli.train import FoldOption, SetOption, WorkersOption, begin_training, machine_of, train_experiment
+from pipeline.cli.train import FoldOption, SetOption, WorkersOption, machine_of, train_experiment
 from pipeline.errors import KitError
 
 
@@ -37,8 +37,9 @@ def ablate(
     described = load_competition(competition, root=ROOT)
 
     from pipeline.training.cross_validate import folds_of, prepare
+    from pipeline.training.engines import log_to_stdout
 
-    begin_training()
+    log_to_stdout()
     machine = machine_of(workers, cache_gb)
     say_left_out(described)
     for experiment, settings in recipes.items():  # what would fail after hours is refused now

@@ -1,6 +1,5 @@
 """Commands that talk to Kaggle: download, submit, submissions."""
 
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from pipeline.cli.output import (
     competition_of,
     connect,
     require_competitions,
+    say_interrupted,
     server_meant,
     show,
     warn_of_order,
@@ -45,7 +45,6 @@ def download(
     from pipeline.submit.download import download as download_data
     from pipeline.submit.download import holds_data
 
-    _end_politely()
     check_slug(slug)
     folder = competition_folder(slug, root=ROOT)
     target = to or folder / "data"
@@ -103,7 +102,6 @@ def submit(
         raise typer.BadParameter("--sync sends nothing: --message, --again and --dry-run have no effect with it")
     if kernel is not None and competition:
         raise typer.BadParameter("--competition has no effect with --kernel: a kernel is built for one")
-    _end_politely()
     try:
         if sync:
             _sync(competition)
@@ -113,9 +111,8 @@ def submit(
             _dry_run(outgoing, again=again)
         else:
             _send(outgoing, partial(send, message=message, again=again), again=again, minutes=wait)
-    except KeyboardInterrupt:
-        typer.secho("\ninterrupted: `kit submit --sync` asks what became of it, and sends nothing", fg="red", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as interrupt:
+        say_interrupted("`kit submit --sync` asks what became of it, and sends nothing", interrupt)
 
 
 def submissions(
@@ -345,8 +342,3 @@ def _oof(score: float | None, error: float | None) -> str:
 
 def _called(server: str) -> str:
     return "rehearsal (a server on this machine; nothing leaves it)" if server == "rehearsal" else server
-
-
-def _end_politely() -> None:
-    # A polite end is an interrupt: what is half done is cleaned up.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)

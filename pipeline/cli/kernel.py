@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli import completion
-from pipeline.cli.output import ROOT, CompetitionOption, connect, server_meant
+from pipeline.cli.output import ROOT, CompetitionOption, connect, say_interrupted, server_meant
 from pipeline.session import SESSION_HOURS
 
 if TYPE_CHECKING:
@@ -332,9 +332,8 @@ def _finish(kaggle: "Kaggle", pushed: "Pushed", *, hours: float) -> None:
         except KitError as error:
             print(f"its output could not be taken over: {error}")
         raise
-    except KeyboardInterrupt:
-        typer.secho(f"\ninterrupted: {fetch_later(pushed)}", fg="red", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as interrupt:
+        say_interrupted(fetch_later(pushed), interrupt)
     fetched = _fetch(kaggle, pushed)
     if fetched.state == "stopped":
         raise KernelStopped(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.output import ROOT, CacheOption, CompetitionArgument, RecipeArgument, say_left_out
-from pipeline.cli.train import SetOption, WorkersOption, begin_training, machine_of
+from pipeline.cli.train import SetOption, WorkersOption, machine_of
 from pipeline.errors import KitError
 
 
@@ -37,9 +37,10 @@ def lr_find(
 
     from pipeline.report.figures import range_test_figure
     from pipeline.report.plots import save_figure
+    from pipeline.training.engines import log_to_stdout
     from pipeline.training.lr_find import UPDATES, find_learning_rate
 
-    begin_training()
+    log_to_stdout()
     say_left_out(described)
     print("starting a process that tries the stage, which takes some seconds", flush=True)
     found = find_learning_rate(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -43,6 +43,7 @@ RecipeArgument = Annotated[
 ExperimentArgument = Annotated[str, typer.Argument(autocompletion=completion.experiments)]
 CacheOption = Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)]
 ROOT = Path(".")
+_HALF_DONE = "nothing is left half-written; a training goes on from there by the same command"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -52,29 +53,39 @@ def reports_errors(command: Command) -> Command:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with _sigterm_interrupts():
+                return command(*args, **kwargs)
         except KitError as error:
             typer.secho(f"error: {error}", fg="red", err=True)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.secho(
-                "\ninterrupted: nothing is left half-written; a training goes on from there by the same command",
-                fg="red",
-                err=True,
-            )
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as interrupt:
+            say_interrupted(_HALF_DONE, interrupt)
 
     return run  # type: ignore[return-value]
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise _Terminated
+
+
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
+def _sigterm_interrupts() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def say_interrupted(what: str, interrupt: KeyboardInterrupt) -> NoReturn:
+    """Say what becomes of the interrupted work, and end as a shell expects it of the signal: 130, or 143 of SIGTERM."""
+    typer.secho(f"\ninterrupted: {what}", fg="red", err=True)
+    raise typer.Exit(143 if isinstance(interrupt, _Terminated) else 130) from None
 
 
 def show(rows: Sequence[dict[str, Any]], format: Format) -> None:

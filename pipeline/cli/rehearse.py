@@ -53,7 +53,6 @@ def rehearse(
     from pipeline.rehearsal.sandbox import Sandbox
     from pipeline.rehearsal.server import Rehearsal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     slug = competition or "demo"
     described = load_competition(slug, root=ROOT)
     hosted = hosted_from(

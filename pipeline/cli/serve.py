@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.output import CompetitionOption, ExperimentArgument, sigterm_interrupts
+from pipeline.cli.output import CompetitionOption, ExperimentArgument
 from pipeline.cli.predict import FoldOption, RawOption, read_models
 
 
@@ -32,7 +32,7 @@ def serve(
     from pipeline.training.device import import_tensorflow_quietly
     from pipeline.training.predict import LoadedModels
 
-    with sigterm_interrupts(), listen(host, port) as listening:
+    with listen(host, port) as listening:
         folds, title = ", ".join(map(str, models.weights)), f"{models.stored.name} on {models.stored.slug}"
         print(f"loading {title}, fold models {folds} …", flush=True)
         import_tensorflow_quietly()

@@ -2,7 +2,6 @@
 
 import math
 import re
-import signal
 import time
 from dataclasses import replace
 from functools import lru_cache
@@ -115,7 +114,10 @@ def train(
     check_backbone(settings.backbone, weights="none" if smoke else settings.weights, sizes=())
     if plan or budget:
         check_packaged(settings.backbone, settings.weights)
-    begin_training()
+
+    from pipeline.training.engines import log_to_stdout
+
+    log_to_stdout()
     experiment = "-".join([settings.name, *([budget] if budget else []), *([suffix] if suffix else [])])
     machine = machine_of(workers, cache_gb)
     print(f"{experiment} on {competition}: {settings.backbone}, {counted(len(settings.stages), 'stage', 'stages')}")
@@ -269,14 +271,6 @@ def _budgeted(
     kept = "; of the recipe it keeps " + ", ".join(found.kept) if found.kept else ": the whole recipe"
     print(f"about {duration(found.seconds)} of the {duration(seconds - used)} that are left{kept}", flush=True)
     return found.recipe, experiment, found.folds
-
-
-def begin_training() -> None:
-    """Log to stdout, and take a polite end for an interrupt: a fold's process must not go on alone."""
-    from pipeline.training.engines import log_to_stdout
-
-    log_to_stdout()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def machine_of(workers: int | None, cache_gb: float) -> "Machine":

@@ -2,12 +2,14 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar, cast
+from multiprocessing.context import SpawnProcess
+from typing import Any, NoReturn, TypeVar, cast
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -20,6 +22,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 CONTEXT = multiprocessing.get_context("spawn")
 _SMALLER = "take a smaller size, or let the stage's batches through in parts (`accumulate`)"
+_ENDING = {signal.SIGINT, signal.SIGTERM}
+_TO_END = 10.0  # seconds
 _GOES_ON = "the same command goes on after the last finished stage"
 
 
@@ -50,24 +54,23 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
     level = logger.level if logger.handlers else None
     # Not a daemon: it has children of its own, the augmentation workers.
     process = CONTEXT.Process(target=_run, args=(theirs, work, argument, level))
-    # An interrupt while it starts and imports waits until `_run` can answer it, and is not told by a traceback.
+    # A signal while it starts and imports waits until `_run` can answer it, and is not told by a traceback.
     resource_tracker.ensure_running()  # which the first start would do, and lift the block
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    theirs.close()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     answer: tuple[KitError | None, Any]
     try:
+        process.start()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        raise
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # a signal that came meanwhile is raised here
+        theirs.close()
         answer = ours.recv()
     except EOFError:
         answer = None, None
     except BaseException:
-        # An interrupt from the terminal reaches the new process, too, which then ends by itself. One that
-        # reached this process alone must not leave it behind.
-        process.join(timeout=5)
-        process.terminate()
+        _interrupt(process)
         raise
     finally:
         process.join()
@@ -83,6 +86,25 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
             next_step=(killed if process.exitcode < 0 else failed) + (f"; {afterwards}" if afterwards else ""),
         )
     return cast(R, result)
+
+
+def _interrupt(process: SpawnProcess) -> None:
+    """Let a process end by itself, cleaning up; kill it if it takes long, or if this is interrupted in its turn.
+
+    A signal from the terminal has reached it already, one that came to this process alone has not.
+    """
+    try:
+        if process.is_alive() and process.pid:
+            os.kill(process.pid, signal.SIGINT)
+        process.join(timeout=_TO_END)
+    finally:
+        process.kill()
+
+
+def _end(_number: int, _frame: object) -> NoReturn:
+    for number in _ENDING:  # once is enough: what cleans up is not to be interrupted
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def log_to_stdout(level: int = logging.INFO) -> None:
@@ -105,8 +127,10 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
     import_tensorflow_quietly()
     if level is not None:
         log_to_stdout(level)
+    for number in _ENDING:
+        signal.signal(number, _end)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         with logging_redirect_tqdm([logging.getLogger("pipeline")]):
             result = work(argument)
         connection.send((None, result))

@@ -167,7 +167,7 @@ def test_a_killed_download_leaves_nothing_that_the_next_one_trips_over(
             time.sleep(0.01)
         process.send_signal(how)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if how == signal.SIGTERM else -how)
+    assert process.returncode == (143 if how == signal.SIGTERM else -how)
     assert "Traceback" not in stderr
     assert not (work / "data").exists()
     assert fetch(work) == 32

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DataError, KitError, PictureError
+from pipeline.training import engines
 from pipeline.training.engines import fresh_process, local_process, out_of_memory
 from tests.training.conftest import Run, stage
 
@@ -68,12 +69,40 @@ def test_which_errors_say_that_memory_ran_out() -> None:
     assert not out_of_memory(RuntimeError("no such operation"))
 
 
-def test_an_interrupt_ends_the_process_of_the_fold_too(begin: Callable[..., Run]) -> None:
-    """Sent to this process alone, as `kill -INT` does; Ctrl+C in a terminal reaches both."""
-    task = begin(stage("one", epochs=10_000)).task(0)
-    killer = when_the_child_is_there(lambda _: os.kill(os.getpid(), signal.SIGINT))
+def end_when_told(folder: Path) -> None:
+    (folder / "begun").touch()
+    try:
+        time.sleep(120)
+    except KeyboardInterrupt:
+        time.sleep(0.5)  # a second signal must not come between
+        (folder / "cleaned up").touch()
+        raise
+
+
+@pytest.mark.parametrize("from_the_terminal", [None, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_lets_the_process_clean_up(tmp_path: Path, from_the_terminal: signal.Signals | None) -> None:
+    """Sent to this process alone, as `kill -INT` does, or to both."""
+
+    def interrupt(child: int) -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        if from_the_terminal:
+            os.kill(child, from_the_terminal)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    killer = when_the_child_is_there(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        local_process(task)
+        fresh_process(end_when_told, tmp_path, what="a process that is told to end")
     killer.join()
     assert multiprocessing.active_children() == []
-    assert not task.done
+    assert (tmp_path / "cleaned up").exists()
+
+
+def test_a_process_that_starts_is_ended_by_an_interrupt_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_TO_END", 0.5)
+    killer = when_the_child_is_there(lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        fresh_process(end_when_told, tmp_path, what="a process that is told to end")
+    killer.join()
+    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "begun").exists()
