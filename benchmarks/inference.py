@@ -81,7 +81,8 @@ def kit(job: Job) -> NDArray[np.float32]:
     """The mean probabilities, float32 of shape (pictures, classes); as all sides."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = Machine(cache_gb=100).open(job.paths, job.size, Path(folder))
-        return predict_folds(job.recipe, job.weights, pictures, classes=CLASSES, target="single", with_views=True)
+        each = [pictures] * len(job.weights)
+        return predict_folds(job.recipe, job.weights, each, classes=CLASSES, target="single", with_views=True)
 
 
 def files(job: Job) -> NDArray[np.float32]:

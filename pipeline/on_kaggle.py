@@ -183,16 +183,16 @@ class Session:
         from pipeline.predictions.store import prediction_frame
         from pipeline.submit.submission import write_checked
         from pipeline.training.device import import_tensorflow_quietly
-        from pipeline.training.fold import Machine
-        from pipeline.training.predict import predict_folds
+        from pipeline.training.predict import at_sizes, predict_folds
 
         import_tensorflow_quietly()
         model, competition = self.job["model"], self.competition
         bundle, test = self.bundle or self.inputs, test_index(competition)
+        sizes = [(height, width) for height, width in model["sizes"]]
         found = predict_folds(
             self.recipe,
             [bundle / f"fold-{fold}.weights.h5" for fold in model["folds"]],
-            Machine().open(list(test["path"]), tuple(model["size"]), self.workspace.cache(competition.slug)),
+            at_sizes(list(test["path"]), sizes, self.workspace.cache(competition.slug)),
             classes=len(model["classes"]),
             target=competition.target,
             with_views=model["tta_used"],

@@ -329,6 +329,10 @@ class Recipe(Settings):
             it (`training/device.py`), float32 elsewhere.
         select_on: Which rows choose the best epoch of a stage, stop it early and lower its rate: none, the `last` epoch
             being kept; `inner` (`{kind: inner, one_in: 10}`); or those of the scored `fold`.
+        end_on: Which of its stages a fold ends on, and a stage begins from. `best`: the last one that no earlier one is
+            better than, on the rows of `select_on` and by the `monitor` of the later one; with `select_on: last` on the
+            scored fold, by the competition's metric and by more than the standard error of the difference. `last`:
+            always the last.
     """
 
     name: str = Field(pattern=f"^{NAME}$")
@@ -341,6 +345,7 @@ class Recipe(Settings):
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
     seed: int = Field(default=0, ge=0)
     select_on: Annotated[SelectOn, BeforeValidator(_kind)] = OnLast()
+    end_on: Literal["best", "last"] = "best"
     stages: tuple[Stage, ...] = Field(min_length=1)
     tta: TTA = TTA()
 
@@ -369,10 +374,16 @@ class Recipe(Settings):
         if all(isinstance(stage.optimizer, LogisticRegression) for stage in self.stages):
             if self.label_smoothing:
                 raise ValueError("label_smoothing has no effect on a logistic_regression alone; leave it out")
-            if not isinstance(self.select_on, OnLast):
+            if not isinstance(self.select_on, OnLast) and not self.chooses_stage:
                 raise ValueError(
                     "select_on has no effect on a logistic_regression alone, which has no epochs; leave it out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> "Recipe":
+        if self.end_on == "last" and len(self.stages) == 1:
+            raise ValueError("end_on: last has no effect on one stage; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -406,6 +417,16 @@ class Recipe(Settings):
                     )
         return self
 
+    @property
+    def chooses_stage(self) -> bool:
+        """Whether a fold may end on another stage than the last."""
+        return self.end_on == "best" and len(self.stages) > 1
+
+    @property
+    def prediction_batch(self) -> int:
+        """The smallest of its stages: it fits the memory whichever of them a model is of."""
+        return min(stage.prediction_batch for stage in self.stages)
+
     def stage_number(self, stage: str) -> int:
         """The position, from 0, of the stage of this name, or else of this number.
 
@@ -429,6 +450,8 @@ class Recipe(Settings):
             del stage["name"]
             if not self._sees_parts(stage["batch_norm"]):
                 del stage["accumulate"]
+        if len(self.stages) == 1:
+            del content["end_on"]
         content["extra"] = sorted(self.extra)
         if Path(self.weights).is_file():
             content["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()

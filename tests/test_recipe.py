@@ -155,6 +155,7 @@ def test_resolve_size(size, expected):
         ("stages.1.augment", "heavy"),
         ("stages.1.augment", [{"HorizontalFlip": {"p": 0.5}}]),
         ("select_on", "fold"),
+        ("end_on", "last"),
         ("stages.1.monitor", "score"),
         ("stages.1.early_stopping", {"patience": 2}),
         ("stages.1.batch_norm", "trained"),
@@ -439,6 +440,22 @@ def test_what_chooses_the_epochs_can_be_said_in_a_word(given, meant):
 def test_nothing_chooses_unless_told():
     assert parse(SMALL).select_on.kind == "last"
     assert parse(SMALL).fingerprint() != parse(changed("select_on", "fold")).fingerprint()
+
+
+def test_which_stage_a_fold_ends_on_is_a_setting_where_there_are_two():
+    one = {**SMALL, "stages": SMALL["stages"][:1]}
+    assert "end_on: last has no effect on one stage" in refused({**one, "end_on": "last"})
+    assert not parse(one).chooses_stage
+    assert parse(SMALL).chooses_stage
+    assert not parse({**SMALL, "end_on": "last"}).chooses_stage
+
+
+def test_regressions_of_two_sizes_can_be_chosen_from():
+    linear = {"optimizer": "logistic_regression", "augment": "none"}
+    two = [{"name": "small", "size": [32, 32], **linear}, {"name": "large", "size": [64, 64], **linear}]
+    content = {"name": "two", "backbone": "tiny", "weights": "none", "stages": two, "select_on": "inner"}
+    assert parse(content).select_on.kind == "inner"
+    assert "select_on has no effect" in refused({**content, "end_on": "last"})
 
 
 @pytest.mark.parametrize(

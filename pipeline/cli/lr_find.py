@@ -57,7 +57,7 @@ def lr_find(
     elif found.number:
         print(
             "note: begun with the recipe's weights and a new head, as the stages before are not in runs/ (a finished "
-            "fold keeps its last stage alone).\n  A new head learns at rates that may be too high for what those "
+            "fold keeps the stage it ends on alone).\n  A new head learns at rates that may be too high for what those "
             "stages will have trained: take the suggestion as an upper limit"
         )
     own = settings.stages[found.number].learning_rate

@@ -110,7 +110,7 @@ def read_models(
 ) -> "tuple[FoldModels, float | None, str]":
     """The fold models asked for, the temperature for their probabilities, and what is to be said of these."""
     from pipeline.artifacts import Workspace
-    from pipeline.predictions.manifests import find_experiment
+    from pipeline.predictions.manifests import find_experiment, flattered_by
     from pipeline.report.tables import calibration_text
 
     workspace = Workspace(ROOT)
@@ -120,5 +120,6 @@ def read_models(
 
     models = read_fold_models(workspace, slug, name, folds=folds)
     fitted = None if raw else fit_oof_temperature(models, workspace)
-    said = calibration_text(fitted, select_on=models.stored.manifest["select_on"], models=len(models.weights), raw=raw)
+    chosen = flattered_by(models.stored.manifest)
+    said = calibration_text(fitted, chosen=chosen, models=len(models.weights), raw=raw)
     return models, fitted.value if fitted and fitted.helps else None, said

@@ -244,6 +244,7 @@ def store_blend(
         "tta_used": False,
         "tta_used_by_fold": dict.fromkeys(by_fold, False),
         "select_on": _weakest([one.manifest["select_on"] for one in experiments]),
+        "stages_chosen_on": _weakest([one.manifest.get("stages_chosen_on") for one in experiments]),
         **{key: first.manifest[key] for key in ("folds", "missing_folds")},
         "oof_rows": len(aligned.ids),
         "floors": first.manifest["floors"],
@@ -272,9 +273,9 @@ def _decision(blend: Blend, aligned: Aligned, first: Experiment) -> dict[str, An
     return asdict(decision) if decision else None
 
 
-def _weakest(kinds: Sequence[str]) -> str:
-    """How the members' epochs were chosen, of the member whose score is flattered most."""
-    return next(kind for kind in ("fold", "inner", "last") if kind in kinds)
+def _weakest(kinds: Sequence[str | None]) -> str | None:
+    """How the members' epochs or stages were chosen, of the member whose score is flattered most."""
+    return next((kind for kind in ("fold", "inner", "last") if kind in kinds), None)
 
 
 def _described(blend: Blend, experiments: Sequence[Experiment]) -> dict[str, Any]:

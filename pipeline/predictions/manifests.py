@@ -4,7 +4,7 @@ Nothing heavy is imported here: what lists or names experiments does not wait fo
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,72 @@ def extra_in_words(counts: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
+def stage_rule(select_on: str, monitor: str, metric: str) -> str:
+    """What an earlier stage is better by where a stage is left aside; see `Recipe.end_on`.
+
+    Args:
+        monitor: Of the stage that is left aside.
+    """
+    if select_on == "last":
+        return f"more than the standard error of the difference, in {metric} on the scored fold"
+    return (
+        f"{metric if monitor == 'score' else 'loss'} on the {'inner rows' if select_on == 'inner' else 'scored fold'}"
+    )
+
+
+def ended_on(manifest: Mapping[str, Any]) -> dict[int, int]:
+    """The number of the stage that each fold of an experiment ends on; the last where its manifest does not say."""
+    numbers = {stage["name"]: number for number, stage in enumerate(manifest["stages"])}
+    ends, last = manifest.get("ends_on", {}), manifest["stages"][-1]["name"]
+    return {fold: numbers[ends.get(str(fold), last)] for fold in manifest["folds"]}
+
+
+def left_aside(manifest: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Stages that were left aside, and in which folds; none of a blend."""
+    return {stage["name"]: folds for stage in manifest["stages"] if (folds := stage.get("left_aside"))}
+
+
+def stages_in_words(manifest: Mapping[str, Any]) -> str:
+    """Which stages the folds end on and were left aside, by which rule; "" where there is nothing to say."""
+    if len(manifest["stages"]) < 2:  # none: a blend
+        chosen = "stages" in flattered_by(manifest)
+        return "members left some aside by the scored rows, which flatters the score a little" if chosen else ""
+    if manifest["recipe"].get("end_on", "last") == "last":  # of an earlier build, too
+        return "the last in every fold (end_on: last)"
+    aside = left_aside(manifest)
+    if not aside:
+        return "the last in every fold, none was left aside (end_on: best)"
+    ends = ended_on(manifest)
+    names = {number: stage["name"] for number, stage in enumerate(manifest["stages"])}
+    by_stage = {names[number]: [fold for fold in ends if ends[fold] == number] for number in sorted(set(ends.values()))}
+    stages = manifest["recipe"]["stages"]
+    monitors = [stage["monitor"] for stage in stages if stage["name"] in aside]
+    rules = dict.fromkeys(stage_rule(manifest["select_on"], one, manifest["metric"]) for one in monitors)
+    flatters = ", which flatters the score a little" if manifest["select_on"] != "inner" else ""
+    return (
+        f"{_of_folds(by_stage)} (end_on: best); left aside: {_of_folds(aside)}, as an earlier stage was better by "
+        f"{' or '.join(rules)}{flatters}"
+    )
+
+
+def _of_folds(folds: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(
+        f"{name} (fold{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))})" for name, numbers in folds.items()
+    )
+
+
+def flattered_by(manifest: Mapping[str, Any]) -> list[str]:
+    """What was chosen on the scored rows, which flatters the score a little: `epochs`, `stages`, both or nothing."""
+    epochs = manifest["select_on"] == "fold"
+    return ["epochs"] * epochs + ["stages"] * bool(manifest.get("stages_chosen_on") == "fold")
+
+
+def chosen_on(manifest: Mapping[str, Any]) -> str:
+    """`select_on`, for a table; with where stages were chosen if it does not say so."""
+    found = str(manifest["select_on"])
+    return f"{found}, stages: fold" if flattered_by(manifest) == ["stages"] else found
+
+
 def require_networks(manifest: Mapping[str, Any]) -> None:
     """Refuse a blend where fold models are needed.
 
@@ -124,19 +190,19 @@ def require_networks(manifest: Mapping[str, Any]) -> None:
 
 
 def finished_weights(
-    workspace: Workspace, slug: str, experiment: str, fold: int, *, stages: int, fingerprint: str
+    workspace: Workspace, slug: str, experiment: str, fold: int, *, stage: int, fingerprint: str
 ) -> Path:
     """The file of a finished fold's weights.
 
     Args:
-        stages: How many the recipe has.
+        stage: The number of the stage that the fold ends on.
         fingerprint: Of the recipe that the experiment's result was made by.
 
     Raises:
         DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone.
     """
     folder = workspace.fold(slug, experiment, fold)
-    done, weights = folder / "fold.json", folder / f"stage-{stages - 1}" / "best.weights.h5"
+    done, weights = folder / "fold.json", folder / f"stage-{stage}" / "best.weights.h5"
     next_step = f"give the `kit train` command that made {experiment} again, or fetch its kernel's output again"
     # Weights are written from the first epoch on: `fold.json` says that there is none to come.
     if not done.is_file():

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.predictions.calibration import BINS
 from pipeline.predictions.compare import Comparison, Difference, Standing
+from pipeline.predictions.manifests import chosen_on, flattered_by
 from pipeline.report.tables import Row, format_rows, trained_seconds
 
 Manifests = Mapping[str, Mapping[str, Any]]
@@ -29,7 +30,7 @@ def comparison_rows(comparison: Comparison, manifests: Manifests) -> list[Row]:
             "macro_f1": one.macro_f1,
             "calibration_error": one.calibration_error,
             "tta_used": bool(manifests[one.name]["tta_used"]),
-            "select_on": manifests[one.name]["select_on"],
+            "select_on": chosen_on(manifests[one.name]),
             "extra_rows": _extra_rows(manifests[one.name]),
             "seconds": trained_seconds(manifests[one.name]),
             **{f"fold_{fold}": score for fold, score in one.fold_scores.items()},
@@ -66,13 +67,14 @@ def comparison_text(comparison: Comparison, manifests: Manifests) -> str:
 
 
 def selection_note(manifests: Manifests) -> str:
-    """Whose score is flattered beside the others', as its epochs were chosen on the scored rows; "" where none is."""
-    flattered = [name for name, manifest in manifests.items() if manifest["select_on"] == "fold"]
+    """Whose score is flattered beside the others', as something was chosen on the scored rows; "" where none is."""
+    flattered = {name: what for name, manifest in manifests.items() if (what := flattered_by(manifest))}
     others = [name for name in manifests if name not in flattered]
     if not flattered or not others:
         return ""
+    chosen = dict.fromkeys(one for what in flattered.values() for one in what)
     return (
-        f"epochs were chosen on the scored rows (select_on: fold) by {', '.join(flattered)} and not by "
+        f"{' or '.join(chosen)} were chosen on the scored rows by {', '.join(flattered)} and not by "
         f"{', '.join(others)}: the former are flattered a little"
     )
 
@@ -96,7 +98,7 @@ def _score_row(one: Standing, metric: str, manifests: Manifests) -> Row:
         **{name: score for name, score in beside.items() if name != metric},
         "ECE": one.calibration_error,
         "TTA": "yes" if manifest["tta_used"] else "no",
-        "select_on": manifest["select_on"],
+        "select_on": chosen_on(manifest),
         **({"extra rows": _extra_rows(manifest)} if some_have_extra_rows(manifests) else {}),
         "seconds": trained_seconds(manifest),
         "by fold": " ".join(f"{score:.3f}" for score in one.fold_scores.values()),
@@ -132,7 +134,7 @@ def comparison_notes(comparison: Comparison, role: str) -> dict[str, str]:
     """
     order = ", to first order (DeLong's placement values)" if comparison.metric.name == "roc_auc" else ""
     notes = {
-        "select_on": "what chose the epochs: fold flatters the score a little; inner and last do not",
+        "select_on": "what chose the epochs, and the stages where it is said: fold flatters the score a little",
         "ECE": f"expected calibration error, {BINS} equally wide bins of the largest probability",
         "95 % interval": f"of the difference: paired bootstrap of the rows, {comparison.resamples:,} resamples{order}",
         f"only it, only {role}": "rows that one of the two alone gets right",

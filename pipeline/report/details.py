@@ -10,10 +10,11 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.data.labels import natural
+from pipeline.errors import counted
 from pipeline.predictions.aligned import Aligned
 from pipeline.predictions.calibration import calibration
 from pipeline.predictions.compare import Standing
-from pipeline.predictions.manifests import extra_in_words, folds_in_words
+from pipeline.predictions.manifests import extra_in_words, folds_in_words, stages_in_words
 from pipeline.predictions.mistakes import class_scores, confident_mistakes, confused_pairs, confusion
 from pipeline.predictions.scores import Probabilities
 from pipeline.predictions.store import Experiment
@@ -82,6 +83,7 @@ class Details:
     wrong: int
     rows: int
     kept: str
+    kept_stages: str
     facts: Mapping[str, str]
     recipe: str
 
@@ -149,6 +151,7 @@ def describe(experiment: Experiment, standing: Standing, aligned: Aligned, curve
         wrong=len(wrong),
         rows=len(aligned.ids),
         kept=kept_epochs(manifest),
+        kept_stages=stages_in_words(manifest),
         facts=_facts(manifest, rows=len(aligned.ids)),
         recipe=yaml.safe_dump(manifest.get("recipe") or manifest.get("blend"), sort_keys=False, allow_unicode=True),
     )
@@ -209,9 +212,11 @@ def matrix_view(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, 
 
 
 def _steps(manifest: Mapping[str, Any]) -> list[Row]:
-    """The stages and TTA, each with its gain over what was before."""
+    """The stages and TTA, each with its gain over what it began from."""
     keys = ("name", "score", "score_se", "gain", "gain_se")
-    steps = [{key: stage[key] for key in keys} for stage in manifest["stages"]]
+    steps = [
+        {**{key: stage[key] for key in keys}, "left_aside": stage.get("left_aside")} for stage in manifest["stages"]
+    ]
     if manifest["tta_gain"] is not None:
         scores = {"score": manifest["tta_score"], "score_se": manifest["tta_score_se"]}
         gains = {"gain": manifest["tta_gain"], "gain_se": manifest["tta_gain_se"]}
@@ -225,11 +230,12 @@ def _step_row(step: Row, metric: str) -> Row:
         error = step["gain_se"]
         tone = "" if abs(step["gain"]) <= 1.96 * error else "good" if step["gain"] > 0 else "bad"
         gain = Cell(f"{step['gain']:+.4f} ± {error:.4f}", step["gain"], tone)
+    aside = f" (left aside in {counted(len(folds), 'fold', 'folds')})" if (folds := step.get("left_aside")) else ""
     return {
-        "stage": step["name"],
+        "stage": step["name"] + aside,
         metric: step["score"],
         "± se": step["score_se"],
-        "gain over the stage before": gain,
+        "gain over the stage it began from": gain,
     }
 
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from statistics import correlation
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.predictions.manifests import extra_in_words, folds_in_words
+from pipeline.predictions.manifests import chosen_on, extra_in_words, folds_in_words, left_aside, stages_in_words
 
 if TYPE_CHECKING:
     from pipeline.predictions.calibration import OofTemperature
@@ -29,7 +29,7 @@ CHOSEN_BY = {
 VALIDATED_ON = {
     "fold": "the rows it held out, which chose the epochs, too",
     "inner": "its inner rows, which chose the epochs and were not trained on",
-    "last": "the rows it held out, which chose nothing",
+    "last": "the rows it held out, which chose no epoch",
 }
 KEPT_EPOCH = {"fold": "best", "inner": "best", "last": "last"}
 
@@ -78,6 +78,8 @@ def result_text(manifest: Row) -> str:
         )
     if manifest["select_on"]:
         lines.append(f"epochs kept: {kept_epochs(manifest)}")
+    if kept := stages_in_words(manifest):
+        lines.append(f"stages kept: {kept}")
     if manifest.get("extra_rows"):  # a blend has none of its own
         lines.append(f"extra rows: {extra_in_words(manifest['extra_rows'])}")
     return "\n".join(lines)
@@ -111,11 +113,11 @@ def kept_epochs(manifest: Mapping[str, Any]) -> str:
     return f"those {chosen} {CHOSEN_BY[manifest['select_on']]}"
 
 
-def calibration_text(temperature: "OofTemperature | None", *, select_on: str, models: int, raw: bool) -> str:
+def calibration_text(temperature: "OofTemperature | None", *, chosen: Sequence[str], models: int, raw: bool) -> str:
     """What was done to probabilities, in one line: nothing (`raw`, or no temperature fits), or a temperature.
 
     Args:
-        select_on: Of the experiment's manifest.
+        chosen: What was chosen on the rows that it is fitted on, as of `flattered_by`.
         models: How many fold models the probabilities are the mean of.
     """
     if raw:
@@ -131,8 +133,8 @@ def calibration_text(temperature: "OofTemperature | None", *, select_on: str, mo
     ]
     if temperature.folds == 1:
         parts.append("on the rows it was fitted on, as there is one fold")
-    if select_on == "fold":
-        parts.append("on rows that chose the epochs, too (select_on: fold)")
+    if chosen:
+        parts.append(f"on rows that chose the {' and '.join(chosen)}, too")
     if models > 1:
         parts.append(f"that of the mean of {models}, shown here, is not known")
     return "; ".join(parts)
@@ -164,7 +166,7 @@ def leaderboard_rows(manifests: Sequence[Row], *, folds: Mapping[str, str | None
                 "without TTA": manifest["score"],
                 "with TTA": manifest["tta_score"],
                 "TTA used": "yes" if manifest["tta_used"] else "no",
-                "select_on": manifest["select_on"],
+                "select_on": chosen_on(manifest),
                 "extra rows": ", ".join(manifest.get("extra_rows") or ()),
                 "seconds": trained_seconds(manifest),
                 "created": manifest["created"],
@@ -258,10 +260,13 @@ def _kendall(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def _result_rows(manifest: Row) -> list[Row]:
+    aside = left_aside(manifest)
+
     def row(name: str, scores: Row, *, prefix: str = "", **more: Any) -> Row:
         score, error = scores[f"{prefix}score"], scores[f"{prefix}score_se"]
         costs = {"size": more.get("size", ""), "images/s": more.get("rate"), "seconds": more.get("seconds")}
-        return {"": name, manifest["metric"]: score, "± se": error, **costs}
+        left = {"left aside in folds": ", ".join(map(str, more.get("aside", ())))} if aside else {}
+        return {"": name, manifest["metric"]: score, "± se": error, **costs, **left}
 
     rows = [row(name, floor) for name, floor in manifest["floors"].items()]
     rows += [
@@ -271,6 +276,7 @@ def _result_rows(manifest: Row) -> list[Row]:
             size="×".join(map(str, stage["size"])),
             rate=round(stage["images_per_second"]),
             seconds=round(stage["seconds"]),
+            aside=aside.get(stage["name"], ()),
         )
         for stage in manifest["stages"]
     ]

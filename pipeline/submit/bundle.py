@@ -66,8 +66,8 @@ def gather(job: Job, recipe: Recipe, target: Path, *, workspace: Workspace, pack
         for requirement in job.packages:
             repack_wheel(requirement.partition("==")[0], files, workspace=workspace)
         if job.model:
-            known = {"stages": len(recipe.stages), "fingerprint": job.model["fingerprint"]}
-            for fold in job.model["folds"]:
+            for fold, stage in zip(job.model["folds"], job.model["stages"], strict=True):
+                known = {"stage": stage, "fingerprint": job.model["fingerprint"]}
                 weights = finished_weights(workspace, job.competition, job.experiment, fold, **known)
                 _link(weights, files, f"fold-{fold}.weights.h5")
         elif recipe.weights != "none":

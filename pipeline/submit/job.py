@@ -12,7 +12,7 @@ from pipeline.competition import Competition
 from pipeline.data.competition_data import load_data
 from pipeline.errors import DataError
 from pipeline.model.backbones import BACKBONES, check_backbone
-from pipeline.predictions.manifests import require_networks
+from pipeline.predictions.manifests import ended_on, require_networks
 from pipeline.recipe import Recipe, parse_recipe
 from pipeline.session import SESSION_HOURS
 
@@ -94,10 +94,12 @@ def predict_job(
 ) -> Job:
     """The job of predicting the test pictures with a finished experiment, by its manifest."""
     require_networks(manifest)
+    ends = ended_on(manifest)
     model = {
         "classes": manifest["classes"],
-        "folds": [int(fold) for fold in manifest["fold_scores"]],
-        "size": manifest["stages"][-1]["size"],
+        "folds": list(ends),
+        "stages": list(ends.values()),
+        "sizes": [manifest["stages"][stage]["size"] for stage in ends.values()],
         "tta_used": manifest["tta_used"],
         "decision": manifest.get("decision"),
         "fingerprint": manifest["fingerprint"],

@@ -51,6 +51,24 @@ class AverageCheck:
     members_agreement: float | None
 
 
+def require_one_size(models: FoldModels) -> None:
+    """Refuse fold models of several sizes: what their average is, a picture of one size cannot show.
+
+    Raises:
+        KitError: Folds end on stages of different sizes.
+    """
+    sizes = {fold: f"{height}×{width}" for fold, (height, width) in models.sizes.items()}
+    if len(set(sizes.values())) > 1:
+        each = ", ".join(f"fold {fold} at {size}" for fold, size in sizes.items())
+        raise KitError(
+            f"the folds of {models.stored.name} end on stages of different sizes ({each}), and an average of their "
+            "weights is of none",
+            expected="fold models of one size",
+            next_step="export the fold models and average their probabilities: leave --average out; or train again "
+            "with --set end_on=last, so that all end on the last stage",
+        )
+
+
 def average_network(recipe: Recipe, weights: Sequence[Path], *, classes: int) -> Any:
     """The recipe's network with the mean of these files' weights, BatchNorm's statistics included.
 
@@ -133,10 +151,9 @@ def require_average_holds(check: AverageCheck, *, metric: str) -> None:
 
 
 def _pictures(paths: Any, models: FoldModels, workspace: Workspace) -> Pictures:
-    return Machine().open(list(paths), models.size, workspace.cache(models.competition.slug))
+    [size] = set(models.sizes.values())  # as `require_one_size` sees to
+    return Machine().open(list(paths), size, workspace.cache(models.competition.slug))
 
 
 def _predicted(network: Any, pictures: Pictures, rows: NDArray[np.int64], models: FoldModels) -> NDArray[np.float32]:
-    return predict(
-        network, pictures, rows, target=models.competition.target, batch_size=models.recipe.stages[-1].prediction_batch
-    )
+    return predict(network, pictures, rows, target=models.competition.target, batch_size=models.recipe.prediction_batch)

@@ -2,7 +2,7 @@
 
 <folder>/README.md              the model card
 <folder>/predict.py             predicts a picture without the kit
-<folder>/model.json             classes, size, files and what the check found, for programs
+<folder>/model.json             classes, files, their sizes and what the check found, for programs
 <folder>/fold-<n>.keras|.onnx   a model a fold; or average.keras and average.onnx
 
 The folder is written whole or not at all. Every file is loaded again and held against the network it was made of.
@@ -27,7 +27,13 @@ from pipeline.model.portable import portable_classifier
 from pipeline.predictions.calibration import OofTemperature, oof_temperature
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.progress import Progress
-from pipeline.training.averaged import AverageCheck, average_network, check_average, require_average_holds
+from pipeline.training.averaged import (
+    AverageCheck,
+    average_network,
+    check_average,
+    require_average_holds,
+    require_one_size,
+)
 from pipeline.training.model_card import SCRIPT, model_card, script
 from pipeline.training.network import load_network
 from pipeline.training.onnx_file import require_memory, run_onnx, write_onnx
@@ -56,6 +62,7 @@ class ExportedFile:
 
     Attributes:
         fold: The fold whose model it is; None for the average.
+        size: Height and width in pixels of the pictures that it was scored on.
         difference: The largest difference of a probability from the network it was made of.
         oof_difference: Likewise from the stored OOF predictions of the same pictures; None for the average, which
             has none.
@@ -63,6 +70,7 @@ class ExportedFile:
 
     name: str
     fold: int | None
+    size: tuple[int, int]
     size_bytes: int
     pictures: int
     difference: float
@@ -94,6 +102,11 @@ class _Checked:
     pictures: NDArray[np.uint8]
     oof: NDArray[np.float32] | None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.pictures.shape[1:3]
+        return height, width
+
 
 def export_folds(
     *,
@@ -122,9 +135,9 @@ def export_folds(
     def networks() -> Iterator[_Checked]:
         for fold, weights in Progress(models.weights.items(), desc="fold models", leave=False, disable=None):
             network = load_network(models.recipe, classes=len(models.stored.classes), weights=weights)
-            rows = data.rows_of(fold)[:_CHECKED]
+            rows, size = data.rows_of(fold)[:_CHECKED], models.sizes[fold]
             stored = probabilities_of(oof, list(data.train["id"].iloc[rows]), models.stored.classes)
-            yield _Checked(f"fold-{fold}", fold, network, _pictures(data, models, rows), stored)
+            yield _Checked(f"fold-{fold}", fold, network, _pictures(data, rows, size), stored)
 
     scored = np.concatenate([data.rows_of(fold) for fold in models.stored.manifest["folds"]])
     before = probabilities_of(oof, list(data.train["id"].iloc[scored]), models.stored.classes)
@@ -150,12 +163,13 @@ def export_average(
     """
     folder = folder or workspace.run(slug, experiment) / "export-average"
     models, data = _prepare(workspace, slug, experiment, folder=folder, formats=formats)
+    require_one_size(models)
     files = list(models.weights.values())
     network = average_network(models.recipe, files, classes=len(models.stored.classes))
     check = check_average(network, models, data, workspace)
     require_average_holds(check, metric=models.stored.manifest["metric"])
     rows = np.flatnonzero(data.folds.frame["fold"].isin(list(models.weights)).to_numpy())[:_CHECKED]
-    made = _Checked("average", None, network, _pictures(data, models, rows), None)
+    made = _Checked("average", None, network, _pictures(data, rows, next(iter(models.sizes.values()))), None)
     return _write(folder, models, iter([made]), formats=formats, average=check)
 
 
@@ -230,8 +244,8 @@ def _earlier(folder: Path) -> set[str]:
     return set()
 
 
-def _pictures(data: CompetitionData, models: FoldModels, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    return FilePictures(tuple(data.train["path"].iloc[rows]), models.size).take(np.arange(len(rows)))
+def _pictures(data: CompetitionData, rows: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return FilePictures(tuple(data.train["path"].iloc[rows]), size).take(np.arange(len(rows)))
 
 
 def _write(
@@ -270,14 +284,13 @@ def _write(
 
 
 def _labels(models: FoldModels) -> dict[str, Any]:
-    """What a user of a file must know: also in the ONNX files themselves."""
+    """What a user of a file must know beside its size: also in the ONNX files themselves."""
     manifest = models.stored.manifest
     return {
         "competition": manifest["competition"],
         "experiment": manifest["experiment"],
         "fingerprint": manifest["fingerprint"],
         "classes": models.stored.classes,
-        "size": list(models.size),
     }
 
 
@@ -285,7 +298,7 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
     """Write one file, load it again, and hold its probabilities against the network's."""
     started = time.perf_counter()
     file = folder / f"{checked.name}.{format.value}"
-    [found] = write_and_run(portable, file, [checked.pictures], labels=_labels(models))
+    [found] = write_and_run(portable, file, [checked.pictures], labels={**_labels(models), "size": checked.size})
     expected = probabilities_of_logits(_called(checked.network, checked.pictures), models.competition.target)
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:  # nor NaN
@@ -307,6 +320,7 @@ def _export(folder: Path, portable: Any, checked: _Checked, format: ModelFormat,
     return ExportedFile(
         name=file.name,
         fold=checked.fold,
+        size=checked.size,
         size_bytes=file.stat().st_size,
         pictures=len(checked.pictures),
         difference=difference,

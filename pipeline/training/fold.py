@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Workspace, lock, write_json
+from pipeline.artifacts import Workspace, lock, read_json, write_json
 from pipeline.competition import Competition
 from pipeline.data.augment import Augmenter
 from pipeline.data.competition_data import CompetitionData, load_data, sample_form
@@ -22,12 +22,14 @@ from pipeline.data.kept import Room
 from pipeline.data.pictures import ChosenPictures, Pictures, open_pictures
 from pipeline.data.workers import WorkerPool
 from pipeline.errors import DataError, counted
+from pipeline.predictions.manifests import stage_rule
 from pipeline.predictions.metrics import metric_of
 from pipeline.predictions.store import prediction_frame, write_predictions
 from pipeline.predictions.tta import PLAIN
 from pipeline.progress import Progress
 from pipeline.recipe import LogisticRegression, OnInner, Recipe
 from pipeline.targets import label_numbers
+from pipeline.training.best_stage import best_stages
 from pipeline.training.frozen import View, freeze
 from pipeline.training.network import load_network, prediction_network, stage_seed
 from pipeline.training.stage import WEIGHTS, StageTask, stage_done, train_stage
@@ -103,9 +105,15 @@ class FoldTask:
         return open_pictures(paths, size=size, room=room)
 
     @property
+    def best_stages(self) -> list[int]:
+        """Of the finished fold: after each stage, the number of the best by then. On the last of these it ends."""
+        found: list[int] = read_json(self.folder / DONE)["best_stages"]
+        return found
+
+    @property
     def weights(self) -> Path:
         """Weights of the finished fold."""
-        return self.stage_folder(len(self.recipe.stages) - 1) / WEIGHTS
+        return self.stage_folder(self.best_stages[-1]) / WEIGHTS
 
     @property
     def limit(self) -> TimeLimit:
@@ -140,12 +148,12 @@ def train_fold(task: FoldTask) -> None:
         with WorkerPool(task.workers) as pool:
             for number in range(len(task.recipe.stages)):
                 _train_stage(task, data, number, pool)
-        test = _test_pictures(task, data)  # decoded before the clock runs, as those of the stages are
+        best = best_so_far(task, data, len(task.recipe.stages))
+        test = _test_pictures(task, data, best[-1])  # decoded before the clock runs, as those of the stages are
         begun = time.perf_counter()
-        _store_predictions(task, data, test)
-        done = {"fold": task.fold, "prediction_seconds": time.perf_counter() - begun}
-        for number in range(len(task.recipe.stages) - 1):
-            # Each stage began where the one before ended: the last one's weights are the fold's.
+        _store_predictions(task, data, test, best[-1])
+        done = {"fold": task.fold, "best_stages": best, "prediction_seconds": time.perf_counter() - begun}
+        for number in set(range(len(best))) - {best[-1]}:  # the fold's weights are those of the best stage
             (task.stage_folder(number) / WEIGHTS).unlink(missing_ok=True)
         write_json(task.folder / DONE, {**done, "fingerprint": task.recipe.fingerprint()})
 
@@ -157,14 +165,34 @@ def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: Worke
     task.limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)
     log.info("fold %d  %s begins", task.fold, task.recipe.stages[number].name)
-    asked = stage_task(task, data, number)
+    asked = stage_task(task, data, number, start=start_of(task, data, number))
     if asked.watched is not asked.held_out and not number:
         log.info("fold %d  %d inner rows choose the epochs", task.fold, len(asked.watched.rows))
     train_stage(task.recipe, asked, pool)
     _log_stage(task, stage_done(folder) or {})
+    if (best := best_so_far(task, data, number + 1)[-1]) != number:
+        _log_left_aside(task, number, best)
 
 
-def stage_task(task: FoldTask, data: CompetitionData, number: int) -> StageTask:
+def best_so_far(task: FoldTask, data: CompetitionData, count: int) -> list[int]:
+    """After each of the first `count` stages, which are done, the number of the best by then."""
+    rows = data.rows_of(task.fold)
+    return best_stages(
+        task.recipe,
+        [task.stage_folder(number) for number in range(count)],
+        ids=list(data.train["id"].iloc[rows]),
+        labels=data.labels[rows],
+        classes=data.classes,
+        metric=metric_of(task.competition, data.classes, form=sample_form),
+    )
+
+
+def start_of(task: FoldTask, data: CompetitionData, number: int) -> Path | None:
+    """The weights that stage `number` begins from, those before it being done; None for the recipe's."""
+    return task.stage_folder(best_so_far(task, data, number)[-1]) / WEIGHTS if number else None
+
+
+def stage_task(task: FoldTask, data: CompetitionData, number: int, *, start: Path | None) -> StageTask:
     """The arguments of `train_stage` for stage `number`, its pictures decoded; nothing else is done."""
     rows, folder = stage_rows(task, data, number), task.stage_folder(number)
     return StageTask(
@@ -173,7 +201,7 @@ def stage_task(task: FoldTask, data: CompetitionData, number: int) -> StageTask:
         source=rows.source,
         held_out=rows.held_out,
         watched=rows.watched,
-        start=task.stage_folder(number - 1) / WEIGHTS if number else None,
+        start=start,
         folder=folder,
         ids=list(data.train["id"].iloc[rows.held_out.rows]),
         limit=task.limit,
@@ -255,6 +283,14 @@ def _log_stage(task: FoldTask, result: dict[str, Any]) -> None:
     )
 
 
+def _log_left_aside(task: FoldTask, number: int, best: int) -> None:
+    stages = task.recipe.stages
+    what = f"{stages[number + 1].name} begins from it" if number + 1 < len(stages) else "the fold ends on it"
+    rule = stage_rule(task.recipe.select_on.kind, stages[number].monitor, task.competition.metric)
+    name, better = stages[number].name, stages[best].name
+    log.warning("fold %d  %s is left aside: %s is better by %s; %s", task.fold, name, better, rule, what)
+
+
 def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures:
     size = task.recipe.stages[number].resolve_size(data.mean_size)
     return task.open("train", list(data.train["path"]), size)
@@ -276,19 +312,18 @@ def _extra_input(task: FoldTask, data: CompetitionData, number: int) -> ExtraInp
     )
 
 
-def _test_pictures(task: FoldTask, data: CompetitionData) -> Pictures | None:
-    """At the last stage's size; None where there are none."""
-    size = task.recipe.stages[-1].resolve_size(data.mean_size)
+def _test_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures | None:
+    """At the size of stage `number`; None where there are none."""
+    size = task.recipe.stages[number].resolve_size(data.mean_size)
     return task.open("test", list(data.test["path"]), size) if len(data.test) else None
 
 
-def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | None) -> None:
-    """Predict held-out and test rows from the fold's final weights, plain and averaged over the views."""
-    last = len(task.recipe.stages) - 1
-    stage, views = task.recipe.stages[last], task.recipe.tta.views
+def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | None, number: int) -> None:
+    """Predict held-out and test rows from the weights of stage `number`, plain and averaged over the views."""
+    stage, views = task.recipe.stages[number], task.recipe.tta.views
     tested, held_out = len(data.test), data.rows_of(task.fold)
     log.info("fold %d  predicting %d held-out and %d test pictures", task.fold, len(held_out), tested)
-    by = _by_network if any(one.unfreeze for one in task.recipe.stages) else _by_head
+    by = _by_network if any(one.unfreeze for one in task.recipe.stages[: number + 1]) else _by_head
     passes = 1 + len(views)  # in batches across views, or of a head in each view's own
     apart, together = (1, passes) if by is _by_network else (passes, 1)
     batches = sum(apart * -(-rows * together // stage.prediction_batch) for rows in (len(held_out), tested))
@@ -305,8 +340,8 @@ def _store_predictions(task: FoldTask, data: CompetitionData, test: Pictures | N
             "views": views,
             "check": check,
         }
-        predicted = by(task, len(data.classes), **options)
-        parts = {"oof": (_train_pictures(task, data, last), held_out, data.train["id"])}
+        predicted = by(task, task.stage_folder(number) / WEIGHTS, len(data.classes), **options)
+        parts = {"oof": (_train_pictures(task, data, number), held_out, data.train["id"])}
         if test is not None:
             parts["test"] = (test, np.arange(tested), data.test["id"])
         for name, (source, rows, ids) in parts.items():
@@ -325,15 +360,15 @@ Predicted = Callable[[Pictures, NDArray[np.int64]], NDArray[np.float32]]
 """Class probabilities of these rows, plain and in each view: float32 of shape (1 + views, len(rows), classes)."""
 
 
-def _by_network(task: FoldTask, classes: int, **options: Any) -> Predicted:
-    network, [load] = prediction_network(task.recipe, classes=classes, weights=[task.weights])
+def _by_network(task: FoldTask, weights: Path, classes: int, **options: Any) -> Predicted:
+    network, [load] = prediction_network(task.recipe, classes=classes, weights=[weights])
     load()
     return lambda pictures, rows: np.asarray(predict_views(network, pictures, rows, **options)[0])
 
 
-def _by_head(task: FoldTask, classes: int, *, views: Sequence[str], **options: Any) -> Predicted:
+def _by_head(task: FoldTask, weights: Path, classes: int, *, views: Sequence[str], **options: Any) -> Predicted:
     """From features that all folds share, as no stage trained the backbone."""
-    network = load_network(task.recipe, classes=classes, weights=task.weights)
+    network = load_network(task.recipe, classes=classes, weights=weights)
     room = task.room(f"the features of fold {task.fold}")
     backbone, head = freeze(network, backbone=task.recipe.backbone, room=room, pool=WorkerPool(0))
 

@@ -84,6 +84,6 @@ def mistake_maps(
             loaded = folds[key]
             load_weights(network, models.weights[loaded])
         numbers = [[classes.index(predicted), classes.index(true)]]
-        first, second = grad_cam(network, resize(picture, models.size)[None], numbers)
+        first, second = grad_cam(network, resize(picture, models.sizes[folds[key]])[None], numbers)
         found[key] = first[0], second[0]
     return found

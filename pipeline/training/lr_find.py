@@ -24,11 +24,11 @@ from pipeline.recipe import Exponential, LogisticRegression, Recipe, parse_recip
 from pipeline.training.cross_validate import check_recipe, folds_of
 from pipeline.training.device import for_training
 from pipeline.training.engines import fresh_process
-from pipeline.training.fold import FoldTask, Machine, stage_task
+from pipeline.training.fold import FoldTask, Machine, stage_task, start_of
 from pipeline.training.network import compile_for, stage_network
 from pipeline.training.parts import with_parts
 from pipeline.training.result import run_identity
-from pipeline.training.stage import WEIGHTS, on_features, stage_done
+from pipeline.training.stage import on_features, stage_done
 
 LOWEST, HIGHEST, UPDATES = 1e-7, 10.0, 100
 _BETA = 0.98  # of the smoothed loss: how much of it is of the updates before
@@ -176,7 +176,7 @@ def range_test(asked: RangeTask) -> RangeTest:
             bar.update()
 
     with WorkerPool(task.workers) as pool, ErrorRelay() as relay:
-        told = stage_task(task, data, number)
+        told = stage_task(task, data, number, start=asked.start)
         network, _ = stage_network(recipe, number, told.source, classes=classes, start=asked.start)
         fitted, source, *_ = on_features(recipe, told, network, pool) or (network, told.source)
         fitted = compile_for(fitted, recipe, number, source, classes=classes)
@@ -205,9 +205,9 @@ def range_test(asked: RangeTask) -> RangeTest:
 
 
 def _earlier_weights(task: FoldTask, data: CompetitionData, number: int) -> Path | None:
-    """Those that the fold's stage before ended on, if it is trained, by the same settings on the same data."""
-    run, folder = task.folder.parent, task.stage_folder(number - 1)
-    if not number or not stage_done(folder) or not (folder / WEIGHTS).is_file():
+    """Those that the stage begins from, if the fold has them, made by the same settings on the same data."""
+    run = task.folder.parent
+    if not number or not all(stage_done(task.stage_folder(one)) for one in range(number)):
         return None
     try:
         begun = parse_recipe(read_json(run / "recipe.json"), source=str(run / "recipe.json"))
@@ -215,4 +215,7 @@ def _earlier_weights(task: FoldTask, data: CompetitionData, number: int) -> Path
         return None
     before = [one.model_copy(update={"stages": one.stages[:number]}) for one in (begun, task.recipe)]
     known = {**read_json(run / "run.json"), "fingerprint": before[0].fingerprint()}
-    return folder / WEIGHTS if known == run_identity(replace(task, recipe=before[1]), data) else None
+    if known != run_identity(replace(task, recipe=before[1]), data):
+        return None
+    weights = start_of(task, data, number)
+    return weights if weights and weights.is_file() else None

@@ -3,12 +3,14 @@
 Sections after Mitchell et al., “Model Cards for Model Reporting”, FAT* 2019; the header is that of Hugging Face.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 
+from pipeline.errors import counted
 from pipeline.predictions.calibration import OofTemperature
-from pipeline.predictions.manifests import folds_in_words
+from pipeline.predictions.manifests import flattered_by, folds_in_words, stages_in_words
 from pipeline.training.averaged import AverageCheck
 from pipeline.training.predict import FoldModels
 
@@ -27,13 +29,16 @@ def read(path):
     image = image.convert("RGBA")  # what is transparent is seen on white
     return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
-model = json.load(open("model.json", encoding="utf-8"))
-(height, width), picture = model["size"], read(sys.argv[1])
-shrinks = height * width <= picture.shape[0] * picture.shape[1]
-how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-pictures = cv2.resize(picture, (width, height), interpolation=how)[None]
-files = [file["name"] for file in model["files"] if file["name"].endswith(".onnx")]
-found = [onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})[0][0] for file in files]
+def resized(picture, height, width):
+    shrinks = height * width <= picture.shape[0] * picture.shape[1]
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)[None]
+
+model, picture = json.load(open("model.json", encoding="utf-8")), read(sys.argv[1])
+found = []
+for file in model["files"]:
+    if file["name"].endswith(".onnx"):
+        pictures = resized(picture, *file["size"])
+        found.append(onnxruntime.InferenceSession(file["name"]).run(None, {"pictures": pictures})[0][0])
 probabilities = np.mean(found, axis=0)
 for number in probabilities.argsort()[::-1][:3]:
     print(f"{probabilities[number]:.4f}  {model['classes'][number]}")
@@ -42,8 +47,8 @@ _KERAS = (
     _ONNX.replace("cv2, numpy as np, onnxruntime", "cv2, keras, numpy as np")
     .replace(".onnx", ".keras")
     .replace(
-        'onnxruntime.InferenceSession(file).run(None, {"pictures": pictures})[0][0]',
-        "keras.saving.load_model(file).predict_on_batch(pictures)[0]",
+        'onnxruntime.InferenceSession(file["name"]).run(None, {"pictures": pictures})[0][0]',
+        'keras.saving.load_model(file["name"]).predict_on_batch(pictures)[0]',
     )
 )
 
@@ -64,7 +69,7 @@ def model_card(
         average: What is known of the averaged model, where it is one.
         temperature: Fitted on the plain OOF predictions; None where it cannot be, or for an average.
     """
-    manifest, (height, width) = models.stored.manifest, models.size
+    manifest = models.stored.manifest
     kinds = sorted({name.rpartition(".")[2] for name in files})
     header = {
         "library_name": kinds[0],
@@ -84,7 +89,7 @@ def model_card(
         f"```python\n{script(files)}```",
         "`.keras` files hold Keras' own layers alone and load with `keras.saving.load_model(file, safe_mode=True)`.",
         "- Input `pictures`: RGB, uint8 0..255, shape (batch, height, width, 3), turned as the EXIF says and "
-        f"stretched to {height}×{width} (height × width), the size the network was trained on last; another size "
+        f"stretched to {_sizes(models)}, the size the network was trained on last; another size "
         "runs, too, but has not been scored. The preprocessing is inside.\n"
         "- `read` and the resizing give the pixels that the network was trained and scored on. What they cannot: a "
         "picture whose EXIF block is damaged is an error, and one of 32 bits a pixel that holds values below 256 "
@@ -98,14 +103,14 @@ def model_card(
         "## Classes",
         "\n".join(f"{number}. {name}" for number, name in enumerate(models.stored.classes)),
         "## Training",
-        f"{len(models.recipe.stages)} stages, {manifest['oof_rows']} pictures held out once each in {_count(models)}"
+        f"{_stages(manifest)}, {manifest['oof_rows']} pictures held out once each in {_count(models)}"
         + (f" ({folds_in_words(manifest)} are trained). " if manifest["missing_folds"] else ". ")
         + f"Made on {manifest['created']} with {', '.join(f'{k} {v}' for k, v in manifest['versions'].items())}; "
         f"fingerprint of the recipe {manifest['fingerprint']}.",
         f"```yaml\n{yaml.safe_dump(manifest['recipe'], sort_keys=False, allow_unicode=True)}```",
         "## Limits",
         "The scores hold for pictures like those of the competition. A picture of something else gets one of the "
-        f"classes all the same, perhaps with a high probability.{_flattered(manifest['select_on'])}\n\n"
+        f"classes all the same, perhaps with a high probability.{_flattered(manifest)}\n\n"
         "Which licence the pictures and the pretrained weights have, and what it allows for a model made of them, is "
         "not said here: look it up before you pass the model on, and add `license:` to the header.",
     ]
@@ -140,10 +145,26 @@ def _count(models: FoldModels) -> str:
     return "1 fold" if number == 1 else f"{number} folds"
 
 
-def _flattered(select_on: str) -> str:
-    if select_on != "fold":
-        return ""
-    return " Each stage kept the epoch that did best on the held-out fold, which flatters the scores a little."
+def _flattered(manifest: Mapping[str, Any]) -> str:
+    chosen = {
+        "epochs": "each stage kept the epoch that did best",
+        "stages": "a stage was left aside where an earlier one did better",
+    }
+    named = " and ".join(chosen[what] for what in flattered_by(manifest))
+    return f" {named[0].upper()}{named[1:]} on the held-out fold, which flatters the scores a little." if named else ""
+
+
+def _stages(manifest: Mapping[str, Any]) -> str:
+    kept = stages_in_words(manifest)
+    return counted(len(manifest["stages"]), "stage", "stages") + f" (kept: {kept})" * bool(kept)
+
+
+def _sizes(models: FoldModels) -> str:
+    """The one size of all of them, or that of each."""
+    sizes = {fold: f"{height}×{width}" for fold, (height, width) in models.sizes.items()}
+    found = sorted(set(sizes.values()))
+    named = found[0] if len(found) == 1 else ", ".join(f"{size} for fold {fold}" for fold, size in sizes.items())
+    return f"{named} (height × width)"
 
 
 def _what(models: FoldModels, folds: Sequence[int], average: AverageCheck | None) -> str:

@@ -192,10 +192,10 @@ def reckon(
 
     Returns:
         `stages` (the fields of `StageProbe` and `bottleneck`, `epochs`, `epoch_seconds`, `seconds`), `folds`,
-        `start_seconds` and `final_seconds` (predictions at the end) of a fold, `fold_seconds`, `decode_seconds` (once
-        for all folds: of the sizes that are kept, of the test pictures, and the features of frozen backbones),
-        `total_seconds`, `session_hours`, `session_share` (how much of it is for training), `folds_a_session`,
-        `stages_a_session` (of one fold), and `early_stopping`, whether a stage may end sooner.
+        `start_seconds` and `final_seconds` (predictions at the end, by the last stage) of a fold, `fold_seconds`,
+        `decode_seconds` (once for all folds: of the sizes that are kept, of the test pictures, and the features of
+        frozen backbones), `total_seconds`, `session_hours`, `session_share` (how much of it is for training),
+        `folds_a_session`, `stages_a_session` (of one fold), and `early_stopping`, whether a stage may end sooner.
     """
     stages = [
         {

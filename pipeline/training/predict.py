@@ -1,10 +1,11 @@
 """Pictures predicted by the fold models of a finished experiment, as the test pictures were."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from pipeline.data.pictures import MemoryPictures, Pictures
 from pipeline.errors import DataError, PictureError
 from pipeline.predictions.aligned import align
 from pipeline.predictions.calibration import OofTemperature, apply_temperature, oof_temperature
-from pipeline.predictions.manifests import finished_weights, require_networks
+from pipeline.predictions.manifests import ended_on, finished_weights, require_networks
 from pipeline.predictions.store import Experiment, read_experiment, read_predictions
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, parse_recipe
@@ -34,14 +35,14 @@ class FoldModels:
 
     Attributes:
         weights: The file of each fold.
-        size: Height and width in pixels of the pictures they were trained on last.
+        sizes: Height and width in pixels of the pictures of the stage that each fold ends on.
     """
 
     stored: Experiment
     recipe: Recipe
     competition: Competition
     weights: dict[int, Path]
-    size: tuple[int, int]
+    sizes: dict[int, tuple[int, int]]
 
 
 def read_fold_models(
@@ -59,13 +60,14 @@ def read_fold_models(
     require_networks(stored.manifest)
     recipe = parse_recipe(stored.manifest["recipe"], source=f"of {experiment}")
     competition = load_competition(slug, root=workspace.root)
-    stages, fingerprint = len(recipe.stages), stored.manifest["fingerprint"]
-    weights = {
-        fold: finished_weights(workspace, slug, experiment, fold, stages=stages, fingerprint=fingerprint)
-        for fold in chosen_folds(stored, folds)
-    }
-    height, width = stored.manifest["stages"][-1]["size"]
-    return FoldModels(stored, recipe, competition, weights, (height, width))
+    ends, fingerprint = ended_on(stored.manifest), stored.manifest["fingerprint"]
+    weights, sizes = {}, {}
+    for fold in chosen_folds(stored, folds):
+        end = ends[fold]
+        weights[fold] = finished_weights(workspace, slug, experiment, fold, stage=end, fingerprint=fingerprint)
+        height, width = stored.manifest["stages"][end]["size"]
+        sizes[fold] = height, width
+    return FoldModels(stored, recipe, competition, weights, sizes)
 
 
 def chosen_folds(stored: Experiment, folds: Sequence[int] | None) -> list[int]:
@@ -132,7 +134,7 @@ def predict_pictures(paths: Sequence[Path], *, models: FoldModels, temperature: 
             found = predict_folds(
                 models.recipe,
                 list(models.weights.values()),
-                Machine().open([str(path) for path in paths], models.size, Path(folder)),
+                at_sizes([str(path) for path in paths], list(models.sizes.values()), Path(folder)),
                 classes=len(models.stored.classes),
                 target=models.competition.target,
                 with_views=models.stored.manifest["tta_used"],
@@ -167,38 +169,44 @@ class LoadedModels:
             temperature: As of `predict_pictures`.
         """
         files = list(models.weights.values())
-        self._size, self._temperature, self._target = models.size, temperature, models.competition.target
+        self._sizes, self._temperature = list(models.sizes.values()), temperature
+        self._target = models.competition.target
         self._views = models.recipe.tta.views if models.stored.manifest["tta_used"] else ()
         self._network, takes = prediction_network(models.recipe, classes=len(models.stored.classes), weights=files)
         self._models = []
         for take in Progress(takes, desc="fold models", leave=False, disable=None):
             take()
             self._models.append(partial(self._network.set_weights, self._network.get_weights()))
-        self.predict(np.zeros((*self._size, 3), dtype=np.uint8))
+        self.predict(np.zeros((*self._sizes[0], 3), dtype=np.uint8))
 
     def predict(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The class probabilities of an RGB picture of any size, (height, width, 3): float32 of shape (classes,).
 
         They are those that `predict_pictures` gives for its file. One call at a time.
         """
-        pictures = MemoryPictures(resize(picture, self._size)[None])
-        found = predict_views(
+        resized = {size: MemoryPictures(resize(picture, size)[None]) for size in dict.fromkeys(self._sizes)}
+        found = _by_model(
             self._network,
-            pictures,
-            np.arange(1),
+            self._models,
+            [resized[size] for size in self._sizes],
             target=self._target,
             batch_size=1 + len(self._views),
             views=self._views,
-            models=self._models,
         )
         first: NDArray[np.float32] = _mean_over_all(found, self._temperature)[0]
         return first
 
 
+def at_sizes(paths: list[str], sizes: Sequence[tuple[int, int]], folder: Path) -> list[Pictures]:
+    """The pictures at each of these sizes (height, width), kept in `folder`: one object for all that are equal."""
+    opened = {size: Machine().open(paths, size, folder) for size in dict.fromkeys(sizes)}
+    return [opened[size] for size in sizes]
+
+
 def predict_folds(
     recipe: Recipe,
     weights: Sequence[Path],
-    pictures: Pictures,
+    pictures: Sequence[Pictures],
     *,
     classes: int,
     target: Target,
@@ -209,26 +217,39 @@ def predict_folds(
 
     Args:
         weights: A file a fold.
+        pictures: Of each fold, at the size of the stage that it ends on; one object for all folds of one size.
         with_views: Average over the recipe's views, too.
         temperature: As of `predict_pictures`.
     """
     network, models = prediction_network(recipe, classes=classes, weights=weights)
     views = recipe.tta.views if with_views else ()
-    passes = len(pictures) * (1 + len(views))
-    batch_size = max(1, min(recipe.stages[-1].prediction_batch, passes))
+    passes = len(pictures[0]) * (1 + len(views))
+    batch_size = max(1, min(recipe.prediction_batch, passes))
     batches = len(weights) * -(-passes // batch_size)
     with Progress(total=batches, desc="predicting", unit="batch", leave=False, disable=None) as bar:
-        found = predict_views(
+        found = _by_model(
             network,
+            models,
             pictures,
-            np.arange(len(pictures)),
             target=target,
             batch_size=batch_size,
             views=views,
-            models=models,
             check=bar.update,
         )
     return _mean_over_all(found, temperature)
+
+
+def _by_model(
+    network: Any, models: Sequence[Callable[[], object]], pictures: Sequence[Pictures], **options: Any
+) -> NDArray[np.float32]:
+    """As `predict_views` of all pictures, each model with its own."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for some in {id(one): one for one in pictures}.values():
+        numbers = [number for number, one in enumerate(pictures) if one is some]
+        chosen = [models[number] for number in numbers]
+        predicted = predict_views(network, some, np.arange(len(some)), models=chosen, **options)
+        found |= dict(zip(numbers, predicted, strict=True))
+    return np.stack([found[number] for number in range(len(models))])
 
 
 def _mean_over_all(found: NDArray[np.float32], temperature: float | None) -> NDArray[np.float32]:

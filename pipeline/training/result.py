@@ -53,7 +53,7 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         The experiment's predictions by file name, and its manifest.
     """
     recipe, competition = tasks[0].recipe, tasks[0].competition
-    metric = metric_of(competition, data.classes, form=sample_form)
+    metric, seconds = metric_of(competition, data.classes, form=sample_form), seconds_of(tasks)
     rows = np.concatenate([data.rows_of(task.fold) for task in tasks])
     rows.sort()
     ids, labels = list(data.train["id"].iloc[rows]), data.labels[rows]
@@ -77,6 +77,8 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
     tta = _tta_effect(frames, ids, labels, data.classes, tasks[0], scored)
     chosen = with_choices(frames, tta["tta_used_by_fold"])
     used = scored(chosen)
+    stages, select_on = _stage_summaries(tasks, ids, labels, data.classes, scored), recipe.select_on.kind
+    stages_on = "inner" if select_on == "inner" else "fold"  # with `last`, too
     manifest = {
         "competition": competition.slug,
         "experiment": tasks[0].experiment,
@@ -85,13 +87,16 @@ def summarise(tasks: Sequence[FoldTask], data: CompetitionData) -> tuple[dict[st
         **plain,
         **tta,
         "decision": _decision(chosen, ids, labels, competition, metric, data.classes),
-        "select_on": recipe.select_on.kind,
+        "select_on": select_on,
+        "ends_on": {str(task.fold): stages[task.best_stages[-1]]["name"] for task in tasks},
+        # The rows by which stages were left aside, where some were.
+        "stages_chosen_on": stages_on if any(stage["left_aside"] for stage in stages) else None,
         "folds": [task.fold for task in tasks],
         "missing_folds": sorted(set(data.folds.numbers) - {task.fold for task in tasks}),
         "oof_rows": len(ids),
         "floors": floor_scores(metric, labels, len(data.classes)),
-        "stages": _stage_summaries(tasks, ids, labels, data.classes, scored),
-        "seconds": seconds_of(tasks),
+        "stages": stages,
+        "seconds": seconds,
         "recipe": recipe.model_dump(mode="json"),
         **run_identity(tasks[0], data),
         "extra_rows": data.extra.counts([task.fold for task in tasks]),
@@ -119,7 +124,8 @@ def seconds_of(tasks: Sequence[FoldTask]) -> float:
     stages = [task.stage_folder(number) for task in tasks for number in range(len(task.recipe.stages))]
     found = [stage_done(folder) or {} for folder in stages]
     predicted = [read_json(task.folder / DONE) for task in tasks]
-    if not all("seconds" in one for one in found) or not all("prediction_seconds" in one for one in predicted):
+    known = all({"prediction_seconds", "best_stages"} <= set(one) for one in predicted)
+    if not known or not all("seconds" in one for one in found):
         raise KitError(
             f"{tasks[0].folder.parent} was begun by an earlier build of the kit",
             expected="folds trained by one build",
@@ -153,15 +159,20 @@ def learning_curves(tasks_folder: Path, stages: Sequence[str]) -> pd.DataFrame:
 def _stage_summaries(
     tasks: Sequence[FoldTask], ids: list[str], labels: Any, classes: list[str], scored: Any
 ) -> list[dict[str, Any]]:
-    """A stage's size, cost and score, and what it gained over the stage before on the same rows."""
-    metric, summaries, before = metric_of(tasks[0].competition, classes, form=sample_form), [], None
+    """A stage's size, cost and score, where it was left aside, and what it gained over the stage that it began from, on
+    the same rows."""
+    metric = metric_of(tasks[0].competition, classes, form=sample_form)
+    summaries, found, best = [], [], {task.fold: task.best_stages for task in tasks}
     for number, stage in enumerate(tasks[0].recipe.stages):
         folders = [task.stage_folder(number) for task in tasks]
         results = [stage_done(folder) or {} for folder in folders]
         frame = _concatenated([folder / OOF for folder in folders])
-        found = probabilities_of(frame, ids, classes)
-        gain, error = (None, None) if before is None else paired_gain(metric, labels, before, found)
-        before = found
+        found.append(probabilities_of(frame, ids, classes))
+        gain, error = None, None
+        if number:
+            folds = frame.set_index("id").loc[ids, "fold"]
+            before = np.stack([found[best[fold][number - 1]][row] for row, fold in enumerate(folds)])
+            gain, error = paired_gain(metric, labels, before, found[number])
         summaries.append(
             {
                 "name": stage.name,
@@ -173,6 +184,7 @@ def _stage_summaries(
                 # Folds may have been trained on different machines.
                 **{key: sorted({result[key] for result in results}) for key in ("precision", "onednn", "views_kept")},
                 **scored(frame),
+                "left_aside": [fold for fold in best if best[fold][number] != number],
                 "gain": gain,
                 "gain_se": error,
                 "seconds": math.fsum(result["seconds"] for result in results),

@@ -1,4 +1,4 @@
-"""One stage of one fold: build, load the weights of the stage before, unfreeze, fit, keep an epoch.
+"""One stage of one fold: build, load the weights of the best stage before it, unfreeze, fit, keep an epoch.
 
 The network is built anew and every random number seeded at the start of a stage, so a stage that follows a
 restart is the same as one that follows its predecessor.
@@ -49,7 +49,7 @@ class StageTask:
         classes: Class names.
         held_out: The fold's rows, whose predictions are the stage's result.
         watched: The rows that are predicted after every epoch: `held_out` itself, or the inner rows.
-        start: Weights of the stage before; None for the first.
+        start: Weights of the best stage before it; None for the first.
         folder: Where weights, logs and the held-out predictions go.
         ids: Ids of the held-out rows.
         limit: When to stop.
@@ -137,6 +137,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "best_epoch": best.epoch,
             "score": task.held_out.metric.score(task.held_out.labels, found),
             "loss": METRICS["log_loss"].score(task.held_out.labels, found),
+            "watched": {key: best.logs[f"val_{key}"] for key in ("loss", "score")},
             "training_seconds": float(log_frame["seconds"].sum()) + feature_seconds,
             "seconds": time.perf_counter() - begun,
             "pictures_trained": len(source.rows) * len(log_frame),

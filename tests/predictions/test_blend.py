@@ -652,7 +652,14 @@ def test_members_of_other_test_pictures_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "blend"), [(("last", "fold"), "fold"), (("last", "inner"), "inner"), (("last", "last"), "last")]
+    ("members", "blend"),
+    [
+        (("last", "fold"), "fold"),
+        (("last", "inner"), "inner"),
+        (("last", "last"), "last"),
+        ((None, "fold"), "fold"),  # where stages were left aside
+        ((None, None), None),
+    ],
 )
-def test_a_blend_is_as_flattered_as_its_members(members: tuple[str, str], blend: str) -> None:
+def test_a_blend_is_as_flattered_as_its_members(members: tuple[str | None, str | None], blend: str | None) -> None:
     assert _weakest(members) == blend

@@ -52,7 +52,7 @@ def test_a_temperature_that_helps_nobody_is_not_applied() -> None:
     found = oof_temperature(given, labels, folds)
     assert found is not None
     assert not found.helps and found.error_after >= found.error_before
-    said = calibration_text(found, select_on="last", models=3, raw=False)
+    said = calibration_text(found, chosen=[], models=3, raw=False)
     assert said.startswith("as predicted: a temperature") and "calibrated" not in said
 
 
@@ -61,7 +61,7 @@ def test_with_one_fold_it_says_that_there_is_no_other() -> None:
     found = oof_temperature(given, labels, np.zeros(60, dtype=np.int64))
     assert found is not None
     assert found.error_after == pytest.approx(calibration(labels, apply_temperature(given, found.value)).error)
-    assert "as there is one fold" in calibration_text(found, select_on="last", models=1, raw=False)
+    assert "as there is one fold" in calibration_text(found, chosen=[], models=1, raw=False)
 
 
 def test_it_is_said_what_the_calibration_error_is_of() -> None:
@@ -70,18 +70,19 @@ def test_it_is_said_what_the_calibration_error_is_of() -> None:
         "calibrated by temperature 1.500, fitted on OOF predictions; ECE of single fold models there 0.0400 → 0.0100"
     )
     own, mean = (
-        "on rows that chose the epochs, too (select_on: fold)",
+        "on rows that chose the epochs and stages, too",
         "that of the mean of 5, shown here, is not known",
     )
-    for select_on, models, more in (
-        ("last", 1, []),
-        ("inner", 5, [mean]),
-        ("fold", 1, [own]),
-        ("fold", 5, [own, mean]),
+    both = ["epochs", "stages"]
+    for chosen, models, more in (
+        ([], 1, []),
+        ([], 5, [mean]),
+        (both, 1, [own]),
+        (both, 5, [own, mean]),
     ):
-        text = calibration_text(found, select_on=select_on, models=models, raw=False)
+        text = calibration_text(found, chosen=chosen, models=models, raw=False)
         assert text == "; ".join([first, *more])
-    assert calibration_text(found, select_on="fold", models=5, raw=True) == "as predicted, not calibrated"
+    assert calibration_text(found, chosen=both, models=5, raw=True) == "as predicted, not calibrated"
 
 
 def test_where_every_row_is_right_there_is_no_temperature() -> None:
@@ -89,7 +90,7 @@ def test_where_every_row_is_right_there_is_no_temperature() -> None:
     given = np.full((6, 3), 0.2, dtype=np.float32) + 0.4 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
     labels, folds = np.array([0, 1, 2, 0, 1, 2]), np.arange(6) % 2
     assert oof_temperature(given, labels, folds) is None
-    assert "no temperature is fitted" in calibration_text(None, select_on="fold", models=2, raw=False)
+    assert "no temperature is fitted" in calibration_text(None, chosen=["epochs"], models=2, raw=False)
     assert oof_temperature(given, np.roll(labels, 1), folds) is not None
 
 

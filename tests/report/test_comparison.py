@@ -124,8 +124,15 @@ def test_what_was_not_trained_took_no_seconds() -> None:
 def test_who_is_flattered_is_said() -> None:
     assert "note:" not in comparison_text(BEST_FIRST, MANIFESTS)
     mixed = {**MANIFESTS, "head": {**MANIFESTS["head"], "select_on": "inner"}}
-    note = "epochs were chosen on the scored rows (select_on: fold) by big, seed-1 and not by head: the former are"
+    note = "note: epochs were chosen on the scored rows by big, seed-1 and not by head: the former are"
     assert note in comparison_text(BEST_FIRST, mixed)
+    last = {name: {**manifest, "select_on": "last"} for name, manifest in MANIFESTS.items()}
+    assert "note:" not in comparison_text(BEST_FIRST, last)
+    text = comparison_text(BEST_FIRST, {**last, "big": {**last["big"], "stages_chosen_on": "fold"}})
+    assert "note: stages were chosen on the scored rows by big and not by seed-1, head: the former are" in text
+    assert "  last, stages: fold  " in table(text, "accuracy")["big"]
+    inner = {**last, "big": {**last["big"], "select_on": "inner", "stages_chosen_on": "inner"}}
+    assert "note:" not in comparison_text(BEST_FIRST, inner)
 
 
 def test_extra_rows_have_a_column_where_there_are_any() -> None:

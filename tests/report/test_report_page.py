@@ -202,13 +202,23 @@ def test_each_stage_has_its_gain() -> None:
     made = build_report(sources(good()))
     steps = cells(made.html, "e1-steps")
     assert [row[3] for row in steps] == ["", "+0.0200 ± 0.0050"]
+    aside = good()
+    aside.manifest["stages"][1]["left_aside"] = [0]
+    aside.manifest["recipe"] |= {"end_on": "best", "stages": [{"name": "all", "monitor": "score"}]}
+    html = build_report(sources(aside)).html
+    assert [row[0] for row in cells(html, "e1-steps")] == ["head", "all (left aside in 1 fold)"]
+    assert "Stages kept: all (folds" in text_of(html)
     costs = cells(made.html, "e1-costs")
     assert costs[1] == ["all", "32×48", "4/4", "4.05 M", "0.0512 M", "12,346 M", "120", "4"]
 
 
 @pytest.mark.parametrize(
     ("select_on", "weights", "rows"),
-    [("fold", "best", "which chose the epochs, too"), ("inner", "best", "its inner rows"), ("last", "last", "nothing")],
+    [
+        ("fold", "best", "which chose the epochs, too"),
+        ("inner", "best", "its inner rows"),
+        ("last", "last", "no epoch"),
+    ],
 )
 def test_the_captions_say_what_chose_the_epochs(select_on: str, weights: str, rows: str) -> None:
     made = build_report(sources(good(select_on=select_on), curves={"good": curves()}))

@@ -26,7 +26,7 @@ from pipeline.submit.kaggle_errors import UploadFailed
 from pipeline.submit.leaks import refuse_leaks
 from tests.submit.test_kernel_run import JOB, Site, contents, write_files
 
-MODEL = {"classes": ["a", "b"], "folds": [0, 3], "size": [32, 32], "tta_used": False, "fingerprint": "f"}
+MODEL = {"classes": ["a", "b"], "folds": [0, 3], "stages": [1, 1], "tta_used": False, "fingerprint": "f"}
 REF = f"rehearsal-user/{JOB.bundle}"
 
 
@@ -86,6 +86,16 @@ def test_a_predicting_kernel_gets_the_weights_of_every_fold(workspace: Workspace
     }
     assert found == {"fold-0.weights.h5": "of fold 0", "fold-3.weights.h5": "of fold 3"}
     assert (target / "files" / "fold-0.weights.h5").is_symlink(), "weights are large"
+
+
+def test_the_weights_are_those_of_the_stage_that_a_fold_ends_on(
+    workspace: Workspace, recipe: Recipe, target: Path
+) -> None:
+    job = replace(write_weights(workspace), model={**MODEL, "stages": [1, 0]})
+    gather(job, recipe, target, workspace=workspace, packed="")
+    found = contents(target / "files")
+    del found[f"{job.bundle}.json"]
+    assert found == {"fold-0.weights.h5": "of fold 0", "fold-3.weights.h5": "of the first stage"}
 
 
 def test_a_fold_without_weights_is_refused(workspace: Workspace, recipe: Recipe, target: Path) -> None:

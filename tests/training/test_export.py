@@ -107,7 +107,8 @@ def test_the_description_and_the_card_say_what_was_found(exported: Export, finis
     assert sorted(path.name for path in exported.folder.iterdir()) == sorted(
         [*names, "model.json", "predict.py", "README.md"]
     )
-    assert (described["classes"], described["size"], described["average"]) == (CLASSES, [32, 32], None)
+    assert (described["classes"], described["average"]) == (CLASSES, None)
+    assert [file["size"] for file in described["files"]] == [[32, 32]] * 4
     for file in exported.files:
         assert file.difference < 1e-5
         assert file.oof_difference is not None and file.oof_difference < 1e-5

@@ -59,7 +59,7 @@ def test_it_is_the_stages_own_training_and_leaves_none(begin: Callable[..., Run]
     assert names == ["_decoded"]
     assert not run.oof.exists()
     # The first batch of the stage, seen by its network before any update.
-    task = stage_task(run.task(1), run.data, 1)
+    task = stage_task(run.task(1), run.data, 1, start=None)
     network, _ = stage_network(run.recipe, 1, task.source, classes=3, start=None)
     with WorkerPool(0) as pool, ErrorRelay() as relay:
         pictures, targets, _ = next(iter(training_dataset(task.source, pool, epochs=range(1), relay=relay)))

@@ -182,7 +182,7 @@ def test_weights_that_are_not_those_of_the_result_are_refused(copied: Run) -> No
 
 def test_the_size_is_that_of_the_result(copied: Run) -> None:
     (copied.task(0).weights.parent / "stage.json").unlink()
-    assert read_fold_models(copied.workspace, "tiny", EXPERIMENT).size == (32, 32)
+    assert read_fold_models(copied.workspace, "tiny", EXPERIMENT).sizes == {0: (32, 32), 1: (32, 32)}
 
 
 def test_an_experiment_that_is_not_there_is_an_error(finished: Run) -> None:
