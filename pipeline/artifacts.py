@@ -14,6 +14,8 @@ The folder of a competition (its data, folds.csv) belongs to `competition.py`.
 
 import fcntl
 import json
+import logging
+import math
 import os
 import shutil
 import tempfile
@@ -25,6 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BusyError, DataError
+
+log = logging.getLogger(__name__)
+_SILENCE = 2.0  # seconds of waiting for another process
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ def lock(path: Path, *, what: str, wait: Callable[[], object] | None = None) -> 
     """Hold `path` against other processes; the system lets go of it when this process dies, however it dies.
 
     Args:
-        wait: Called several times a second while another process holds it; what it raises ends the waiting.
+        wait: Called several times a second while another process holds it; what it raises ends the waiting. After two
+            seconds the log says for whom it waits.
 
     Raises:
         BusyError: Another process holds it, and there is no `wait`.
@@ -179,17 +185,21 @@ def lock(path: Path, *, what: str, wait: Callable[[], object] | None = None) -> 
             next_step="see to it, then run the command again; nothing was done",
         ) from None
     with opened as file:
+        told = time.monotonic() + _SILENCE
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
                 if wait:
+                    if time.monotonic() > told:
+                        log.warning("waiting for the process %s, which has %s", holder, what)
+                        told = math.inf
                     wait()
                     time.sleep(0.2)
                     continue
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
                 raise BusyError(
                     f"{what} is in use by another process (pid {holder})",
                     expected="one process at a time",

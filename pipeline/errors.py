@@ -4,6 +4,7 @@ Everything else that is raised is a bug and keeps its traceback. The command lin
 turn these into a message and an exit code; nothing below them prints or exits.
 """
 
+import errno
 from collections.abc import Iterable
 
 
@@ -30,6 +31,19 @@ class KitError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}\n  expected: {self.expected}\n  next: {self.next_step}"
+
+
+def disk_full(error: BaseException) -> KitError | None:
+    """What to tell the user of an error that says, in any library's words, that a disk is full; None of another one."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left on device" not in str(error):  # as HDF5 says
+        return None
+    return KitError(
+        f"the disk is full{f' ({error.filename})' if error.filename else ''}: {error.strerror or error}",
+        expected="room for what is to be written; nothing is left half-written",
+        next_step="make room, then run the same command again: a training goes on from what is saved",
+    )
 
 
 def counted(number: float, one: str, many: str) -> str:
@@ -84,4 +98,6 @@ class DoesNotFit(KitError):
 
 
 class OutOfTime(KitError):
-    """Training stopped because the time it was given is over; what is finished is kept."""
+    """Training stopped because the time it was given is over; the same command goes on from what is kept."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: a later try is to be made

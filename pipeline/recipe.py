@@ -389,14 +389,15 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _same_on_every_machine(self) -> "Recipe":
         for stage in self.stages:
-            if stage.accumulate == "auto" and self._sees_parts(stage.batch_norm):
+            if stage.accumulate == "auto" and self.sees_parts(stage.batch_norm):
                 raise ValueError(
                     f"stage {stage.name}: with accumulate: auto the result would depend on the machine, as BatchNorm "
                     "that is trained sees the parts; give a number"
                 )
         return self
 
-    def _sees_parts(self, batch_norm: str) -> bool:
+    def sees_parts(self, batch_norm: str) -> bool:
+        """Whether it matters for a stage with such a `batch_norm` in how many parts its batches are."""
         return batch_norm == "trained" or self.head.batch_norm
 
     @model_validator(mode="after")
@@ -448,7 +449,7 @@ class Recipe(Settings):
         content = self.model_dump(mode="json", exclude={"name", "description"})
         for stage in content["stages"]:
             del stage["name"]
-            if not self._sees_parts(stage["batch_norm"]):
+            if not self.sees_parts(stage["batch_norm"]):
                 del stage["accumulate"]
         if len(self.stages) == 1:
             del content["end_on"]

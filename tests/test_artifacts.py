@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import artifacts
 from pipeline.artifacts import (
     Workspace,
     atomic_folder,
@@ -176,13 +177,17 @@ def holder(tmp_path):
     process.join(30)
 
 
-def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path, holder):
+def test_a_second_process_is_refused_or_waits_with_the_pid_of_the_first(tmp_path, holder, monkeypatch, caplog):
     process, release = holder
     path = tmp_path / "in" / "lock"
     for _ in range(2):  # being refused does not loosen it
         with pytest.raises(BusyError, match=rf"the fold is in use by another process \(pid {process.pid}\)"):
             with lock(path, what="the fold"):
                 pass
+    monkeypatch.setattr(artifacts, "_SILENCE", 0.1)
+    with pytest.raises(IndexError), lock(path, what="the fold", wait=[0, 0, 0].pop):
+        pass
+    assert caplog.messages == [f"waiting for the process {process.pid}, which has the fold"]
     release.send("go")
     with lock(path, what="the fold", wait=lambda: None):
         assert Path(path).read_text() == str(os.getpid())

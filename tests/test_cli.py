@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, and the whole story from a data set to a submission."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from typer.testing import CliRunner, Result
 from pipeline.artifacts import Workspace
 from pipeline.cli import app
 from pipeline.competition import Competition
+from pipeline.errors import disk_full
 from pipeline.predictions.store import finish_experiment, prediction_frame
 from tests.conftest import manifest_scores
 
@@ -388,6 +390,37 @@ def test_labels_in_names_and_in_cells(workspace: Path, tiny_competition: Competi
 
 def run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*KIT, *words], cwd=folder, capture_output=True, text=True, check=False)
+
+
+FULL = """
+mount -t tmpfs -o size=16k tmpfs runs
+"$@"; echo first $?
+mount -o remount,size=50m runs
+"$@"; echo second $?
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_once_there_is_room_the_training_goes_on(workspace: Path) -> None:
+    alone = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    (workspace / "runs").mkdir()
+    command = [*KIT, "train", "colours.yaml", "tiny", "--workers", "0", "--fold", "0", "--set", "stages.0.epochs=2"]
+    done = subprocess.run(
+        [*alone, "sh", "-c", FULL, "sh", *command], cwd=workspace, capture_output=True, text=True, check=True
+    )
+    assert "first 1\n" in done.stdout and "second 0\n" in done.stdout, done.stderr
+    assert done.stderr.count("error: the disk is full") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_which_errors_say_that_a_disk_is_full() -> None:
+    hdf5 = "[Errno 28] Can't write data (file write failed: error message = 'No space left on device')"
+    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"), OSError(hdf5)):
+        assert "make room" in str(disk_full(error))
+    for other in (OSError(errno.EACCES, "Permission denied"), ValueError("No space left on device")):
+        assert disk_full(other) is None
 
 
 @pytest.mark.slow

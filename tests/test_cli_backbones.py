@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from typer.testing import Result
 
+from pipeline.cli.train import moment_of
 from pipeline.competition import Competition
 from pipeline.training.lr_find import RangeTest
 from tests.test_cli import RECIPE, kit, refused, run
@@ -153,6 +155,35 @@ def test_trying_a_recipe_out_ends_with_its_share_of_the_budget(
     message = refused("train", "colours.yaml", "tiny", "--budget", "5m", "--workers", "0")
     assert "colours does not fit into 5 min: trying it was not done in 0 s" in message
     assert not (workspace / "oof").exists()
+
+
+@pytest.mark.slow
+def test_a_training_whose_deadline_is_over_ends_with_a_code_of_its_own(workspace: Path) -> None:
+    done = kit("train", "colours.yaml", "tiny", "--workers", "0", "--deadline", "1s")
+    assert done.exit_code == 75, done.output
+    assert "to be continued: the time for training ends before " in done.stderr
+    assert "run the same command again" in done.stderr
+
+
+def test_a_deadline_is_a_moment_to_come(workspace: Path) -> None:
+    now = datetime.now()
+    for text, wanted in {
+        "1h30m": now + timedelta(hours=1.5),
+        (now + timedelta(minutes=2)).strftime("%H:%M"): now + timedelta(minutes=2),
+        (now - timedelta(minutes=2)).strftime("%H:%M"): now + timedelta(days=1, minutes=-2),
+        (now + timedelta(days=3)).isoformat(" ", "minutes"): now + timedelta(days=3),
+    }.items():
+        assert abs(moment_of(text) - wanted.timestamp()) <= 60
+    for text, problem in {
+        "soon": "no moment",
+        "25:00": "no moment",
+        "2026-01-01 06:30": "over",
+        "0m": "no moment",
+    }.items():
+        assert f"{text!r} is {problem}" in refused("train", "colours.yaml", "tiny", "--deadline", text)
+    assert "--deadline has no effect with --plan" in refused(
+        "train", "colours.yaml", "tiny", "--deadline", "5m", "--plan"
+    )
 
 
 def test_a_budget_that_is_none_is_refused(workspace: Path) -> None:

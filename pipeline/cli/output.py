@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from pipeline.cli import completion
-from pipeline.errors import DataError, KitError, counted
+from pipeline.errors import DataError, KitError, OutOfTime, counted, disk_full
 
 if TYPE_CHECKING:
     from pipeline.competition import Competition
@@ -43,7 +43,7 @@ RecipeArgument = Annotated[
 ExperimentArgument = Annotated[str, typer.Argument(autocompletion=completion.experiments)]
 CacheOption = Annotated[float, typer.Option(help="Room for decoded pictures on disk, in GB.", min=0)]
 ROOT = Path(".")
-_HALF_DONE = "nothing is left half-written; a training goes on from there by the same command"
+_HALF_DONE = "nothing is left half-written; a training goes on from what is saved by the same command"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -56,8 +56,15 @@ def reports_errors(command: Command) -> Command:
             with _sigterm_interrupts():
                 return command(*args, **kwargs)
         except KitError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
+            what, colour = ("to be continued", "yellow") if isinstance(error, OutOfTime) else ("error", "red")
+            typer.secho(f"{what}: {error}", fg=colour, err=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            full = disk_full(error)
+            if full is None:
+                raise
+            typer.secho(f"error: {full}", fg="red", err=True)
+            raise typer.Exit(full.exit_code) from None
         except KeyboardInterrupt as interrupt:
             say_interrupted(_HALF_DONE, interrupt)
 

@@ -3,7 +3,9 @@
 import math
 import re
 import time
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,6 +71,12 @@ def train(
         str | None,
         typer.Option(help="Train what fits into this time, such as 20m or 1h30m: fewer epochs, smaller, fewer folds."),
     ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="End after 11h30m or at 06:30, say, with the state saved; exit code 75: the same command goes on."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only try some batches of each stage, and say what the training will cost.")
     ] = False,
@@ -97,7 +105,7 @@ def train(
     started, limit = time.monotonic(), None if budget is None else seconds_of(budget)
     alone = "--smoke" if smoke else "--plan" if plan else None
     beside = {"--plan": smoke and plan, "--submission": submission, "--suffix": smoke and suffix is not None}
-    beside["--budget"] = budget is not None
+    beside |= {"--budget": budget is not None, "--deadline": deadline is not None}
     in_vain = [name for name, given in beside.items() if given]
     if alone and in_vain:
         script = "; scripts/train_folds.sh always gives --submission: call `kit train` itself"
@@ -119,7 +127,7 @@ def train(
 
     log_to_stdout()
     experiment = "-".join([settings.name, *([budget] if budget else []), *([suffix] if suffix else [])])
-    machine = machine_of(workers, cache_gb)
+    machine = replace(machine_of(workers, cache_gb), stop_at=None if deadline is None else moment_of(deadline))
     print(f"{experiment} on {competition}: {settings.backbone}, {counted(len(settings.stages), 'stage', 'stages')}")
     say_left_out(described)
     if smoke:
@@ -167,16 +175,46 @@ def train(
         print(f"next: kit submission make {experiment} --competition {competition}")
 
 
+def moment_of(deadline: str) -> float:
+    """A moment to come, in Unix time: `11h30m` from now, `06:30` on the clock of this machine, `2026-11-29 06:30`.
+
+    Raises:
+        KitError: It is no such moment, or over.
+    """
+    now = datetime.now()
+    if seconds := _seconds(deadline):
+        return now.timestamp() + seconds
+    found = None
+    with suppress(ValueError):
+        if re.fullmatch(r"\d?\d:\d\d", deadline):
+            found = datetime.combine(now, datetime.strptime(deadline, "%H:%M").time())
+            found += timedelta(days=found <= now)
+        else:
+            found = datetime.fromisoformat(deadline)
+    if found is None or found.timestamp() <= now.timestamp():
+        raise KitError(
+            f"{deadline!r} is {'no moment' if found is None else 'over'}",
+            expected="how long from now, such as 11h30m; or a moment to come, such as 06:30 or '2026-11-29 06:30'",
+            next_step="give --deadline 11h30m for eleven and a half hours from now",
+        )
+    return found.timestamp()
+
+
+def _seconds(text: str) -> float:
+    """A time such as `90s`, `20m` or `1h30m` in seconds; 0 where it is none."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    return (
+        sum(int(number) * unit for number, unit in zip(found.groups("0"), (3600, 60, 1), strict=True)) if found else 0
+    )
+
+
 def seconds_of(budget: str) -> float:
     """A time such as `90s`, `20m` or `1h30m` in seconds.
 
     Raises:
         KitError: It is no such time, or none at all.
     """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", budget)
-    seconds = (
-        sum(int(number) * unit for number, unit in zip(found.groups("0"), (3600, 60, 1), strict=True)) if found else 0
-    )
+    seconds = _seconds(budget)
     if not seconds:
         raise KitError(
             f"{budget!r} is no time",

@@ -6,7 +6,7 @@ Pictures leave here as uint8; the network converts them on its device.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import tee
+from itertools import islice, tee
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -93,16 +93,16 @@ class TrainingInput:
         rng = np.random.default_rng([self.seed, self.fold, self.stage, epoch])
         return rng.permutation(self.rows)
 
-    def batches(self, pool: WorkerPool, *, epochs: range) -> Iterator[Batch]:
-        """(pictures, targets, weights) of the epochs in turn, `steps_per_epoch` batches each.
+    def batches(self, pool: WorkerPool, *, epochs: range, skip: int = 0) -> Iterator[Batch]:
+        """(pictures, targets, weights) of the epochs in turn, `steps_per_epoch` batches each, without the first `skip`.
 
         Every row comes once an epoch with weight 1. The last batch is filled up with rows of weight 0, so
         that every batch has one shape and the network is compiled once.
         """
         if self.features:
-            yield from self._feature_batches(epochs)
+            yield from islice(self._feature_batches(epochs), skip, None)
             return
-        ahead, plan = tee(part for epoch in epochs for part in self._epoch(epoch))
+        ahead, plan = tee(islice((part for epoch in epochs for part in self._epoch(epoch)), skip, None))
         tasks = (task for task, _ in ahead)
         made = pool.batches(self.pictures, self.augment, tasks, batch_size=self.batch_size)
         for pictures, (task, weights) in zip(made, plan, strict=True):
@@ -177,8 +177,11 @@ class ErrorRelay:
             raise
 
 
-def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, relay: ErrorRelay | None = None) -> Any:
-    """`tf.data.Dataset` of (uint8 pictures, float32 one-hot targets, float32 weights) over all `epochs`.
+def training_dataset(
+    source: TrainingInput, pool: WorkerPool, *, epochs: range, skip: int = 0, relay: ErrorRelay | None = None
+) -> Any:
+    """`tf.data.Dataset` of (uint8 pictures, float32 one-hot targets, float32 weights) over all `epochs`, without the
+    first `skip` batches.
 
     One pass over it is the whole stage: the workers go on to the next epoch while this one is validated.
     """
@@ -193,7 +196,7 @@ def training_dataset(source: TrainingInput, pool: WorkerPool, *, epochs: range, 
         tf.TensorSpec((size,), tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(
-        lambda: relay.watch(source.batches(pool, epochs=epochs)), output_signature=signature
+        lambda: relay.watch(source.batches(pool, epochs=epochs, skip=skip)), output_signature=signature
     )
     return dataset.prefetch(_PREFETCH)
 

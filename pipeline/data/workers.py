@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import tempfile
 import threading
 import weakref
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -100,13 +102,19 @@ class WorkerPool:
         self._waiting: deque[tuple[int, int, int]] = deque()
         self._stream = 0  # the number of that stream: a newer one takes the workers over
         self._lock = threading.Lock()  # tf.data consumes a stream in threads of its own
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
+        # A signal from the terminal, or to all processes, is for the training: workers end when it does.
+        resource_tracker.ensure_running()  # which the first start would do, and lift the block
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._connections.append(ours)
+                self._processes.append(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +130,7 @@ class WorkerPool:
         for process in self._processes:
             process.join(timeout=1)
             if process.is_alive():
-                process.terminate()
+                process.kill()
                 process.join()
 
     def batches(
@@ -232,7 +240,7 @@ def _work(connection: Connection) -> None:
     while True:
         try:
             message = connection.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
+        except (EOFError, OSError):
             return
         try:
             if len(message) == 4:
@@ -245,8 +253,6 @@ def _work(connection: Connection) -> None:
                 shape = (len(task.rows), *pictures.size, 3)
                 make_batch(pictures, augmenter, task, slots[slot, : int(np.prod(shape))].reshape(shape))
             connection.send(None)
-        except KeyboardInterrupt:
-            return
         except Exception as error:
             connection.send(_portable(error))
 

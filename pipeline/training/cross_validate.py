@@ -17,7 +17,7 @@ from pipeline.competition import Competition
 from pipeline.data.augment import check_augment
 from pipeline.data.competition_data import CompetitionData, load_data
 from pipeline.data.duplicates import divided_note, divided_pairs
-from pipeline.errors import DataError, KitError, RecipeError, counted, duration
+from pipeline.errors import DataError, KitError, OutOfMemory, RecipeError, counted, duration
 from pipeline.model.backbones import check_backbone, check_packaged
 from pipeline.predictions.manifests import MANIFEST, extra_in_words
 from pipeline.predictions.store import CURVES, KEYS, finish_experiment
@@ -26,8 +26,9 @@ from pipeline.recipe import LogisticRegression, Recipe
 from pipeline.settings import NAME
 from pipeline.training.engines import Engine, local_process
 from pipeline.training.fold import FoldTask, Machine
-from pipeline.training.parts import with_parts
+from pipeline.training.parts import in_more_parts, with_parts
 from pipeline.training.result import learning_curves, run_identity, seconds_of, summarise
+from pipeline.training.stage import stage_done
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def cross_validate(
         else:
             log.info("fold %d begins", fold)
             started = time.monotonic()
-            engine(replace(tasks[fold], recipe=fitting))
+            fitting = _train(replace(tasks[fold], recipe=fitting), data, engine)
             seconds, others = time.monotonic() - started, len(to_train) - to_train.index(fold) - 1
             longest = max(longest, seconds)
             if others:
@@ -94,6 +95,31 @@ def cross_validate(
             # After each fold: what is done is a result, whatever becomes of the next one.
             _finish(list(tasks.values()), data, afresh=True)
     return _finish(list(tasks.values()), data, afresh=False)
+
+
+def _train(task: FoldTask, data: CompetitionData, engine: Engine) -> Recipe:
+    """Train a fold; where memory runs out in a stage, its batches go on in smaller parts.
+
+    Returns:
+        The recipe that fits.
+    """
+    while True:
+        try:
+            engine(task)
+            return task.recipe
+        except OutOfMemory as error:
+            stages = range(len(task.recipe.stages))
+            number = next((one for one in stages if not stage_done(task.stage_folder(one))), None)
+            folder = task.workspace.parts(task.competition.slug)
+            smaller = None if number is None else in_more_parts(task.recipe, number, data, folder=folder)
+            if smaller is None or number is None:
+                raise
+            stage = smaller.stages[number]
+            log.warning(
+                "fold %d  %s: %s: its batches of %d go through the network in parts of %d now",
+                *(task.fold, stage.name, error.problem, stage.batch_size, stage.at_once),
+            )
+            task = replace(task, recipe=smaller)
 
 
 def _finish(tasks: Sequence[FoldTask], data: CompetitionData, *, afresh: bool) -> dict[str, Any]:

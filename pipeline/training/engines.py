@@ -5,17 +5,22 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.errors import KitError, OutOfMemory
+from pipeline.errors import KitError, OutOfMemory, disk_full
 from pipeline.training.device import import_tensorflow_quietly
 from pipeline.training.fold import FoldTask, train_fold
+from pipeline.training.time_limit import ending
+
+log = logging.getLogger(__name__)
 
 Engine = Callable[[FoldTask], None]
 T = TypeVar("T")
@@ -23,8 +28,8 @@ R = TypeVar("R")
 CONTEXT = multiprocessing.get_context("spawn")
 _SMALLER = "take a smaller size, or let the stage's batches through in parts (`accumulate`)"
 _ENDING = {signal.SIGINT, signal.SIGTERM}
-_TO_END = 10.0  # seconds
-_GOES_ON = "the same command goes on after the last finished stage"
+_TO_END = 600.0  # seconds
+_GOES_ON = "the same command goes on from what was saved last"
 
 
 def local_process(task: FoldTask) -> None:
@@ -96,15 +101,28 @@ def _interrupt(process: SpawnProcess) -> None:
     try:
         if process.is_alive() and process.pid:
             os.kill(process.pid, signal.SIGINT)
+        process.join(timeout=1)
+        if process.is_alive():
+            log.warning("ending: the state is saved after this batch, or what is being predicted; again: ends at once")
         process.join(timeout=_TO_END)
     finally:
         process.kill()
 
 
-def _end(_number: int, _frame: object) -> NoReturn:
-    for number in _ENDING:  # once is enough: what cleans up is not to be interrupted
+def _end(_number: int, _frame: object) -> None:
+    for number in _ENDING:  # once is enough: what cleans up is not to be interrupted; who waits for it may kill it
         signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    ending.asked = True
+    if not ending.waits:
+        raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end once the one that started it is gone: it must not go on alone."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def log_to_stdout(level: int = logging.INFO) -> None:
@@ -129,6 +147,7 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
         log_to_stdout(level)
     for number in _ENDING:
         signal.signal(number, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         with logging_redirect_tqdm([logging.getLogger("pipeline")]):
@@ -139,6 +158,9 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
     except KitError as error:
         connection.send((error, None))
     except Exception as error:
+        if full := disk_full(error):
+            connection.send((full, None))
+            return
         if not out_of_memory(error):
             raise
         short = OutOfMemory(

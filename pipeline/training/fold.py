@@ -32,7 +32,8 @@ from pipeline.targets import label_numbers
 from pipeline.training.best_stage import best_stages
 from pipeline.training.frozen import View, freeze
 from pipeline.training.network import load_network, prediction_network, stage_seed
-from pipeline.training.stage import WEIGHTS, StageTask, stage_done, train_stage
+from pipeline.training.run_state import WEIGHTS, forget_state
+from pipeline.training.stage import StageTask, stage_done, train_stage
 from pipeline.training.time_limit import TimeLimit
 from pipeline.training.validation import HeldOut, mean_of, predict, predict_views
 
@@ -161,6 +162,7 @@ def train_fold(task: FoldTask) -> None:
 def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool) -> None:
     folder = task.stage_folder(number)
     if stage_done(folder):
+        forget_state(folder)  # the process may have died before it did
         return
     task.limit.check(f"the beginning of stage {task.recipe.stages[number].name} of fold {task.fold}")
     folder.mkdir(parents=True, exist_ok=True)

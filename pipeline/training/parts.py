@@ -23,7 +23,7 @@ from pipeline.data.inputs import TrainingInput
 from pipeline.data.pictures import MemoryPictures
 from pipeline.errors import OutOfMemory, counted
 from pipeline.model.cost import network_cost
-from pipeline.recipe import Recipe
+from pipeline.recipe import LogisticRegression, Recipe
 from pipeline.training.device import device, divisible, keras_backend
 from pipeline.training.engines import fresh_process
 from pipeline.training.frozen import kept_views
@@ -59,16 +59,20 @@ def with_parts(
     """
     for number, stage in enumerate(recipe.stages):
         if stage.accumulate != "auto":
+            known = _file(_trial(recipe, number, data), folder)
+            parts = read_json(known)["parts"] if known.is_file() and not recipe.sees_parts(stage.batch_norm) else 1
+            if parts > stage.parts:
+                recipe = _set(recipe, number, parts)
+                log.info("stage %s: batches in %d parts, as memory ran out before", stage.name, parts)
             continue
         if kept_views(stage) is not None:  # the head alone is trained, on features: nothing to try
             recipe = _set(recipe, number, 1)
             continue
-        trial = Trial(recipe, number, stage.resolve_size(data.mean_size), len(data.classes))
-        needs = json.dumps(_needs(trial))
-        file, how = folder / f"{hashlib.sha256(needs.encode()).hexdigest()[:16]}.json", "remembered"
+        trial = _trial(recipe, number, data)
+        file, how = _file(trial, folder), "remembered"
         if not file.is_file():
             parts, how = _fewest(trial, run)
-            write_json(file, {"parts": parts, "how": how, "needs": json.loads(needs)})
+            write_json(file, {"parts": parts, "how": how, "needs": _needs(trial)})
         recipe = _set(recipe, number, read_json(file)["parts"])
         stage = recipe.stages[number]
         in_words = counted(stage.parts, "part", "parts")
@@ -116,8 +120,36 @@ def _fewest(trial: Trial, run: Callable[..., Any]) -> tuple[int, str]:
         except OutOfMemory:
             if parts == stage.batch_size:
                 raise
-        # The first divisor that at least halves them.
-        parts = next(more for more in range(2 * parts, stage.batch_size + 1) if stage.batch_size % more == 0)
+        parts = _more(parts, stage.batch_size)
+
+
+def in_more_parts(recipe: Recipe, number: int, data: CompetitionData, *, folder: Path) -> Recipe | None:
+    """The recipe with the batches of stage `number`, for which memory ran out, in parts half as large or less.
+
+    It is remembered in `folder`, for `with_parts`. None where they are of one picture already, or where BatchNorm would
+    see the parts, so that it would be another recipe.
+    """
+    stage = recipe.stages[number]
+    whole = stage.at_once == 1 or isinstance(stage.optimizer, LogisticRegression)
+    if whole or recipe.sees_parts(stage.batch_norm):
+        return None
+    trial, parts = _trial(recipe, number, data), _more(stage.parts, stage.batch_size)
+    write_json(_file(trial, folder), {"parts": parts, "how": "memory ran out", "needs": _needs(trial)})
+    return _set(recipe, number, parts)
+
+
+def _more(parts: int, batch_size: int) -> int:
+    """The first divisor that at least halves them."""
+    return next(more for more in range(2 * parts, batch_size + 1) if batch_size % more == 0)
+
+
+def _trial(recipe: Recipe, number: int, data: CompetitionData) -> Trial:
+    return Trial(recipe, number, recipe.stages[number].resolve_size(data.mean_size), len(data.classes))
+
+
+def _file(trial: Trial, folder: Path) -> Path:
+    digest = hashlib.sha256(json.dumps(_needs(trial)).encode()).hexdigest()
+    return folder / f"{digest[:16]}.json"
 
 
 def _needs(trial: Trial) -> dict[str, Any]:

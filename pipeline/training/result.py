@@ -25,7 +25,8 @@ from pipeline.predictions.store import prediction_frame, probabilities_of, read_
 from pipeline.recipe import OnInner
 from pipeline.training.device import keras_backend
 from pipeline.training.fold import DONE, FoldTask
-from pipeline.training.stage import LOG, OOF, images_per_second, stage_done
+from pipeline.training.run_state import LOG
+from pipeline.training.stage import OOF, images_per_second, stage_done
 from pipeline.training.validation import mean_of
 
 _PACKAGES = ("tensorflow", "keras", "efficientnet", "albumentations", "numpy", "pandas", "scikit-learn")

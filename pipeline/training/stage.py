@@ -29,15 +29,23 @@ from pipeline.recipe import LogisticRegression, OnLast, Recipe
 from pipeline.training.device import for_training, onednn, replicas, slow_here
 from pipeline.training.frozen import freeze, kept_views
 from pipeline.training.network import compile_for, stage_network
+from pipeline.training.run_state import (
+    LOG,
+    WEIGHTS,
+    RunState,
+    forget_state,
+    read_state,
+    require_room,
+    state_callback,
+    take_over,
+)
 from pipeline.training.schedule import ema_callback, plateau_callback
-from pipeline.training.time_limit import TimeLimit, time_callback
+from pipeline.training.time_limit import TimeLimit, ends_by_itself
 from pipeline.training.validation import Best, HeldOut, progress_callback, validation_callback
 
 log = logging.getLogger(__name__)
 DONE = "stage.json"
-WEIGHTS = "best.weights.h5"
 OOF = "oof.parquet"
-LOG = "log.csv"
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,11 @@ class StageTask:
 
 
 def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
-    """Train one stage; `stage.json`, written last, says that it is done.
+    """Train one stage, from where it has come to; `stage.json`, written last, says that it is done.
 
     Raises:
         KitError: The loss was never a number, so that there are no weights to keep.
-        OutOfTime: The time is over; the stage is to be begun anew.
+        OutOfTime: The time is over; the next call goes on from the state that was saved.
     """
     import keras
 
@@ -86,7 +94,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     for note in slow_here(network, network.get_layer("backbone").dtype_policy.name) if task.advise else ():
         log.warning("%s", note)
     cost = network_cost(network, task.source.pictures.size)
-    started = time.perf_counter()
+    started, saving_seconds = time.perf_counter(), 0.0
     frozen = on_features(recipe, task, network, pool)
     feature_seconds = time.perf_counter() - started if frozen else 0.0
     fitted, source, held_out, watched = frozen or (network, task.source, task.held_out, task.watched)
@@ -94,7 +102,7 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
         best = _fit_at_once(fitted, stage.optimizer, source, watched, task)
     else:
         fitted = compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
-        best = _fit(fitted, recipe, source, watched, task, pool)
+        best, begun, saving_seconds = _fit(fitted, recipe, source, watched, task, pool, begun=begun)
     if best.probabilities is None:
         raise KitError(
             f"fold {source.fold}, stage {stage.name}: the loss is not a number after {stage.epochs} epochs",
@@ -139,36 +147,80 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
             "loss": METRICS["log_loss"].score(task.held_out.labels, found),
             "watched": {key: best.logs[f"val_{key}"] for key in ("loss", "score")},
             "training_seconds": float(log_frame["seconds"].sum()) + feature_seconds,
+            "saving_seconds": saving_seconds,
             "seconds": time.perf_counter() - begun,
             "pictures_trained": len(source.rows) * len(log_frame),
             "devices": replicas(),
             "parts": stage.parts,
         },
     )
+    forget_state(task.folder)
 
 
 def _fit(
-    fitted: Any, recipe: Recipe, source: TrainingInput, watched: HeldOut, task: StageTask, pool: WorkerPool
-) -> Best:
-    """Train the compiled network epoch by epoch; its best weights are in the stage's folder then."""
-    stage, best = recipe.stages[task.number], Best()
-    callbacks = _callbacks(recipe, task, watched, best)
-    with ErrorRelay() as relay:
-        batches = training_dataset(source, pool, epochs=range(stage.epochs), relay=relay)
-        try:
-            fitted.fit(
-                for_training(batches, batch_size=source.batch_size, parts=stage.parts),
-                epochs=stage.epochs,
-                steps_per_epoch=source.steps_per_epoch,
-                callbacks=callbacks,
-                shuffle=False,  # the batches come in the order of their epoch already
-                verbose=0,
+    fitted: Any,
+    recipe: Recipe,
+    source: TrainingInput,
+    watched: HeldOut,
+    task: StageTask,
+    pool: WorkerPool,
+    *,
+    begun: float,
+) -> tuple[Best, float, float]:
+    """Train the compiled network epoch by epoch, from where it has come to; what is kept has its weights in the stage's
+    folder then.
+
+    Args:
+        begun: When this process began the stage, of `time.perf_counter`.
+
+    Returns:
+        The epoch that is kept; `begun`, earlier by what the stage had taken before; the seconds that saving its state
+        took of this process.
+    """
+    stage, what = recipe.stages[task.number], f"fold {source.fold}  {recipe.stages[task.number].name}"
+    require_room(fitted, task.folder, of=what)
+    state = read_state(task.folder, of=what)
+    if state and not take_over(fitted, state):
+        log.warning("%s: its saved state is of another build or precision, so it begins anew", what)
+        state = None
+    if state:
+        log.info("%s goes on in epoch %d of %d, after %d batches", what, state.epoch + 1, stage.epochs, state.batch)
+        begun -= state.seconds
+    else:
+        for left in (WEIGHTS, LOG):
+            (task.folder / left).unlink(missing_ok=True)
+    saving_seconds = 0.0
+    while True:
+        epoch, skip = (state.epoch, state.batch) if state else (0, 0)
+        best = Best(**state.best, probabilities=state.arrays.get("best")) if state else Best()
+        if epoch < stage.epochs:
+            callbacks = _callbacks(recipe, task, watched, best, begun=begun, state=state)
+            with ends_by_itself(), ErrorRelay() as relay:
+                batches = training_dataset(source, pool, epochs=range(epoch, stage.epochs), skip=skip, relay=relay)
+                try:
+                    fitted.fit(
+                        for_training(batches, batch_size=source.batch_size, parts=stage.parts),
+                        initial_epoch=epoch,
+                        epochs=stage.epochs,
+                        steps_per_epoch=source.steps_per_epoch - skip,
+                        callbacks=callbacks,
+                        shuffle=False,  # the batches come in the order of their epoch already
+                        verbose=0,
+                    )
+                except (OutOfTime, KeyboardInterrupt):
+                    for callback in callbacks:
+                        callback.on_train_end()  # closes the logs and the progress bar, which Keras does not
+                    raise
+            saving_seconds += callbacks[-1].spent
+        if not skip:
+            return best, begun, saving_seconds
+        state = read_state(task.folder, of=what)  # of the end of the epoch that was gone on with
+        if not (state and take_over(fitted, state)):
+            raise KitError(
+                f"{what}: what was saved at the end of an epoch cannot be read back from {task.folder}",
+                expected="a disk that keeps what is written to it",
+                next_step="look at the disk, then run the same command again",
             )
-        except OutOfTime:
-            for callback in callbacks:
-                callback.on_train_end()  # closes the logs and the progress bar, which Keras does not
-            raise
-    return best
 
 
 def _fit_at_once(
@@ -238,7 +290,9 @@ def stage_done(folder: Path) -> dict[str, Any] | None:
     return result
 
 
-def _callbacks(recipe: Recipe, task: StageTask, watched: HeldOut, best: Best) -> list[Any]:
+def _callbacks(
+    recipe: Recipe, task: StageTask, watched: HeldOut, best: Best, *, begun: float, state: RunState | None
+) -> list[Any]:
     import keras
 
     stage, metric = recipe.stages[task.number], watched.metric
@@ -249,28 +303,42 @@ def _callbacks(recipe: Recipe, task: StageTask, watched: HeldOut, best: Best) ->
     stopping = []
     if stage.early_stopping:
         stopping = [keras.callbacks.EarlyStopping(monitor=monitor, mode=mode, patience=stage.early_stopping.patience)]
-    in_time = time_callback(task.limit, label, epochs=stage.epochs)
     check = partial(task.limit.check, f"the end of the predictions of {label}")
     chosen_by = None if isinstance(recipe.select_on, OnLast) else stage.monitor
     weights = task.folder / WEIGHTS
-    return [
-        *ema_callback(stage),  # before the validation, which is of the moving average then
-        # The callbacks after it read what it puts into the logs.
-        validation_callback(watched, best, monitor=chosen_by, weights=weights, check=check),
+    # Before the callbacks that read what it puts into the logs, and after the moving average, which it validates.
+    validation = validation_callback(watched, best, monitor=chosen_by, weights=weights, check=check)
+    steps = task.source.steps_per_epoch
+    callbacks = [
+        *ema_callback(stage),
+        validation,
         progress_callback(
             label,
             epochs=stage.epochs,
-            steps_per_epoch=task.source.steps_per_epoch,
+            steps_per_epoch=steps,
+            done=state.epoch * steps + state.batch if state else 0,
             pictures=len(task.source.rows),
             metric=metric.name,
         ),
         *plateau_callback(stage, monitor=monitor, mode=mode),
         *stopping,
         keras.callbacks.TerminateOnNaN(),
-        keras.callbacks.CSVLogger(task.folder / LOG),
+        keras.callbacks.CSVLogger(task.folder / LOG, append=True),
         keras.callbacks.TensorBoard(task.folder / "tensorboard", write_graph=False),
-        in_time,  # last: it measures what the others take, and does not stop a stage that one of them ends
     ]
+    in_time = state_callback(
+        task.folder,
+        label=label,
+        epochs=stage.epochs,
+        steps=steps,
+        best=best,
+        callbacks=callbacks,
+        validation=validation,
+        limit=task.limit,
+        begun=begun,
+        state=state,
+    )
+    return [*callbacks, in_time]
 
 
 def images_per_second(stages: list[dict[str, Any]]) -> float:

@@ -1,16 +1,16 @@
-"""A moment by which training must have ended, such as the end of a session on a rented machine.
+"""When training must end: at a moment, such as the end of a session on a rented machine, or because it was asked to.
 
-It decides only when training stops, never what comes out: a stage that is stopped begins anew the next time.
+It decides only when training stops, never what comes out: what is stopped goes on from its state the next time.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from pipeline.errors import OutOfTime
 
-_SAVING = 5.0  # seconds that are left for writing what an epoch or a stage has made
 _now = time.time
 
 
@@ -26,46 +26,54 @@ class TimeLimit:
     stop_at: float | None = None
     kept: str = "nothing yet"
 
-    def check(self, doing: str, *, seconds: float = 0.0) -> None:
-        """Go on if `doing`, which takes `seconds` more, ends in time.
+    def holds(self, seconds: float = 0.0) -> bool:
+        """Whether there are as many seconds left."""
+        return self.stop_at is None or _now() + seconds <= self.stop_at
+
+    def check(self, doing: str) -> None:
+        """Go on while there is time.
+
+        Args:
+            doing: What is to be reached, for the message.
 
         Raises:
-            OutOfTime: It does not.
+            OutOfTime: It is over.
         """
-        if self.stop_at is None or _now() + seconds <= self.stop_at:
-            return
-        moment = datetime.fromtimestamp(self.stop_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        need = f", which takes about {seconds:.0f} s" if seconds else ""
-        raise OutOfTime(
-            f"the time for training ends before {doing}{need}",
+        if not self.holds():
+            raise self.over(doing)
+
+    def over(self, doing: str) -> OutOfTime:
+        moment = datetime.fromtimestamp(self.stop_at or 0, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return OutOfTime(
+            f"the time for training ends before {doing}",
             expected=f"to be done by {moment}",
-            next_step=f"run the same command again: it goes on after what is finished and kept ({self.kept}). "
-            "A stage is done whole or begun anew: one that is too long for any session needs fewer epochs",
+            next_step=f"run the same command again: it goes on after what is finished and kept ({self.kept})",
         )
 
 
-def time_callback(limit: TimeLimit, label: str, *, epochs: int) -> Any:
-    """Callback that raises `OutOfTime` once the time is over, or at the end of an epoch if it will be in the next.
+@dataclass
+class Ending:
+    """Whether this process has been asked to end.
 
-    The next epoch is taken to be as long as the longest so far, validation included: so it stands last.
+    Attributes:
+        waits: Whether what runs looks at it by itself, at moments that it can go on from.
     """
-    import keras
 
-    class WithinTime(keras.callbacks.Callback):
-        def __init__(self) -> None:
-            super().__init__()
-            self.longest = 0.0
+    asked: bool = False
+    waits: bool = False
 
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.epoch, self.started = epoch, time.monotonic()
 
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            limit.check(f"the end of {label}, epoch {self.epoch + 1} of {epochs}")
+ending = Ending()
+"""Of this process: signals are for it as a whole."""
 
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.longest = max(self.longest, time.monotonic() - self.started)
-            if epoch + 1 < epochs and not self.model.stop_training:
-                what = f"the end of {label}, epoch {epoch + 2} of {epochs}"
-                limit.check(what, seconds=self.longest + _SAVING)
 
-    return WithinTime()
+@contextmanager
+def ends_by_itself() -> Iterator[None]:
+    """While the block runs, a signal to end does no more than setting `ending.asked`."""
+    ending.waits = True
+    try:
+        yield
+    finally:
+        ending.waits = False
+    if ending.asked:
+        raise KeyboardInterrupt

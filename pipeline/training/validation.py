@@ -195,20 +195,22 @@ def validation_callback(
     return Validation()
 
 
-def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, pictures: int, metric: str) -> Any:
+def progress_callback(label: str, *, epochs: int, steps_per_epoch: int, done: int, pictures: int, metric: str) -> Any:
     """Callback with a bar for the stage, and a line in the log for an epoch that ends `QUIET` seconds after the
     last one.
 
     Args:
+        done: Batches that were trained on before.
         pictures: Of an epoch.
     """
-
     import keras
+
+    total = epochs * steps_per_epoch
 
     class ShowProgress(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             self.told = time.perf_counter()
-            self.bar = Progress(total=epochs * steps_per_epoch, desc=label, unit="batch", leave=False, disable=None)
+            self.bar = Progress(total=total, initial=done, desc=label, unit="batch", leave=False, disable=None)
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.rate = self.rate_now()

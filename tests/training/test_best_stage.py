@@ -34,7 +34,8 @@ from pipeline.training.grad_cam import grad_cam, mistake_maps
 from pipeline.training.lr_find import find_learning_rate
 from pipeline.training.network import load_network
 from pipeline.training.predict import LoadedModels, predict_pictures, read_fold_models
-from pipeline.training.stage import WEIGHTS, StageTask, train_stage
+from pipeline.training.run_state import WEIGHTS
+from pipeline.training.stage import StageTask, train_stage
 from tests.conftest import write_tiny_competition
 from tests.training.conftest import EXPERIMENT, Run, recipe_of, stage
 from tests.training.test_plan import here

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -106,3 +108,36 @@ def test_a_process_that_starts_is_ended_by_an_interrupt_too(tmp_path: Path, monk
     killer.join()
     assert multiprocessing.active_children() == []
     assert not (tmp_path / "begun").exists()
+
+
+STARTED = """
+import time
+from pathlib import Path
+from pipeline.training.engines import fresh_process
+
+def wait_for_the_end(folder):
+    (folder / "begun").touch()
+    try:
+        time.sleep(120)
+    finally:
+        (folder / "ended").touch()
+
+if __name__ == "__main__":
+    fresh_process(wait_for_the_end, Path.cwd(), what="a process")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_ends_when_the_one_that_started_it_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "started.py").write_text(STARTED, encoding="utf-8")
+    with subprocess.Popen([sys.executable, "started.py"], cwd=tmp_path) as process:
+        wait_until((tmp_path / "begun").exists)
+        process.kill()
+    wait_until((tmp_path / "ended").exists)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -14,7 +14,7 @@ from pipeline.errors import BusyError, DataError
 from pipeline.predictions.store import read_predictions
 from pipeline.training.fold import train_fold
 from pipeline.training.network import load_network
-from pipeline.training.stage import WEIGHTS
+from pipeline.training.run_state import WEIGHTS
 from tests.training.conftest import Run, stage
 
 PREDICTIONS = ("oof.parquet", "oof_tta.parquet", "test.parquet", "test_tta.parquet")

@@ -26,7 +26,8 @@ from pipeline.recipe import Head, Stage
 from pipeline.training.fold import Machine, stage_rows
 from pipeline.training.frozen import FrozenBackbone, View, freeze, kept_views
 from pipeline.training.network import load_network, stage_network, stage_seed
-from pipeline.training.stage import LOG, OOF, stage_done
+from pipeline.training.run_state import LOG
+from pipeline.training.stage import OOF, stage_done
 from pipeline.training.validation import predict, predict_views
 from tests.conftest import make_picture
 from tests.training.conftest import Run, recipe_of, stage

@@ -16,7 +16,7 @@ from pipeline.recipe import load_recipe
 from pipeline.training.fold import Machine, stage_task
 from pipeline.training.lr_find import HIGHEST, LOWEST, UPDATES, RangeTest, find_learning_rate, smoothed, suggested
 from pipeline.training.network import stage_network
-from pipeline.training.stage import WEIGHTS
+from pipeline.training.run_state import WEIGHTS
 from tests.training.conftest import RECIPE, Run, recipe_of, stage
 from tests.training.test_plan import here
 

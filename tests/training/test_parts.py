@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from pipeline.predictions.store import read_predictions
 from pipeline.recipe import Stage
 from pipeline.training import parts as parts_module
 from pipeline.training.device import for_training, in_parts
-from pipeline.training.fold import stage_rows
+from pipeline.training.fold import DONE, FoldTask, stage_rows, train_fold
 from pipeline.training.parts import Trial, try_batch, with_parts
 from pipeline.training.schedule import ema_callback, make_optimizer
+from pipeline.training.stage import stage_done
 from tests.training.conftest import Run, stage
 
 ROOT = Path(__file__).parents[2]
@@ -253,6 +255,41 @@ def test_another_error_is_not_taken_for_too_little_memory(begin: Callable[..., R
     run = begin(stage("one", **AUTO))
     with pytest.raises(DataError):
         with_parts(run.recipe, run.data, folder=tmp_path, run=broken)
+
+
+def test_a_stage_for_which_memory_runs_out_goes_on_in_parts(
+    begin: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(stage("small"), stage("large", batch_size=6, batch_norm="frozen"))
+
+    def engine(task: FoldTask) -> None:
+        if task.recipe.stages[1].at_once > 2:
+            train_fold(replace(task, recipe=task.recipe.model_copy(update={"stages": task.recipe.stages[:1]})))
+            (task.folder / DONE).unlink()
+            raise OutOfMemory("memory ran out (MemoryError)", expected="more", next_step="take less")
+        train_fold(task)
+
+    run.train(folds=[0], engine=engine)
+    large = stage_done(run.task(0).stage_folder(1)) or {}
+    assert (large["parts"], (stage_done(run.task(0).stage_folder(0)) or {})["parts"]) == (6, 1)
+    told = [line for line in caplog.messages if "memory ran out" in line]
+    assert [line.rpartition("in ")[2] for line in told] == ["parts of 3 now", "parts of 1 now"]
+    known = with_parts(run.recipe, run.data, folder=run.workspace.parts("tiny"))
+    assert [one.parts for one in known.stages] == [1, 6]  # the next fold, and the next experiment, begin with it
+    assert known.fingerprint() == run.recipe.fingerprint()
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 1, "batch_norm": "frozen"}, {"batch_norm": "trained"}], ids=str)
+def test_where_smaller_parts_would_not_do_the_error_is_told(
+    begin: Callable[..., Run], settings: dict[str, Any]
+) -> None:
+    run = begin(stage("one", **settings))
+
+    def engine(task: FoldTask) -> None:
+        raise OutOfMemory("memory ran out", expected="more", next_step="take less")
+
+    with pytest.raises(OutOfMemory):
+        run.train(folds=[0], engine=engine)
 
 
 @pytest.mark.slow

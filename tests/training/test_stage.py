@@ -15,7 +15,8 @@ from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.store import probabilities_of, read_predictions
 from pipeline.training.fold import stage_rows
 from pipeline.training.network import compile_for, load_network, stage_network, stage_seed
-from pipeline.training.stage import LOG, OOF, WEIGHTS, images_per_second, stage_done
+from pipeline.training.run_state import LOG, WEIGHTS
+from pipeline.training.stage import OOF, images_per_second, stage_done
 from pipeline.training.validation import predict
 from tests.training.conftest import Run, stage
 

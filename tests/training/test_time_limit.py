@@ -5,7 +5,6 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -16,18 +15,19 @@ from pipeline.data import pictures
 from pipeline.errors import OutOfTime
 from pipeline.predictions.manifests import MANIFEST
 from pipeline.predictions.store import read_predictions
-from pipeline.training import time_limit
+from pipeline.training import run_state, time_limit
 from pipeline.training.engines import local_process
 from pipeline.training.fold import DONE, FoldTask, Machine, train_fold
-from pipeline.training.time_limit import TimeLimit, time_callback
+from pipeline.training.time_limit import TimeLimit
 from tests.training.conftest import Run, stage
-
-SAVING = time_limit._SAVING
 
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A clock that goes on by a second at each look at it, so that every run stops at the same batch; sets it to 0."""
+
+    monkeypatch.setattr(run_state, "_SAVING", 0.0)
+    monkeypatch.setattr(run_state, "SHARE", 1e-9)  # what the clock of the machine says decides nothing
 
     def reset() -> None:
         clock = itertools.count()
@@ -37,65 +37,21 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_without_a_limit_everything_goes_on() -> None:
-    TimeLimit(None).check("the end", seconds=1e12)
+    assert TimeLimit(None).holds(1e12)
 
 
-@pytest.mark.parametrize(("left", "seconds", "fits"), [(10, 0, True), (-1, 0, False), (10, 9, True), (10, 11, False)])
-def test_what_ends_in_time_goes_on(monkeypatch: pytest.MonkeyPatch, left: float, seconds: float, fits: bool) -> None:
+@pytest.mark.parametrize(("left", "seconds", "holds"), [(10, 0, True), (-1, 0, False), (10, 9, True), (10, 11, False)])
+def test_what_ends_in_time_goes_on(monkeypatch: pytest.MonkeyPatch, left: float, seconds: float, holds: bool) -> None:
     monkeypatch.setattr(time_limit, "_now", lambda: 1_000_000.0)
     limit = TimeLimit(1_000_000 + left, "fold 3")
-    if fits:
-        limit.check("the end of it", seconds=seconds)
+    assert limit.holds(seconds) == holds
+    if left > 0:
+        limit.check("the end of it")
         return
     with pytest.raises(OutOfTime, match=r"before the end of it[\s\S]*1970-01-12 13:4\d:\d\d UTC") as caught:
-        limit.check("the end of it", seconds=seconds)
+        limit.check("the end of it")
     assert "same command" in caught.value.next_step
     assert "fold 3" in caught.value.next_step
-
-
-class Epochs:
-    """The callback alone, taken through epochs of given lengths with `left` seconds to go at their ends."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, epochs: int) -> None:
-        self.left = 1000.0
-        monkeypatch.setattr(time_limit, "_now", lambda: 1000.0 - self.left)
-        self.callback = time_callback(TimeLimit(1000.0), "the stage", epochs=epochs)
-        self.model = SimpleNamespace(stop_training=False)
-        self.callback.set_model(self.model)
-        self.number = 0
-
-    def run(self, seconds: float, *, left: float) -> None:
-        self.left = 1000.0
-        self.callback.on_epoch_begin(self.number)
-        time.sleep(seconds)
-        self.left = left
-        self.callback.on_epoch_end(self.number, {})
-        self.number += 1
-
-
-def test_the_next_epoch_is_taken_to_be_as_long_as_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    epochs = Epochs(monkeypatch, epochs=10)
-    epochs.run(0.01, left=SAVING + 0.25)
-    epochs.run(0.30, left=SAVING + 0.60)
-    epochs.run(0.01, left=SAVING + 0.60)
-    with pytest.raises(OutOfTime, match=r"the stage, epoch 5 of 10, which takes about 5 s"):
-        epochs.run(0.01, left=SAVING + 0.25)
-
-
-def test_no_time_is_kept_for_an_epoch_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    epochs = Epochs(monkeypatch, epochs=2)
-    epochs.model.stop_training = True  # as early stopping does
-    epochs.run(0.0, left=0.0)
-    epochs.model.stop_training = False
-    epochs.run(0.0, left=0.0)
-
-
-def test_the_time_can_be_over_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    epochs = Epochs(monkeypatch, epochs=3)
-    epochs.callback.on_epoch_begin(1)
-    epochs.left = -1.0
-    with pytest.raises(OutOfTime, match="the stage, epoch 2 of 3"):
-        epochs.callback.on_train_batch_begin(0)
 
 
 @pytest.mark.slow
@@ -106,8 +62,8 @@ def test_a_run_in_several_sessions_ends_as_one_that_was_never_stopped(
     stops: list[OutOfTime] = []
     while len(stops) < 20:
         looks()
-        # Long enough for the longest stage, but not for two; a little longer each time, to stop elsewhere.
-        limited = Machine(workers=0, stop_at=33.0 + 3 * len(stops))
+        # Not long enough for a stage; a little longer each time, to stop elsewhere.
+        limited = Machine(workers=0, stop_at=16.0 + 3 * len(stops))
         try:
             run.train(machine=limited)
             break
