@@ -220,12 +220,10 @@ def state_callback(
                 raise KeyboardInterrupt
 
         def save(self, epoch: int, batch: int) -> None:
-            started, model = time.monotonic(), self.model
-            lists = {
-                "network": model.variables,
-                "optimizer": model.optimizer.variables,
-                "metrics": model.metrics_variables,
-            }
+            started, model, lists = time.monotonic(), self.model, dict[str, Sequence[Any]]()
+            if epoch < epochs:  # else nothing is trained any more; and on JAX the moving average's variables are gone
+                lists = {"network": model.variables, "optimizer": model.optimizer.variables}
+                lists["metrics"] = model.metrics_variables
             arrays = {
                 key: keras.ops.convert_to_numpy(variable)
                 for name, variables in lists.items()

@@ -178,9 +178,13 @@ def _fit(
         took of this process.
     """
     stage, what = recipe.stages[task.number], f"fold {source.fold}  {recipe.stages[task.number].name}"
+
+    def goes_on(state: RunState) -> bool:
+        return state.epoch == stage.epochs or take_over(fitted, state)
+
     require_room(fitted, task.folder, of=what)
     state = read_state(task.folder, of=what)
-    if state and not take_over(fitted, state):
+    if state and not goes_on(state):
         log.warning("%s: its saved state is of another build or precision, so it begins anew", what)
         state = None
     if state:
@@ -215,7 +219,7 @@ def _fit(
         if not skip:
             return best, begun, saving_seconds
         state = read_state(task.folder, of=what)  # of the end of the epoch that was gone on with
-        if not (state and take_over(fitted, state)):
+        if not (state and goes_on(state)):
             raise KitError(
                 f"{what}: what was saved at the end of an epoch cannot be read back from {task.folder}",
                 expected="a disk that keeps what is written to it",
