@@ -1,5 +1,6 @@
 """What every command shares: the workspace, errors turned into exit codes, lists printed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -56,12 +57,26 @@ def reports_errors(command: Command) -> Command:
             with _sigterm_interrupts():
                 return command(*args, **kwargs)
         except KitError as error:
-            typer.secho(f"error: {error}", fg="red", err=True)
-            raise typer.Exit(error.exit_code) from None
+            _refuse(error)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            _refuse(
+                KitError(
+                    f"a name is too long for a file: {os.fsdecode(error.filename or '?')[-300:]}",
+                    expected="names of up to 255 bytes",
+                    next_step="give a shorter one",
+                )
+            )
         except KeyboardInterrupt as interrupt:
             say_interrupted(_HALF_DONE, interrupt)
 
     return run  # type: ignore[return-value]
+
+
+def _refuse(error: KitError) -> NoReturn:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    raise typer.Exit(error.exit_code) from None
 
 
 class _Terminated(KeyboardInterrupt):

@@ -109,8 +109,8 @@ def test_before_a_training_everything_is_looked_at_once(faulty: Competition, mon
     assert len(looked) == 1
     make_picture(faulty.data / "test" / "t2.jpg", seed=77)
     assert audited(faulty) != notes
-    (faulty.data / "test" / "t2.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"0 in training, 1 to predict\): t2\.jpg \(is empty"):
+    (faulty.data / "test" / "t2.jpg").write_bytes(bytes((faulty.data / "test" / "t2.jpg").stat().st_size))
+    with pytest.raises(DataError, match=r"0 in training, 1 to predict\): t2\.jpg \(cannot be read"):
         audited(faulty)
 
 
