@@ -78,13 +78,33 @@ WORDS = [
     "0",
     "1",
 ]
-text = st.sampled_from([*ODD, *WORDS]) | st.text(max_size=6)
-rare = (
-    st.sampled_from([None, True, False, 0, -1, 2**70, float("nan"), float("inf"), 1e-300, b"", datetime.date(1, 1, 1)])
-    | st.integers()
-    | st.floats()
-)
-leaf = st.booleans().flatmap(lambda often: text if often else rare)
+SETTINGS = [
+    "multilabel",
+    "probability",
+    "probabilities",
+    "names",
+    "ranked",
+    "long",
+    "path",
+    "path_stem",
+    "stem",
+    "number",
+]
+SETTINGS += [
+    "log_loss",
+    "roc_auc",
+    "map@2",
+    "quadratic_kappa",
+    "macro_f1",
+    "metric.py",
+    "(?P<label>[0-9])",
+    "(?P<label>",
+    "|",
+]
+text = st.sampled_from(ODD) | st.sampled_from(WORDS) | st.text(max_size=6)
+number = st.sampled_from([0, 1, 2, 3, 50, -1, 2**31, 2**32, 2**63, 2**70]) | st.integers(-3, 9)
+rare = [None, True, False, 2**70, float("nan"), float("inf"), 1e-300, b"", datetime.date(1, 1, 1)]
+leaf = text | st.sampled_from(rare) | number | st.floats()
 value = st.recursive(
     leaf, lambda some: st.lists(some, max_size=3) | st.dictionaries(leaf, some, max_size=3), max_leaves=5
 )
@@ -96,7 +116,8 @@ def edited_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(whole)))
         end = start + draw(st.sampled_from([0, 1, 2, 40, len(whole)]))
-        whole = whole[:start] + draw(st.binary(max_size=4)) + whole[end:]
+        new = st.binary(max_size=4) | st.text(st.characters(codec="ascii"), max_size=4).map(str.encode)
+        whole = whole[:start] + draw(new) + whole[end:]
     return whole
 
 
@@ -106,6 +127,16 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield tree, key
         if isinstance(inner, dict | list):
             yield from places(inner)
+
+
+def like(old: Any) -> st.SearchStrategy[Any]:
+    if isinstance(old, bool) or not isinstance(old, str | int | float):
+        return st.booleans() | leaf
+    return text | st.sampled_from(SETTINGS) if isinstance(old, str) else number | st.floats(allow_nan=False)
+
+
+def mostly(strategy: st.SearchStrategy[bytes], other: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.integers(0, 4).flatmap(lambda which: strategy if which else other)
 
 
 @st.composite
@@ -121,8 +152,8 @@ def edited_tree(draw: st.DrawFn, tree: Any) -> Any:
                 here[draw(leaf)] = draw(value)
             case 2:
                 here[key] = draw(value)
-            case _:
-                here[key] = draw(leaf)
+            case _:  # mostly of the same type, so that it is not refused for that
+                here[key] = draw(like(here[key]))
     return tree
 
 
@@ -240,12 +271,12 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
 
 
 def test_competition_yaml(tiny: Competition) -> None:
-    whole = yaml.safe_load(tiny.file.read_text("utf-8"))
+    whole = tiny.model_dump(mode="json", exclude_none=True)  # with every setting that has a default
     fuller = whole | {"metric": "log_loss", "submission": "probabilities", "extra": {"more": {"pictures": "train"}}}
     trees = st.sampled_from([whole, fuller]).flatmap(edited_tree).map(yaml.safe_dump).map(str.encode)
 
     @fuzzed
-    @given(trees | edited_bytes(tiny.file.read_bytes()))
+    @given(mostly(trees, edited_bytes(tiny.file.read_bytes())))
     def run(content: bytes) -> None:
         with replaced(tiny.file, content), nothing_worse_than_an_error(root_of(tiny)):
             use(tiny, root_of(tiny))
@@ -255,17 +286,15 @@ def test_competition_yaml(tiny: Competition) -> None:
 
 def test_recipes(tmp_path: Path) -> None:
     shipped = {name: text.encode() for name, text in shipped_recipes().items()}
-    trees = st.sampled_from([yaml.safe_load(one) for one in shipped.values()]).flatmap(edited_tree)
+    trees = st.sampled_from([load_recipe(name).model_dump(mode="json") for name in shipped]).flatmap(edited_tree)
+    trees = trees.map(yaml.safe_dump).map(str.encode)
     file = tmp_path / "recipe.yaml"
     settings_of = st.lists(
         st.tuples(st.sampled_from(["seed", "stages.0.epochs", "stages.*.schedule", "a.b"]) | text, text)
     )
 
     @fuzzed
-    @given(
-        trees.map(yaml.safe_dump).map(str.encode) | st.sampled_from(list(shipped.values())).flatmap(edited_bytes),
-        settings_of,
-    )
+    @given(mostly(trees, st.sampled_from(list(shipped.values())).flatmap(edited_bytes)), settings_of)
     def run(content: bytes, changes: list[tuple[str, str]]) -> None:
         with suppress(KitError):
             load_recipe("demo", overrides=[f"{path}={value}" for path, value in changes])
