@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import DataError
 from pipeline.settings import NAME, Settings, explain, read_mapping
@@ -77,6 +77,15 @@ class Split(Settings):
     test: str | None = None
 
 
+def _can_be_a_path(path: str) -> str:
+    if "\0" in path or any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.split("/")):
+        raise ValueError("is no path: a name in it is longer than 255 bytes, or holds a zero byte")
+    return path
+
+
+DataPath = Annotated[str, AfterValidator(_can_be_a_path)]
+
+
 class LabelledPictures(Settings):
     """Pictures and where their labels are.
 
@@ -93,8 +102,8 @@ class LabelledPictures(Settings):
         label_pattern: Regular expression with a group `label`, found in the path from `pictures`.
     """
 
-    pictures: str
-    table: str | None = None
+    pictures: DataPath
+    table: DataPath | None = None
     id_column: str | None = None
     label_column: str | None = None
     label_columns: tuple[str, ...] = ()
@@ -138,7 +147,7 @@ class TrainData(LabelledPictures):
         group_column: Rows of one group are never divided between folds.
     """
 
-    held_out_pictures: str | None = None
+    held_out_pictures: DataPath | None = None
     group_column: str | None = None
     split: Split | None = None
 
@@ -154,7 +163,7 @@ class TrainData(LabelledPictures):
 class TestData(Settings):
     """Where the pictures to predict are; their ids are those of the sample submission, where there is one."""
 
-    pictures: str
+    pictures: DataPath
     match: Match = "name"
 
 
@@ -178,20 +187,20 @@ class Competition(Settings):
     """
 
     slug: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    metric: str = "accuracy"
+    metric: DataPath = "accuracy"
     greater_is_better: bool | None = None
     class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     target: Target = "single"
     train: TrainData
     test: TestData | None = None
     extra: dict[Annotated[str, Field(pattern=f"^{NAME}$")], LabelledPictures] = Field(default_factory=dict)
-    sample_submission: str | None = None
+    sample_submission: DataPath | None = None
     submission: Form = "class"
     positive: str | None = None
     top: int = Field(default=5, ge=1)
     separator: str = Field(default=" ", min_length=1)
     folds: int = Field(default=5, ge=2)
-    fold_seed: int = Field(default=0, ge=0)
+    fold_seed: int = Field(default=0, ge=0, lt=2**32)
     folder: Path = Field(default=Path("."), exclude=True)
 
     @field_validator("metric")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 LIMIT_MB = 20
+LIMIT_PIXELS = 64_000_000  # about 1 GB while it is decoded: few bytes may say that there are many pixels
 _TOP = 5
 _SIDE = 640  # pixels of the longer side of the picture that is sent back: enough to look at it enlarged
 _PACKAGES = ("flask", "waitress")
@@ -121,8 +122,8 @@ def build_app(predict: Predict, *, classes: Sequence[str], title: str, facts: Ma
     @app.post("/predict")
     def answer() -> dict[str, Any]:
         content, started = request.get_data(), time.perf_counter()
-        picture = decode_bytes(content)
         with one_at_a_time:
+            picture = decode_bytes(content, most_pixels=LIMIT_PIXELS)
             found = predict(picture)
         seconds = time.perf_counter() - started
         return {

@@ -47,6 +47,16 @@ def test_without_an_option_only_the_page_and_its_pictures_are_written(faulty: Co
             image.verify()
 
 
+def test_a_training_that_a_picture_would_end_is_refused_before_it_begins(faulty: Competition) -> None:
+    refused = CliRunner().invoke(app, ["train", "demo", "tiny"])
+    assert refused.exit_code == 1
+    assert (
+        "1 picture of tiny cannot be used (1 in training, 0 to predict): 023.jpg (is empty (0 bytes))" in refused.output
+    )
+    assert "--quarantine" in refused.output
+    assert not Path("runs").exists() and not faulty.folds_file.exists()
+
+
 def test_leaked_test_pictures_and_all_pairs_are_tables(faulty: Competition) -> None:
     Image.fromarray(scene(5)).save(faulty.data / "test" / "t0.jpg")  # before, it is like one in train
     assert "leaks.csv" not in kit("explore", "tiny")

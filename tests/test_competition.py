@@ -47,6 +47,12 @@ def test_what_is_written_reads_back(tmp_path):
     [
         ({}, "train: missing"),
         ({"train": {"picture": "train"}}, "train.picture: unknown key; did you mean 'pictures'?"),
+        (
+            {"train": {"pictures": "a/" + "x" * 256}},
+            "train.pictures: is no path: a name in it is longer than 255 bytes",
+        ),
+        ({"train": FOLDERS, "sample_submission": "a\0b"}, "sample_submission: is no path"),
+        ({"train": FOLDERS, "fold_seed": 2**32}, "fold_seed: Input should be less than 4294967296"),
         ({"train": FOLDERS, "metric": "acuracy"}, "metric: is no metric; did you mean accuracy?"),
         ({"train": FOLDERS, "metric": "map@0", "submission": "ranked"}, "metric: is no metric; did you mean map@K?"),
         (

@@ -100,6 +100,14 @@ def test_a_request_has_a_largest_size() -> None:
     assert answer.get_json() == {"problem": f"this picture is larger than {LIMIT_MB} MB"}
 
 
+def test_a_picture_has_a_largest_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "LIMIT_PIXELS", 600)
+    client = client_of(Colours())
+    assert "classes" in client.post("/predict", data=png((9, 9, 9)), headers=OWN).get_json()
+    answer = client.post("/predict", data=png((9, 9, 9), size=(601, 1)), headers=OWN)
+    assert answer.get_json()["problem"] == "this picture has 601 × 1 pixels, more than 600 in all"
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

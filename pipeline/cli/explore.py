@@ -37,9 +37,8 @@ def explore(
     check_augment(augment)
     typer.echo(f"looking at the pictures of {competition}", err=True)
 
-    from pipeline.data.duplicates import keep_duplicates
     from pipeline.data.explore import explore as look
-    from pipeline.data.explore import write_pairs
+    from pipeline.data.explore import keep_audit, write_pairs
     from pipeline.data.remedies import refuse_groups_without_effect
     from pipeline.data.showcase import showcase
     from pipeline.report.explore_page import finding_rows, write_explore_page
@@ -49,7 +48,7 @@ def explore(
     found = look(described)
     typer.echo("drawing the page", err=True)
     page = write_explore_page(described.folder / "explore", found, showcase(found, augment=augment))
-    keep_duplicates(described, found.rows, found.training_duplicates)
+    keep_audit(found)
     tables = write_pairs(described.folder / "explore", found)
     for name, value in found.facts.items():
         print(f"{name}: {value}")

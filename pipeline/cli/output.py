@@ -1,5 +1,6 @@
 """What every command shares: the workspace, errors turned into exit codes, lists printed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -56,19 +57,32 @@ def reports_errors(command: Command) -> Command:
             with _sigterm_interrupts():
                 return command(*args, **kwargs)
         except KitError as error:
-            what, colour = ("to be continued", "yellow") if isinstance(error, OutOfTime) else ("error", "red")
-            typer.secho(f"{what}: {error}", fg=colour, err=True)
-            raise typer.Exit(error.exit_code) from None
+            _refuse(error)
         except OSError as error:
-            full = disk_full(error)
-            if full is None:
+            refusal = disk_full(error) or _too_long(error)
+            if refusal is None:
                 raise
-            typer.secho(f"error: {full}", fg="red", err=True)
-            raise typer.Exit(full.exit_code) from None
+            _refuse(refusal)
         except KeyboardInterrupt as interrupt:
             say_interrupted(_HALF_DONE, interrupt)
 
     return run  # type: ignore[return-value]
+
+
+def _too_long(error: OSError) -> KitError | None:
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    return KitError(
+        f"a name is too long for a file: {os.fsdecode(error.filename or '?')[-300:]}",
+        expected="names of up to 255 bytes",
+        next_step="give a shorter one",
+    )
+
+
+def _refuse(error: KitError) -> NoReturn:
+    what, colour = ("to be continued", "yellow") if isinstance(error, OutOfTime) else ("error", "red")
+    typer.secho(f"{what}: {error}", fg=colour, err=True)
+    raise typer.Exit(error.exit_code) from None
 
 
 class _Terminated(KeyboardInterrupt):

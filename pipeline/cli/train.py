@@ -149,6 +149,7 @@ def train(
         )
         print(plan_text(found))
         return
+    _say_audited(described)
     if limit is not None:
         asked = settings, described, experiment, workspace, fold, machine
         within = _or_the_cheapest if chosen_here else _budgeted
@@ -173,6 +174,17 @@ def train(
         submission_make(experiment, competition=competition)
     else:
         print(f"next: kit submission make {experiment} --competition {competition}")
+
+
+def _say_audited(described: "Competition") -> None:
+    """Read every picture, unless that was done before, and say what may spoil the training."""
+    from pipeline.data.explore import audited
+
+    notes = audited(described)
+    if notes:
+        print(f"found among the pictures, as `kit explore {described.slug}` shows them:")
+    for note in notes:
+        print(f"  {note}", flush=True)
 
 
 def moment_of(deadline: str) -> float:

@@ -4,7 +4,10 @@ EXIF orientation applied; grey, palette, CMYK, alpha and 16-bit converted; the f
 """
 
 import io
+import math
+import os
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,9 @@ from pipeline.errors import DataError, PictureError
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif"}
 )
+# Whatever a file is called, it is read as one of these or not at all: among Pillow's others are EPS, which it has
+# Ghostscript run, and many that hardly anybody has looked at for years.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF", "PPM")
 _NEWER = {".avif": "avif", ".jp2": "jpg_2000"}  # what not every Pillow reads, and the name of that in it
 _EXPECTED = "a complete picture file (" + " ".join(sorted(PICTURE_SUFFIXES)) + ")"
 POLICY = 1  # raise when decoding or resizing changes: kept decoded pictures are then made anew
@@ -49,21 +55,23 @@ def decode(path: Path) -> NDArray[np.uint8]:
         DataError: The file is missing, truncated or not a picture; the file is named.
     """
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return _to_rgb(image)
     except Exception as error:  # Pillow raises nearly every kind on damaged files
         raise unreadable(path, error) from None
 
 
-def decode_bytes(content: bytes) -> NDArray[np.uint8]:
+def decode_bytes(content: bytes, *, most_pixels: float = math.inf) -> NDArray[np.uint8]:
     """What `decode` gives for a file with this content.
 
     Raises:
-        DataError: It is not a whole picture.
+        DataError: It is not a whole picture, or has more pixels.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return _to_rgb(image)
+        with _opened(io.BytesIO(content)) as image:
+            if image.width * image.height <= most_pixels:
+                return _to_rgb(image)
+            problem = f"this picture has {image.width:,} × {image.height:,} pixels, more than {most_pixels:,} in all"
     except UnidentifiedImageError:
         problem = "this is not a picture, or of a format that is not known here" if content else "this file is empty"
     except Exception as error:  # Pillow raises nearly every kind on damaged files
@@ -74,7 +82,7 @@ def decode_bytes(content: bytes) -> NDArray[np.uint8]:
 def picture_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels, upright, from the file's header alone."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # whose `size` is upright already, in newer Pillows
                 width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
@@ -87,7 +95,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 def format_and_mode(path: Path) -> tuple[str, str]:
     """Pillow's names of the file's format (`JPEG`) and of its colour mode (`RGB`, `L`, `CMYK`), from the header."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return image.format or "unknown", image.mode
     except Exception as error:  # Pillow raises nearly every kind on damaged files
         raise unreadable(path, error) from None
@@ -112,6 +120,17 @@ def shrink(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return resize(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
+def _opened(file: Path | io.BytesIO) -> Image.Image:
+    return Image.open(file, formats=_known_formats())
+
+
+@cache
+def _known_formats() -> list[str]:
+    """Those of `_FORMATS` that this Pillow reads."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.seek(0)
     image.load()  # which turns a TIFF upright and forgets its orientation
@@ -119,7 +138,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION, 1))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode in _SIXTEEN_BIT:
-        values = np.asarray(upright, dtype=np.float64)
+        values = np.nan_to_num(np.asarray(upright, dtype=np.float64))
         # 65535 becomes 255. A 32-bit file that holds 8-bit values keeps them.
         grey = values / 257.0 if upright.mode.startswith("I;16") or values.max(initial=0) > 255 else values
         return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -133,9 +152,9 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def unreadable(path: Path, error: Exception) -> PictureError:
     """The error that names a picture file and says what is wrong with it."""
-    if not path.exists():
+    if not os.path.exists(path):  # a Path's own fails where the name is too long
         problem = f"{path} does not exist"
-    elif path.stat().st_size == 0:
+    elif os.path.getsize(path) == 0:
         problem = f"{path} is empty (0 bytes)"
     else:
         problem = f"{path} cannot be read as a picture: {error}"

@@ -1,16 +1,21 @@
 """A competition before any training: what is in it and what is wrong with it."""
 
-from dataclasses import dataclass
+import hashlib
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.artifacts import atomic_path
+from pipeline.artifacts import atomic_path, read_json, write_json
 from pipeline.competition import Competition
 from pipeline.data.audit import Survey, identical, survey
-from pipeline.data.duplicates import Duplicate, components, find_duplicates
+from pipeline.data.decode import POLICY
+from pipeline.data.duplicates import Duplicate, components, find_duplicates, keep_duplicates
+from pipeline.data.index import test_index, train_index
 from pipeline.data.labels import Variant, label_variants, natural
 from pipeline.data.remedies import contradictions
+from pipeline.errors import DataError, counted, name_some
 from pipeline.targets import split_names
 
 TRAIN, HELD_OUT, TEST = "train", "held out", "test"
@@ -140,6 +145,58 @@ def explore(competition: Competition) -> Exploration:
         notes=found.notes,
         rows=found.train,
     )
+
+
+def audited(competition: Competition) -> list[str]:
+    """What a person should know before a training, a line each. The same pictures and labels are looked at once.
+
+    Raises:
+        DataError: A picture cannot be read, or the data cannot be indexed.
+    """
+    file = _kept(competition)
+    kept = read_json(file) if file.is_file() else {}
+    if kept.get("sha256") == _sha256(train_index(competition), test_index(competition)):
+        return list(kept["notes"])
+    found = explore(competition)
+    unreadable = found.unreadable
+    if len(unreadable):
+        test = int((unreadable["part"] == TEST).sum())
+        reasons = zip(unreadable["id"], unreadable["reason"], strict=True)
+        raise DataError(
+            f"{counted(len(unreadable), 'picture', 'pictures')} of {competition.slug} cannot be used"
+            f" ({len(unreadable) - test} in training, {test} to predict): "
+            + name_some(f"{key} ({why})" for key, why in reasons),
+            expected="pictures that can be read, found out before hours of training",
+            next_step="download those to predict again, or put readable ones in their place: each needs a prediction"
+            if test
+            else f"mend them, or leave them out: kit explore {competition.slug} --quarantine",
+        )
+    return keep_audit(found)
+
+
+def keep_audit(found: Exploration) -> list[str]:
+    """Keep what was found, for `audited` and for `training_duplicates`."""
+    keep_duplicates(found.competition, found.rows, found.training_duplicates)
+    lines = findings(replace(found, left_out={}))  # which each command says itself
+    notes = [f"{line.count} {line.what}: {line.next_step}" for line in lines]
+    if found.unreadable.empty:
+        hashed = _sha256(found.rows, test_index(found.competition))
+        write_json(_kept(found.competition), {"sha256": hashed, "notes": notes})
+    return notes
+
+
+def _kept(competition: Competition) -> Path:
+    return competition.folder / "explore" / "audit.json"
+
+
+def _sha256(train: pd.DataFrame, test: pd.DataFrame) -> str:
+    """Hash of ids, labels, and sizes and times of the files."""
+    digest = hashlib.sha256(f"{POLICY}\n".encode())
+    both = pd.concat([train[["id", "label", "path"]], test.assign(label="")])
+    for key, label, path in zip(both["id"], both["label"], both["path"], strict=True):
+        status = os.stat(path)
+        digest.update(f"{key}\n{label}\n{status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def write_pairs(folder: Path, exploration: Exploration) -> dict[Path, int]:

@@ -84,7 +84,7 @@ def _found(name: str) -> list[Path]:
     for match in map(Path, sorted(matches)):
         if match.is_dir():
             found += find_pictures(match)
-        elif match.suffix.lower() in PICTURE_SUFFIXES:
+        elif match.is_file() and match.suffix.lower() in PICTURE_SUFFIXES:
             found.append(match)
     return _require_some(found, f"no picture matches {name}")
 

@@ -1,10 +1,13 @@
+import os
 import shutil
 
 import pytest
 
 from pipeline.data.audit import audit
+from pipeline.data.explore import explore
 from pipeline.errors import DataError
 from tests.conftest import make_picture, write_table
+from tests.data.test_decode import write_hostile
 
 
 def copy_train(competition, source, target):
@@ -43,6 +46,28 @@ def test_each_fault_is_named_with_its_reason(tiny_competition):
     assert found.faults["004.jpg"] == "is empty (0 bytes)"
     assert str(tiny_competition.data) not in found.faults["005.jpg"].split(":")[0]
     assert found.pictures == 21
+
+
+def test_every_kind_of_file_among_the_pictures(tiny_competition, tmp_path):
+    """Those that cannot be read are named with the reason; links are followed out of the folder; what is no file, and a
+    link to nothing, is no picture."""
+    train = tiny_competition.data / "train"
+    known = write_hostile(train)
+    (train / "elsewhere.jpg").symlink_to(make_picture(tmp_path / "elsewhere" / "a.jpg", seed=60))
+    (train / "broken-elsewhere.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "elsewhere" / "b.jpg").write_bytes(b"no picture")
+    (train / "nowhere.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(train / "pipe.jpg")
+    (train / "folder.jpg").mkdir()
+    known |= {"elsewhere.jpg": [], "broken-elsewhere.jpg": "cannot identify"}
+    known |= dict.fromkeys(("nowhere.jpg", "pipe.jpg", "folder.jpg"), "no such file")
+    add_rows(tiny_competition, *(f"{name},red" for name in known))
+
+    found = explore(tiny_competition)
+    assert sorted(found.faults) == sorted(name for name, what in known.items() if isinstance(what, str))
+    assert {name: why for name, why in found.faults.items() if known[name] not in why} == {}
+    assert len(found.rows) == 24 + sum(isinstance(what, list) for what in known.values())
+    assert found.faults == audit(tiny_competition).faults
 
 
 def test_what_is_in_quarantine_is_not_read(tiny_competition):

@@ -1,18 +1,21 @@
 """Each kind of picture file as it comes out of the wild, against pixels worked out by hand."""
 
+import io
 import struct
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageCms, ImageOps, features
 
-from pipeline.data.decode import decode, picture_size, resize
-from pipeline.errors import DataError
+from pipeline.data.decode import decode, decode_bytes, picture_size, resize
+from pipeline.errors import DataError, PictureError
 from tests.conftest import make_picture
 
 ORIENTATION = 0x0112
@@ -182,43 +185,114 @@ def test_result_is_writable_rgb_uint8(tmp_path):
     pixels[0, 0] = 0  # augmentation works in place
 
 
-def broken_files(folder: Path) -> dict[str, Path]:
-    whole = make_picture(folder / "whole.jpg", size=(64, 64)).read_bytes()
-    flat = make_picture(folder / "whole.png", size=(64, 64)).read_bytes()
-    contents = {
-        "truncated.jpg": whole[: len(whole) // 2],
-        "truncated.png": flat[: len(flat) // 2],
-        "header-only.jpg": whole[:20],
-        "empty.jpg": b"",
-        "text.jpg": b"<html>404 not found</html>",
+def encoded(format: str, image: Image.Image | None = None, **options: object) -> bytes:
+    """A file of 20 × 30 pixels, or of this image."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    (image or Image.fromarray(noise)).save(file, format, **options)
+    return file.getvalue()
+
+
+def png_of(header: bytes, *chunks: tuple[bytes, bytes], pixels: bytes = bytes(100)) -> bytes:
+    """A PNG with this IHDR, whatever it claims."""
+    listed = ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in listed
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@cache
+def hostile() -> dict[str, tuple[bytes, str | list[int]]]:
+    """Each kind of file that is not met every day: its content, and why it cannot be read, or its first pixel."""
+    jpeg, flat = encoded("JPEG"), encoded("PNG")
+    size, ink = (
+        jpeg.index(b"\xff\xc0") + 5,
+        Image.fromarray(np.full((20, 30, 4), (255, 0, 0, 0), np.uint8), mode="CMYK"),
+    )
+    one, grey = bytes([0, 0, 0, 1] * 2), lambda *values, of: Image.fromarray(np.array([values], dtype=of))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    first = decode_bytes(flat)[0, 0].tolist()
+    whole = decode_bytes(jpeg)[0, 0].tolist()
+    return {
+        "truncated.jpg": (jpeg[:-100], "truncated"),
+        "truncated.png": (flat[:-100], "truncated"),
+        "header-only.jpg": (jpeg[:20], "cannot be read as a picture"),
+        "empty.jpg": (b"", "0 bytes"),
+        "zeros.jpg": (bytes(1000), "cannot identify"),
+        "text.jpg": (b"<html>404 not found</html>", "cannot identify"),
+        "vector.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify"),
+        "packed.jpg": (b"PK\x03\x04" + bytes(30), "cannot identify"),
+        "postscript.jpg": (encoded("EPS"), "cannot identify"),  # Pillow would have Ghostscript run it
+        "document.jpg": (encoded("PDF"), "cannot identify"),
+        "icon.png": (encoded("ICNS"), "cannot identify"),
+        "huge.png": (png_of(struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)), "exceeds limit"),
+        "huge.jpg": (jpeg[:size] + b"\xff" * 4 + jpeg[size + 4 :], "exceeds limit"),
+        "nothing.png": (png_of(struct.pack(">IIBBBBB", 0, 10, 8, 0, 0, 0, 0)), "cannot identify"),
+        "few-rows.png": (png_of(struct.pack(">IIBBBBB", 4000, 4000, 8, 0, 0, 0, 0)), "truncated"),
+        "long-text.png": (
+            png_of(one + b"\x08\0\0\0\0", (b"zTXt", b"k\0\0" + zlib.compress(bytes(2**21)))),
+            "too large",
+        ),
+        "progressive.jpg": (encoded("JPEG", progressive=True), whole),
+        "behind.jpg": (jpeg + b"behind it" * 100, whole),
+        "burst.jpg": (encoded("MPO", save_all=True, append_images=[Image.new("RGB", (30, 20))]), whole),
+        "profile.png": (encoded("PNG", icc_profile=srgb), first),
+        "no-profile.png": (encoded("PNG", icc_profile=b"no profile"), first),
+        "png.jpg": (flat, first),
+        "webp.png": (encoded("WEBP", lossless=True), first),
+        "bmp.gif": (encoded("BMP"), first),
+        "lzw.tif": (encoded("TIFF", compression="tiff_lzw"), first),
+        "pages.tif": (encoded("TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))]), first),
+        "ink.tif": (encoded("TIFF", ink), [0, 255, 255]),
+        "big-endian.tif": (encoded("TIFF", grey(51400, 0, of=">u2")), [200] * 3),
+        "float.tif": (encoded("TIFF", grey(np.nan, 9, of=np.float32)), [0] * 3),
+        "negative.tif": (encoded("TIFF", grey(-5, 9, of=np.int32)), [0] * 3),
+        "one.png": (png_of(one + b"\x10\2\0\0\0", pixels=b"\0\xff\xff\x80\0\0\0"), [255, 128, 0]),
     }
-    for name, content in contents.items():
+
+
+def write_hostile(folder: Path) -> dict[str, str | list[int]]:
+    """Write them, and links that lead nowhere; what is to be said of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (content, _) in hostile().items():
         (folder / name).write_bytes(content)
-    return {name: folder / name for name in [*contents, "missing.jpg"]}
+    return {name: known for name, (_, known) in hostile().items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("truncated.jpg", "truncated"),
-        ("truncated.png", "truncated"),
-        ("header-only.jpg", "cannot be read as a picture"),
-        ("empty.jpg", "0 bytes"),
-        ("text.jpg", "cannot identify"),
-        ("missing.jpg", "does not exist"),
-    ],
-)
-def test_an_unreadable_file_is_named(tmp_path, name, why):
-    path = broken_files(tmp_path)[name]
-    with pytest.raises(DataError) as caught:
+@pytest.mark.parametrize("name", list(hostile()))
+def test_a_file_of_any_kind_is_read_or_named(tmp_path, name):
+    content, known = hostile()[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    if isinstance(known, list):
+        assert decode(path)[0, 0].tolist() == known
+        assert_size_agrees(path)
+        return
+    with pytest.raises(PictureError) as caught:
         decode(path)
-    assert str(path) in caught.value.problem
-    assert why in caught.value.problem
+    assert caught.value.problem.startswith(f"{path} ")
+    assert known in caught.value.problem.removeprefix(f"{path} ")
 
 
-@pytest.mark.parametrize("name", ["header-only.jpg", "empty.jpg", "text.jpg", "missing.jpg"])
+def test_what_is_no_file_is_named(tmp_path):
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, why in {
+        "loop.jpg": "not exist",
+        "gone.jpg": "not exist",
+        "x" * 300: "not exist",
+        "folder.jpg": "directory",
+    }.items():
+        with pytest.raises(PictureError, match=why) as caught:
+            decode(tmp_path / name)
+        assert str(tmp_path / name) in caught.value.problem
+
+
+@pytest.mark.parametrize("name", ["header-only.jpg", "empty.jpg", "text.jpg", "huge.png", "missing.jpg"])
 def test_the_size_of_a_file_without_header_is_an_error_that_names_it(tmp_path, name):
-    path = broken_files(tmp_path)[name]
+    write_hostile(tmp_path)
+    path = tmp_path / name
     with pytest.raises(DataError, match=name):
         picture_size(path)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.competition import Competition
-from pipeline.data.explore import explore, findings
+from pipeline.data.explore import audited, explore, findings
 from pipeline.data.folds import load_folds, make_folds
 from pipeline.data.index import train_index
 from pipeline.data.remedies import (
@@ -93,6 +93,25 @@ def test_an_unreadable_test_picture_is_shown_not_refused(tiny_competition: Compe
     (tiny_competition.data / "test" / "t3.jpg").write_text("no picture")
     (row,) = explore(tiny_competition).unreadable.to_dict("records")
     assert (row["part"], row["id"]) == ("test", "t3.jpg")
+
+
+def test_before_a_training_everything_is_looked_at_once(faulty: Competition, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        DataError, match=r"1 picture of tiny cannot be used \(1 in training, 0 to predict\): 023\.jpg \(is"
+    ) as caught:
+        audited(faulty)
+    assert caught.value.next_step.endswith("kit explore tiny --quarantine")
+    write_table(faulty.quarantine_file, "id,reason", "023.jpg,empty")
+    looked, notes = [], [f"{line.count} {line.what}: {line.next_step}" for line in findings(explore(faulty))[:-1]]
+    monkeypatch.setattr("pipeline.data.explore.explore", lambda competition: looked.append(1) or explore(competition))
+    assert audited(faulty) == audited(faulty) == notes
+    assert "2 test pictures that are also in training: the leaderboard's score is flattered by them" in notes
+    assert len(looked) == 1
+    make_picture(faulty.data / "test" / "t2.jpg", seed=77)
+    assert audited(faulty) != notes
+    (faulty.data / "test" / "t2.jpg").write_bytes(bytes((faulty.data / "test" / "t2.jpg").stat().st_size))
+    with pytest.raises(DataError, match=r"0 in training, 1 to predict\): t2\.jpg \(cannot be read"):
+        audited(faulty)
 
 
 def test_brightness_is_the_mean_grey_level(tiny_competition: Competition) -> None:

@@ -3,19 +3,26 @@
 import math
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import softmax
 
+from pipeline.data.competition_data import load_data
 from pipeline.data.pictures import FilePictures
 from pipeline.errors import OutOfTime
 from pipeline.predictions.metrics import METRICS
+from pipeline.predictions.store import prediction_frame
+from pipeline.submit.submission import make_submission
 from pipeline.training.validation import Best, HeldOut, predict, predict_views, validation_callback
+from tests.conftest import make_picture, write_competition, write_table
 
 SIZE = (4, 6)
 
@@ -46,6 +53,38 @@ def test_row_i_is_the_prediction_of_row_i(tmp_path: Path, left_half: Any, batch_
     found = predict(left_half, source, np.array(rows), target="single", batch_size=batch_size)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, softmax(colours[rows, 0] / 100.0, axis=1), atol=1e-6)
+
+
+def submitted(root: Path, left_half: Any, *, order: list[int], folders: bool, batch_size: int) -> tuple[Any, ...]:
+    """Of a competition whose files and rows were written in this order: what is learned from, and the submission."""
+    data = root / "competitions" / "c" / "data"
+    for number in order:
+        name = f"{number:02}.png"
+        place = ("test" if number < 4 else f"train/{'abc'[number % 3]}" if folders else "train") + f"/{name}"
+        make_picture(data / place, colour=number % 3, seed=number, size=SIZE)
+    write_table(data / "train.csv", "id,label", *(f"{n:02}.png,{'abc'[n % 3]}" for n in order if n >= 4))
+    write_table(data / "sample.csv", "id,label", *(f"{n:02}.png,a" for n in order if n < 4))
+    table = {} if folders else {"table": "train.csv", "id_column": "id", "label_column": "label"}
+    files = {"train": {"pictures": "train", **table}, "test": {"pictures": "test"}, "sample_submission": "sample.csv"}
+    competition = write_competition(root, "c", **files, folds=2)
+    read = load_data(competition)
+    source = FilePictures(tuple(read.test["path"]), SIZE)
+    found = predict(left_half, source, np.arange(len(source)), target="single", batch_size=batch_size)
+    frame = prediction_frame(list(read.test["id"]), found, read.classes)
+    rows = make_submission(competition, frame, read.classes).sort_values("id").to_csv(index=False)
+    ids = [Path(key).name for key in read.train["id"]]
+    return ids, read.labels.tolist(), read.folds.frame["fold"].tolist(), read.sha256, rows
+
+
+@settings(max_examples=8, derandomize=True, database=None, deadline=None)
+@given(st.permutations(range(24)), st.booleans(), st.sampled_from([1, 2, 3, 5, 7, 64]))
+def test_no_order_and_no_batch_size_changes_the_submission(
+    left_half: Any, order: list[int], folders: bool, batch_size: int
+) -> None:
+    with TemporaryDirectory() as first, TemporaryDirectory() as second:
+        expected = submitted(Path(first), left_half, order=list(range(24)), folders=folders, batch_size=4)
+        assert submitted(Path(second), left_half, order=order, folders=folders, batch_size=batch_size) == expected
+        assert len(set(expected[-1].splitlines())) == 5 and len(set(expected[2])) == 2
 
 
 def test_every_model_sees_every_picture_in_every_view(tmp_path: Path, left_half: Any) -> None:
