@@ -221,7 +221,7 @@ def _with_positive(
             + name_some(classes),
             expected="two classes, or a column a class",
             next_step="if its numbers mean nothing: --submission class; if the labels are elsewhere: --label-column or "
-            "--table",
+            "--table; if it is of several classes together, write a table of pictures and 0 or 1: --table",
         )
     if wishes.positive:
         if wishes.positive not in classes:

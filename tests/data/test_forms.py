@@ -174,6 +174,7 @@ def test_the_form_is_what_competition_yaml_says() -> None:
         ({"submission": "probability", "metric": "brier"}, ["id", "x"], ["a", "b", "c"], "with 3 classes"),
         ({"submission": "probability", "metric": "brier", "positive": "z"}, ["id", "x"], ["a", "b"], "`positive: z`"),
         ({"submission": "probabilities"}, ["id", "a", "b"], ["a", "c"], "has the columns a, b after the id"),
+        ({"sample_id_column": "x"}, ["id"], ["a", "b"], "has the columns id after the id"),
         (
             {"submission": "ranked", "metric": "map@5"},
             ["id", "a", "b"],
