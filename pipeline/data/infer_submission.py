@@ -186,6 +186,7 @@ def _form(
         doubts.append(
             f"the sample holds {name_some(map(repr, strange), limit=3)}, which is no class here; classes are written "
             f"as in the train data: {name_some(classes, limit=3)}"
+            + ("; if they are probabilities: --metric roc_auc" if numbers.notna().all() else "")
         )
     return Submission("class", "one label an id", doubts=tuple(doubts))
 

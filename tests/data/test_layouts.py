@@ -882,11 +882,13 @@ def test_the_probability_of_several_classes_together(tmp_path):
     data = tmp_path / "d"
     paths = make_pictures(data / "train", {"cover": 2, "jmipod": 2, "uerd": 2}, size=(8, 10))
     numbered(data / "test", ["0001"])
-    write_table(data / "sample_submission.csv", "Id,Label", "0001.jpg,0.5")
-    assert "write a table of pictures and 0 or 1: --table" in refusal(data).next_step
+    write_table(data / "sample_submission.csv", "Id,Label", "0001.jpg,3")
+    doubt = said(infer("new", data, NO_WISH)[1]).split("in doubt: ")[1]
+    assert "if they are probabilities: --metric roc_auc" in doubt
+    assert "write a table of pictures and 0 or 1: --table" in refusal(data, followed(doubt)).next_step
     rows = (f"{path.relative_to(data)},{int('cover' not in str(path))}" for path in paths)
     write_table(data / "binary.csv", "path,Label", *rows)
-    competition, _ = described(data, Wishes(table="binary.csv"))
+    competition, _ = described(data, followed(doubt, Wishes(table="binary.csv")))
     assert (competition.submission, len(train_index(competition))) == ("probability", 6)
 
 
