@@ -180,6 +180,7 @@ class Competition(Settings):
             the `top` names `ranked`; or in `long` form a row a picture and class, with ids as in `cat.jpg_dog`.
         positive: By default "1", where the classes are "0" and "1".
         top: How many names a `ranked` submission holds.
+        sample_id_column: The sample submission's column of ids; by default its first.
         separator: What stands between names in a submission, and between picture and class in a `long` one's ids.
         extra: By name, further pictures that a recipe may train on, too; they are never held out.
         folds: How many folds are made, where the data has no predefined split.
@@ -195,6 +196,7 @@ class Competition(Settings):
     test: TestData | None = None
     extra: dict[Annotated[str, Field(pattern=f"^{NAME}$")], LabelledPictures] = Field(default_factory=dict)
     sample_submission: DataPath | None = None
+    sample_id_column: str | None = None
     submission: Form = "class"
     positive: str | None = None
     top: int = Field(default=5, ge=1)

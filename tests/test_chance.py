@@ -4,6 +4,7 @@ What is fitted, chosen or averaged on the way could leak a row's label into its 
 as many rows, so that a row's label says nothing of the others', and what knows nothing reaches exactly chance.
 """
 
+import itertools
 import math
 import os
 
@@ -11,7 +12,8 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tiny pictures: more thre
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -27,6 +29,7 @@ from pipeline.predictions.aligned import Aligned, align
 from pipeline.predictions.blend import Calibration, make_blend
 from pipeline.predictions.blend_methods import METHODS
 from pipeline.predictions.compare import compare
+from pipeline.predictions.decide import decision_from, fit_decision
 from pipeline.predictions.metrics import METRICS, metric_of
 from pipeline.predictions.store import CURVES, Experiment, read_experiment
 from pipeline.recipe import parse_recipe
@@ -154,14 +157,14 @@ PICTURES, SIDE, HALVES = 240, 16, 2
 
 @dataclass(frozen=True)
 class Noise:
-    """A competition of pictures of noise, 60 of each class, in two folds."""
+    """A competition of pictures of noise, each label as often in one fold as in the other."""
 
     competition: Competition
     workspace: Workspace
 
-    def trained(self, select_on: str, seed: int) -> Experiment:
+    def trained(self, select_on: str, seed: int, *, epochs: int = 30) -> Experiment:
         stage: dict[str, Any] = {"name": "all", "unfreeze": 1, "size": [SIDE, SIDE], "batch_norm": "trained"}
-        stage |= {"epochs": 30, "batch_size": 40, "learning_rate": 0.01, "augment": "none"}
+        stage |= {"epochs": epochs, "batch_size": 40, "learning_rate": 0.01, "augment": "none"}
         stage |= {"monitor": "score"} if select_on == "fold" else {}
         recipe = parse_recipe(
             {
@@ -180,31 +183,41 @@ class Noise:
         return read_experiment(self.workspace, "noise", recipe.name)
 
 
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Noise:
-    root = tmp_path_factory.mktemp("noise")
-    rng, rows = np.random.default_rng(0), []
+def noise_in(root: Path, cells: Sequence[str], *, columns: Sequence[str] = (), **settings: Any) -> Noise:
+    """Pictures that are given these labels one after the other, and over again.
+
+    Args:
+        columns: Of 0 and 1, where a picture may have several labels.
+    """
+    rng, numbers = np.random.default_rng(0), range(PICTURES)
     data = root / "competitions" / "noise" / "data"
     (data / "train").mkdir(parents=True)
-    for number in range(PICTURES):
-        name = f"{number:03}.png"
-        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(data / "train" / name)
-        rows.append(f"{name},{CLASSES[number % len(CLASSES)]}")
-    table = write_table(data / "train.csv", "id,label", *rows)
-    train = {"pictures": "train", "table": table.name, "id_column": "id", "label_column": "label"}
-    return Noise(write_competition(root, "noise", train=train, folds=HALVES), Workspace(root))
+    for number in numbers:
+        picture = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+        picture.save(data / "train" / f"{number:03}.png")
+    header = ",".join(["id", *(columns or ["label"])])
+    write_table(data / "train.csv", header, *(f"{n:03}.png,{cells[n % len(cells)]}" for n in numbers))
+    write_table(data.parent / "folds.csv", "id,fold", *(f"{n:03}.png,{n // len(cells) % HALVES}" for n in numbers))
+    labels = {"label_columns": columns} if columns else {"label_column": "label"}
+    train = {"pictures": "train", "table": "train.csv", "id_column": "id", **labels}
+    return Noise(write_competition(root, "noise", train=train, folds=HALVES, **settings), Workspace(root))
 
 
-def at_chance(score: float, count: int = PICTURES) -> bool:
-    """Whether an accuracy is, within three binomial standard errors."""
-    return abs(score - 1 / 4) < 3 * math.sqrt(1 / 4 * 3 / 4 / count)
+def at_chance(score: float, chance: float = 1 / 4, error: float = math.sqrt(1 / 4 * 3 / 4 / PICTURES)) -> bool:
+    """Whether a score is, within three standard errors; by default an accuracy with its binomial one."""
+    return abs(score - chance) < 3 * error
+
+
+def aligned_on(noise: Noise, members: Sequence[Experiment]) -> Aligned:
+    table = train_index(noise.competition)
+    return align(members, dict(zip(table["id"], table["label"], strict=True)))
 
 
 @pytest.mark.slow
-def test_what_is_trained_on_noise_scores_at_chance_unless_the_scored_rows_choose(noise: Noise) -> None:
+def test_what_is_trained_on_noise_scores_at_chance_unless_the_scored_rows_choose(tmp_path: Path) -> None:
+    noise = noise_in(tmp_path, CLASSES)
     honest = [noise.trained("last", seed) for seed in (0, 1)]
-    table = train_index(noise.competition)
-    aligned = align(honest, dict(zip(table["id"], table["label"], strict=True)))
+    aligned = aligned_on(noise, honest)
     for one in honest:
         assert one.manifest["tta_score"] is not None
         for score in ("oof_score", "score", "tta_score"):
@@ -224,3 +237,36 @@ def test_what_is_trained_on_noise_scores_at_chance_unless_the_scored_rows_choose
     assert list(flattered.manifest["fold_scores"].values()) == pytest.approx(by_fold.max().tolist())
     assert flattered.manifest["score"] > honest[0].manifest["score"]
     assert flattered.manifest["score"] > by_fold.mean().mean() + 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["several labels", "grades"])
+def test_thresholds_and_cut_points_of_a_network_trained_on_noise_score_at_chance(tmp_path: Path, target: str) -> None:
+    """To have all of three labels right is one in eight whatever is said, as each set of them is as frequent in each
+    fold; the kappa of what knows nothing of the grades is 0."""
+    if target == "grades":
+        noise = noise_in(tmp_path, "0123", metric="quadratic_kappa")
+    else:
+        cells = [",".join(row) for row in itertools.product("01", repeat=3)]
+        settings = {"target": "multilabel", "submission": "probabilities", "metric": "accuracy"}
+        noise = noise_in(tmp_path, cells, columns=["a", "b", "c"], **settings)
+    network = noise.trained("last", 0, epochs=10)
+    curves = pd.read_csv(noise.workspace.oof("noise", "last-0") / CURVES)
+    assert (curves.groupby("fold")["accuracy"].max() > 0.95).all()  # learnt by heart
+    aligned = aligned_on(noise, [network])
+    blind = np.random.default_rng(9).random((PICTURES, len(aligned.classes)), dtype=np.float32)
+    blind = blind / blind.sum(axis=1, keepdims=True) if target == "grades" else blind
+    blend = make_blend(replace(aligned, probabilities={**aligned.probabilities, "blind": blind}))
+    of_blend = fit_decision(aligned.metric, aligned.labels, blend.oof, aligned.folds)
+    assert of_blend is not None
+    decisions = [decision_from(network.manifest["decision"]), of_blend]
+    assert {one.kind for one in decisions} <= ({"cuts"} if target == "grades" else {"threshold", "thresholds"})
+
+    scores = [network.manifest[score] for score in ("oof_score", "score", "tta_score")]
+    scores += [method.score for method in blend.scored] + [one.score for one in decisions]
+    chance, error = 1 / 8, math.sqrt(1 / 8 * 7 / 8 / PICTURES)
+    if target == "grades":
+        chance, error = 0, network.manifest["score_se"]
+    assert all(at_chance(score, chance, error) for score in scores), scores
+    # Fitted on the rows that are scored they score higher there, which 240 rows alone are too few to show every time.
+    assert min(one.optimism for one in decisions) > 0

@@ -182,6 +182,17 @@ def drivers(data: Path) -> Layout:
     return layout
 
 
+def cassava(data: Path) -> Layout:
+    """Ids in the last column of the sample, and folders within folders."""
+    layout = folders(
+        data, ["cbb", "cgm", "healthy"], train="train/train", test="test/test/0", sample="sample_submission_file.csv",
+        columns="Category,Id",
+    )  # fmt: skip
+    layout.table("sample_submission_file.csv", "Category,Id", *(f"cgm,{key}" for key in layout.truth))
+    layout.draw("extraimages/extraimages", ["extra-image-1.jpg"], ["cbb"])
+    return layout
+
+
 def paddy(data: Path) -> Layout:
     classes = ["blast", "normal", "tungro"]
     layout = folders(
@@ -281,6 +292,7 @@ LAYOUTS: dict[str, Callable[[Path], Layout]] = {
     "intel-mobileodt-cervical-cancer-screening": lambda d: folders(
         d, CERVIX, test="test", sample="sample_submission.csv", **wide(CERVIX, "image_name")
     ),
+    "cassava-disease": cassava,
     "cassava-leaf-disease-classification": lambda d: by_table(
         d, GRADES, header="image_id,label", train="train_images", test="test_images", columns="image_id,label", count=12
     ),

@@ -86,7 +86,7 @@ def small_classes_note(index: pd.DataFrame, *, folds: int, target: Target) -> st
         said.append(f"{have} one {unit}, which is trained on and never held out ({name_some(alone)})")
     if few:
         have = counted(len(few), "class has", "classes have")
-        said.append(f"{have} fewer {unit}s than {folds} folds, each of them in another fold ({name_some(few)})")
+        said.append(f"{have} fewer {unit}s than {folds} folds: not every fold holds one out ({name_some(few)})")
     return "; ".join(said)
 
 
@@ -148,7 +148,7 @@ def _parts(index: pd.DataFrame, groups: pd.Series | None, *, count: int, seed: i
 
 
 def _several(index: pd.DataFrame, *, count: int, seed: int) -> NDArray[np.int64]:
-    """The part of each row of several labels; -1 for groups with a label that no other has, which is never held out.
+    """The part of each row of several labels; -1 for groups that are never held out, so that each label is learned.
 
     Raises:
         DataError: No row may be held out.
@@ -166,6 +166,9 @@ def _several(index: pd.DataFrame, *, count: int, seed: int) -> NDArray[np.int64]
             next_step="check the labels, or leave the rarest out",
         )
     fold[shared] = spread(labels[shared], pd.factorize(groups[shared])[0], count=count, seed=seed)
+    for of_label in labels.T.astype(bool):  # all in one part, because of others: nothing would be left to learn it from
+        if len(set(fold[of_label])) == 1:
+            fold[groups == groups[of_label][0]] = NEVER_HELD_OUT
     return fold
 
 

@@ -28,6 +28,7 @@ class Form:
     Attributes:
         key: The column of ids.
         columns: The other columns.
+        key_place: Which column that of ids is, from 0.
         classes: Every class, in the order of the predictions' columns.
         positive: Of `probability`: the class whose probability is written.
         sums_to_one: Whether each row of `probabilities` has to.
@@ -44,6 +45,7 @@ class Form:
     separator: str = " "
     sums_to_one: bool = False
     cut: bool = False
+    key_place: int = 0
 
     def pictures(self, keys: Sequence[str]) -> list[str]:
         """The ids of the pictures that these rows are about: in `long` form what stands before separator and class."""
@@ -72,7 +74,7 @@ class Form:
         truth = labels if labels.ndim == 2 else np.eye(len(self.classes), dtype=np.int64)[labels]
         if self.kind == "ranked":
             names = np.asarray(self.classes, dtype=object)[truth.argmax(axis=1)]
-            return pd.DataFrame({self.key: list(keys), self.columns[0]: names})
+            return self._table(keys, {self.columns[0]: names})
         return self._frame(keys, truth.astype(np.float64), above_half if self.target == "multilabel" else likeliest)
 
     def _frame(self, keys: Sequence[str], found: NDArray[np.float64], decide: Decide) -> pd.DataFrame:
@@ -103,7 +105,12 @@ class Form:
                 column = [self.classes.index(self._split(key)[1]) for key in keys]
                 found = decide(found).astype(np.float64) if self.cut else found
                 values = {self.columns[0]: found[np.arange(len(keys)), column]}
-        return pd.DataFrame({self.key: list(keys), **values})
+        return self._table(keys, values)
+
+    def _table(self, keys: Sequence[str], values: dict[str, object]) -> pd.DataFrame:
+        table = pd.DataFrame(values, columns=list(self.columns))
+        table.insert(self.key_place, self.key, list(keys))
+        return table
 
     def _split(self, key: str) -> tuple[str, str]:
         return split_long(key, self.classes, self.separator)
@@ -197,14 +204,15 @@ def form_of(competition: Competition, columns: Sequence[str], classes: Sequence[
     """The form that a competition's sample submission shows.
 
     Args:
-        columns: The sample's, the ids' first.
+        columns: The sample's.
 
     Raises:
         DataError: The columns do not go with `submission` in competition.yaml, or with the classes.
     """
-    key, *rest = columns
+    key = competition.sample_id_column or columns[0]
+    rest = [name for name in columns if name != key]
     wide = competition.submission == "probabilities"
-    if (wide and sorted(rest) != sorted(classes)) or (not wide and len(rest) != 1):
+    if key not in columns or (sorted(rest) != sorted(classes) if wide else len(rest) != 1):
         what = f"one column a class: {name_some(classes)}" if wide else "one column"
         raise DataError(
             f"{competition.sample_submission} has the columns {name_some(rest)} after the id",
@@ -230,6 +238,7 @@ def form_of(competition: Competition, columns: Sequence[str], classes: Sequence[
         separator=competition.separator,
         sums_to_one=wide and competition.target == "single" and kind in OF_A_DISTRIBUTION,
         cut=competition.target == "multilabel" and kind is not None and METRIC_NEEDS[kind] == "labels",
+        key_place=list(columns).index(key),
     )
 
 

@@ -155,8 +155,9 @@ def mean_size(paths: Iterable[str]) -> tuple[float, float]:
 def _test_ids(competition: Competition) -> list[str] | None:
     """The ids to predict as the sample submission or the table's test rows name them, if either does."""
     if competition.sample_submission:
-        table = read_table(competition.data / competition.sample_submission)
-        ids = list(table.iloc[:, 0])
+        key = competition.sample_id_column
+        table = read_table(competition.data / competition.sample_submission, [key] if key else [])
+        ids = list(table[key] if key else table.iloc[:, 0])
         if competition.submission != "long":
             return ids
         classes = set(classes_of(competition, scan_rows(competition).rows["label"]))

@@ -62,6 +62,10 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
     asked = tables[sample] if sample else None
     columns = f"; columns {', '.join(asked.columns[:4])}" if asked is not None else ""
     findings = [Finding("sample_submission", sample or "none", why + columns)]
+    key = None
+    if sample and asked is not None and (key := _later_ids(asked, pictures)):
+        asked = tables[sample] = asked[[key, *asked.columns.drop(key)]]
+        findings.append(Finding("sample_id_column", key, "not the first, but its values name pictures, each once"))
     keyed = _keyed(pictures, tables, sample, wishes)
     if keyed:
         train, reading = _from_table(keyed, asked, wishes, findings)
@@ -75,7 +79,16 @@ def infer(slug: str, data: Path, wishes: Wishes) -> tuple[Competition, list[Find
         asked, classes=reading.classes, target=reading.target, separator=reading.separator, long=long, wishes=wishes
     )
     findings += _of_submission(submission, reading, wishes)
-    return _described(slug, train, test, sample, reading, submission, wishes), findings
+    described = _described(slug, train, test, sample, reading, submission, wishes)
+    return described.model_copy(update={"sample_id_column": key}), findings
+
+
+def _later_ids(sample: pd.DataFrame, pictures: Pictures) -> str | None:
+    """The sample submission's column of ids, where it is not the first."""
+    first, *others = sample.columns
+    if sample[first].is_unique:
+        return None
+    return next((one for one in others if sample[one].is_unique and namings(sample[one], pictures)), None)
 
 
 def _from_data(wishes: Wishes, data: Path) -> Wishes:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline.competition import TestData, TrainData
-from pipeline.data.keyed_tables import PART_NAMES, Naming, Pictures, is_part, namings, one_folder, two_readings
+from pipeline.data.keyed_tables import ENOUGH, PART_NAMES, Naming, Pictures, is_part, namings, one_folder, two_readings
 from pipeline.data.row_labels import label_in_path
 from pipeline.errors import DataError, name_some
 from pipeline.targets import class_names
@@ -134,12 +134,13 @@ def _named_by_sample(pictures: Pictures, train: TrainData, ids: Sequence[str], w
     everywhere = namings(ids, all_of_them)
     if everywhere and (not found or everywhere[0].found > found[0].found):
         found = everywhere
-    if not found:
+    if not found or found[0].found < len(set(ids)) * ENOUGH:
         raise DataError(
-            f"no picture bears an id of the sample submission, such as {name_some(sorted(ids), limit=3)}",
+            f"{'few pictures bear' if found else 'no picture bears'} an id of the sample submission, such as "
+            + name_some(sorted(ids), limit=3),
             expected="a test picture for every id, named like it, with or without suffix",
-            next_step="check that the download is whole and unpacked; if the sample submission is another table: "
-            "--sample NAME",
+            next_step="check that the download is whole and unpacked, and that --data is the folder that paths begin "
+            "in; if the sample submission is another table: --sample NAME",
         )
     return one_folder(found, "test", "--test-pictures")
 

@@ -122,7 +122,8 @@ def _by_wide_sample(keyed: KeyedTable, columns: list[str], wide: list[str]) -> R
         column = _one_column(values, "its values are the sample submission's columns")
         return replace(column, sure=3)
     for separator in SEPARATORS:
-        parts = [column for column in columns if names_of(table[column], separator) == set(wide)]
+        joined = [column for column in columns if table[column].str.contains(separator, regex=False).any()]
+        parts = [column for column in joined if names_of(table[column], separator) >= set(wide)]
         if parts:
             column = _one_column(parts, "the names in its cells are the sample submission's columns")
             return replace(column, separator=separator, sure=3)
@@ -179,8 +180,15 @@ def _completed(keyed: KeyedTable, reading: Reading, sample: pd.DataFrame | None,
     wide = _wide(sample)
     doubts = []
     separator, target = wishes.label_separator or reading.separator, wishes.target
+    cells = keyed.table[reading.column].str.strip() if reading.column else pd.Series(dtype=str)
+    lists = cells[cells.str.fullmatch(r"\[.*\]")]
+    if len(lists) * 2 > len(cells):
+        raise DataError(
+            f"the cells of column {reading.column!r} of {keyed.name} are written as lists, such as {lists.iloc[0]!r}",
+            expected="a name a cell, or several with something between them",
+            next_step="write them as in a|b to another table, and name that with --table",
+        )
     if reading.column and not separator and target != "single":
-        cells = keyed.table[reading.column].str.strip()
         shown = _names(sample.iloc[:, 1]) if sample is not None and not wide and len(sample.columns) > 1 else set()
         found = None if wide and _names(cells) == set(wide) else separator_of(cells, shown)
         if found:
@@ -254,6 +262,16 @@ def _require_the_samples(keyed: KeyedTable, reading: Reading, wide: list[str], c
         fitting = [column for column in columns if _names(keyed.table[column]) == asked]
         if fitting:
             advice = f"choose it with --label-column '{fitting[0]}'"
+        elif reading.separator and asked < given:
+            advice = (
+                "if the others mean that a picture has none of the classes, give the table columns of 0 and 1 "
+                f"(pandas: table.join(table[{reading.column!r}].str.get_dummies({reading.separator!r})))"
+            )
+        elif reading.column in asked:
+            advice = (
+                "the kit predicts one column of labels: name a copy of the sample submission without the others with "
+                "--sample, and fill these in yourself"
+            )
     differences = ((asked - given, "only the sample has"), (given - asked, "only the train table has"))
     raise DataError(
         f"the {what} of {keyed.name} has other classes than the sample submission: "

@@ -186,6 +186,7 @@ def _form(
         doubts.append(
             f"the sample holds {name_some(map(repr, strange), limit=3)}, which is no class here; classes are written "
             f"as in the train data: {name_some(classes, limit=3)}"
+            + ("; if they are probabilities: --metric roc_auc" if numbers.notna().all() else "")
         )
     return Submission("class", "one label an id", doubts=tuple(doubts))
 
@@ -221,7 +222,7 @@ def _with_positive(
             + name_some(classes),
             expected="two classes, or a column a class",
             next_step="if its numbers mean nothing: --submission class; if the labels are elsewhere: --label-column or "
-            "--table",
+            "--table; if it is of several classes together, write a table of pictures and 0 or 1: --table",
         )
     if wishes.positive:
         if wishes.positive not in classes:

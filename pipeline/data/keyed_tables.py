@@ -20,7 +20,7 @@ PART_NAMES = {
 }
 _OF_PICTURES = r"([_ -]?(images?|imgs?|pictures|photos|jpe?g|png|data|set|[0-9]+))?"  # test1, train_images
 _MATCHES: tuple[Match, ...] = ("path", "name", "stem", "path_stem", "number")
-_ENOUGH = 0.5  # of a column's values must name pictures for the column to be the id
+ENOUGH = 0.5  # of a column's values must name pictures for the column to be the id
 _PROBED = 500  # values of a column that are looked at before all of it is
 
 
@@ -142,7 +142,7 @@ def several_a_row(pictures: Pictures, tables: Mapping[str, pd.DataFrame]) -> tup
         for column in table.columns:
             probed = table[column].unique()[:_PROBED]
             hits = [value for value in probed if len(by_beginning.get(value, ())) > 1]
-            if len(hits) > len(probed) * _ENOUGH:
+            if len(hits) > len(probed) * ENOUGH:
                 return name, str(column), by_beginning[hits[0]]
     return None
 
@@ -201,10 +201,10 @@ def _keyed(name: str, table: pd.DataFrame, pictures: Pictures, id_column: str | 
         values = table[column].unique()
         probed = values[:: max(1, len(values) // _PROBED)]
         hits = sum(id_key(value, "number") in pictures.numbers for value in probed)
-        if hits < len(probed) * _ENOUGH / 2:
+        if hits < len(probed) * ENOUGH / 2:
             continue
         found = namings(values, pictures)
-        if not found or found[0].found < len(values) * _ENOUGH:
+        if not found or found[0].found < len(values) * ENOUGH:
             continue
         # Labels may be the names of pictures, too (0, 1, 2 …), but of few.
         score = (found[0].found, -_MATCHES.index(found[0].match))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from pipeline.competition import METRIC_NEEDS, Competition, Needs, metric_kind
 from pipeline.errors import DataError, name_some
 from pipeline.predictions import scores
 from pipeline.predictions.scores import Confusion, Labels, Probabilities, Weights
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESAMPLES = 200
 """Of a bootstrap, for a standard error."""
@@ -41,6 +44,8 @@ class Metric:
         of_confusion: The score by how many rows of class i were taken for class j, where it depends on these alone.
         by_place: For one label a picture: what a row is worth by the place of its class among all, counted from 1,
             where that alone counts.
+        of_tables: (solution, submission) → float, both in the form of a submission and the same rows: of a metric in a
+            file, else None.
         costly: Whether each score takes long, so that a bootstrap is of few resamples.
     """
 
@@ -52,6 +57,7 @@ class Metric:
     per_row: Callable[[Labels, Probabilities], NDArray[np.float64]] | None = None
     of_confusion: Callable[[Confusion], float] | None = None
     by_place: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None
+    of_tables: "Callable[[pd.DataFrame, pd.DataFrame], float] | None" = None
     costly: bool = False
 
     def gain(self, before: float, after: float) -> float:

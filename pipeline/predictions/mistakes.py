@@ -132,8 +132,14 @@ def confused_pairs(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[Co
 def confident_mistakes(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
     """The rows that were predicted wrong, that with the most probable wrong class, or wrong absence, first."""
     wrong = np.flatnonzero(~all_right(labels, probabilities))
-    sure = np.abs(probabilities - labels).max(axis=1) if labels.ndim == 2 else probabilities.max(axis=1)
-    return wrong[np.argsort(-sure[wrong], kind="stable")]
+    return wrong[np.argsort(-how_sure(labels, probabilities)[wrong], kind="stable")]
+
+
+def how_sure(labels: Labels, probabilities: Probabilities) -> NDArray[np.floating]:
+    """The probability of what each row is taken for; of several labels, that one of them is there, or is not, that is
+    given the other way round."""
+    sure = np.abs(probabilities - labels) if labels.ndim == 2 else probabilities
+    return np.asarray(sure.max(axis=1))
 
 
 def label_issues(labels: Labels, probabilities: Probabilities) -> LabelIssues:

@@ -200,8 +200,13 @@ def metric_by(
         repeated = np.repeat(labels, len(rows) // len(labels), axis=0)
         predictions = pd.DataFrame(np.asarray(probabilities, dtype=np.float64), columns=list(form.classes))
         predictions.insert(0, "id", [f"row-{number:07d}" for number in range(len(labels))])
-        solution, submission = form.solution(rows, repeated), form.fill(rows, predictions)
+        return as_read(form.solution(rows, repeated), form.fill(rows, predictions))
+
+    def as_read(solution: pd.DataFrame, submission: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         return _as_read(solution, form.key, whole=True), _as_read(submission, form.key, whole=False)
+
+    def of_tables(solution: pd.DataFrame, submission: pd.DataFrame) -> float:
+        return score(*as_read(solution, submission), form.key)
 
     def of_rows(labels: Labels, probabilities: Probabilities) -> float:
         return score(*tables(labels, probabilities), form.key)
@@ -225,7 +230,7 @@ def metric_by(
         return rescore
 
     needs: Needs = _NEEDS.get(form.kind, "probabilities")
-    return Metric(name, greater_is_better, needs, of_rows, rescorer, costly=True)
+    return Metric(name, greater_is_better, needs, of_rows, rescorer, of_tables=of_tables, costly=True)
 
 
 def _as_read(table: pd.DataFrame, key: str, *, whole: bool) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.competition import Competition, LabelledPictures
 from pipeline.data.forms import Form, form_of
@@ -79,26 +80,39 @@ class Hosted:
         faults = replace(self.form, sums_to_one=False).faults(given)  # Kaggle scales rows to a sum of one itself
         if faults:
             raise ValueError("; ".join(faults))
-        said = self.form.read(given)
+        said = given if self.metric.of_tables else self.form.read(given)
         nothing = said.isna().any(axis=1)
         if nothing.any():
             rows = counted(int(nothing.sum()), "row holds", "rows hold")
             raise ValueError(f"{rows} no probabilities: {name_some(said.index[nothing])}")
         public = self.public_ids()
         private = [key for key in self.solution if key not in public] or sorted(public)
-        return Score(self._score(said, sorted(public)), self._score(said, private))
+        score = self._by_file if self.metric.of_tables else self._score
+        try:
+            return Score(score(said, sorted(public)), score(said, private))
+        except DataError as error:  # a metric of the competition's own says what it does not take
+            raise ValueError(error.problem) from None
 
     def _score(self, said: pd.DataFrame, ids: list[str]) -> float:
-        labels = label_numbers([self.solution[key] for key in ids], self.form.classes, target=self.form.target)
+        labels = self._labels(ids)
         found = said.loc[ids].to_numpy()
         if self.form.kind == "ranked" and self.metric.by_place:  # who is not named has no place at all
             own = found[np.arange(len(ids)), labels]
             places = np.where(own > 0, np.round(1 / np.maximum(own, 1e-9)), np.iinfo(np.int32).max)
             return float(self.metric.by_place(places.astype(np.int64)).mean())
-        try:
-            return float(self.metric.score(labels, found))
-        except DataError as error:  # a metric of the competition's own says what it does not take
-            raise ValueError(error.problem) from None
+        return float(self.metric.score(labels, found))
+
+    def _by_file(self, given: pd.DataFrame, ids: list[str]) -> float:
+        """The score of these pictures' rows by a metric in a file: of what was submitted, as it is."""
+        assert self.metric.of_tables
+        pictures, part = dict(zip(self.rows, self.form.pictures(self.rows), strict=True)), set(ids)
+        rows = [row for row in self.rows if pictures[row] in part]
+        solution = self.form.solution(rows, self._labels([pictures[row] for row in rows]))
+        found = given.set_index(self.form.key).loc[rows].reset_index()
+        return self.metric.of_tables(solution, found[list(solution)])
+
+    def _labels(self, ids: list[str]) -> NDArray[np.int64]:
+        return label_numbers([self.solution[key] for key in ids], self.form.classes, target=self.form.target)
 
 
 def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> Hosted:
@@ -134,6 +148,14 @@ def hosted_from(competition: Competition, *, solution: Path, **changes: Any) -> 
             + (f" ({name_some(unknown)})" if unknown else ""),
             expected="a row for each id of the sample submission, and no other",
             next_step="correct the solution, or sample_submission in competition.yaml",
+        )
+    asked = {f"{picture}{form.separator}{name}" for picture in pictures for name in classes}
+    lacking = sorted(asked - set(rows)) if form.kind == "long" else []
+    if lacking:
+        raise DataError(
+            f"{competition.sample_submission} lacks rows of a picture and a class: {name_some(lacking)}",
+            expected=f"a row for each of the {len(classes)} classes of each picture",
+            next_step="add them; what a submission without them is worth cannot be said here",
         )
     settings: dict[str, Any] = {
         "slug": competition.slug,

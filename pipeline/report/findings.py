@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.data.duplicates import Duplicate
 from pipeline.predictions.aligned import Aligned
-from pipeline.predictions.mistakes import label_issues
+from pipeline.predictions.mistakes import how_sure, label_issues
 from pipeline.targets import decided_like, label_texts
 
 
@@ -17,7 +17,8 @@ class Issue:
     """A row whose label is likely wrong.
 
     Attributes:
-        suggested: What the first experiment that says so takes it for, with which probability.
+        suggested: What the first experiment that says so takes it for, with which probability: of several labels, that
+            the one most in question is there, or is not.
         said_by: How many experiments say so.
         asked: How many have a prediction for it.
         quality: The probability of the label, their mean.
@@ -60,8 +61,9 @@ def find_issues(experiments: Sequence[tuple[str, Aligned]]) -> list[Issue]:
         found = label_issues(aligned.labels, probabilities)
         given = label_texts(aligned.labels[found.rows], aligned.classes)
         taken = label_texts(decided_like(aligned.labels, probabilities[found.rows]), aligned.classes)
+        sure = how_sure(aligned.labels, probabilities)
         for row, label, chosen in zip(found.rows, given, taken, strict=True):
-            said[aligned.ids[row]].append((float(found.quality[row]), label, chosen, float(probabilities[row].max())))
+            said[aligned.ids[row]].append((float(found.quality[row]), label, chosen, float(sure[row])))
     asked = Counter(key for _, aligned in experiments for key in aligned.ids)
     issues = []
     for key, sayings in said.items():

@@ -130,12 +130,22 @@ def test_where_nothing_can_be_held_out_that_is_said(groups):
         make_folds(index_of(labels, groups=groups), folds=3, seed=0)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_no_label_of_several_is_taken_out_of_the_training_whole(seed):
+    """Of three pictures that have two labels each in common, two are in one of two folds."""
+    index = index_of(["a|b", "b|c", "a|c", "", ""])
+    fold = make_folds(index, folds=2, seed=seed, target="multilabel").frame["fold"]
+    for label in "abc":
+        assert fold[index["label"].str.contains(label)].nunique() == 2
+    assert list(fold).count(-1) == 1
+
+
 def test_small_classes_are_named():
     labels = ["a"] * 5 + ["b"] * 4 + ["c", "d"]
     note = small_classes_note(index_of(labels), folds=5, target="single")
     assert note == (
         "2 classes have one picture, which is trained on and never held out (c, d); "
-        "1 class has fewer pictures than 5 folds, each of them in another fold (b)"
+        "1 class has fewer pictures than 5 folds: not every fold holds one out (b)"
     )
     assert small_classes_note(index_of(labels), folds=2, target="single").endswith("(c, d)")
     assert small_classes_note(index_of(["a"] * 5), folds=5, target="single") == ""

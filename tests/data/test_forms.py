@@ -33,6 +33,22 @@ def test_the_class() -> None:
     assert cells(form("class").fill(KEYS, PREDICTIONS)) == [["a", "ace of clubs"], ["b", "joker"]]
 
 
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [
+        ({"submission": "class"}, ["said", "id"]),
+        ({"submission": "ranked", "metric": "map@5"}, ["said", "id"]),
+        ({"submission": "probabilities", "metric": "log_loss"}, ["two", "ace of clubs", "id", "joker"]),
+    ],
+)
+def test_the_ids_may_stand_after_other_columns(settings: dict[str, object], columns: list[str]) -> None:
+    made = form_of(described(**settings, sample_id_column="id", separator="|"), columns, CLASSES)
+    filled, truth = made.fill(KEYS, PREDICTIONS), made.solution(KEYS, np.array([0, 1]))
+    assert list(filled) == list(truth) == columns
+    assert list(filled["id"]) == list(truth["id"]) == list(made.read(as_text(filled)).index) == KEYS
+    assert made.faults(as_text(filled)) == []
+
+
 def test_labels_may_be_chosen_otherwise() -> None:
     always_last = lambda found: np.full(len(found), 2)  # noqa: E731
     assert cells(form("class").fill(KEYS, PREDICTIONS, always_last)) == [["a", "two"], ["b", "two"]]
@@ -174,6 +190,7 @@ def test_the_form_is_what_competition_yaml_says() -> None:
         ({"submission": "probability", "metric": "brier"}, ["id", "x"], ["a", "b", "c"], "with 3 classes"),
         ({"submission": "probability", "metric": "brier", "positive": "z"}, ["id", "x"], ["a", "b"], "`positive: z`"),
         ({"submission": "probabilities"}, ["id", "a", "b"], ["a", "c"], "has the columns a, b after the id"),
+        ({"sample_id_column": "x"}, ["id"], ["a", "b"], "has the columns id after the id"),
         (
             {"submission": "ranked", "metric": "map@5"},
             ["id", "a", "b"],

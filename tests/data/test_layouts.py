@@ -716,6 +716,22 @@ def test_training_pictures_in_a_folder_named_test(tmp_path):
     assert (competition.train.pictures, competition.test) == ("test", None)
 
 
+def test_few_ids_that_name_pictures_are_not_the_ids_to_predict(tmp_path):
+    """A file name that is in many folders, with a folder before it that lies above the data."""
+    data = tmp_path / "d"
+    make_pictures(data / "train", {"a": 2, "b": 2}, size=(8, 10))
+    for person in range(4):
+        numbered(data / "test" / f"p{person}", ["view1"])
+    write_table(data / "sample_submission.csv", "id,label", *(f"all/test/p{n}/view1.jpg,a" for n in range(4)))
+    error = refusal(data)
+    assert "few pictures bear an id of the sample submission, such as all/test/p0/view1.jpg" in error.problem
+    assert "--data is the folder that paths begin in" in error.next_step
+    data.rename(tmp_path / "all")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "all").rename(data / "all")
+    assert infer("new", data, NO_WISH)[0].test.pictures == "."
+
+
 def test_a_table_of_class_numbers_names_no_pictures(tmp_path):
     data = tmp_path / "d"
     for label in ("rose", "tulip"):
@@ -861,6 +877,21 @@ def test_probabilities_of_more_classes_than_two(tmp_path):
     assert competition.submission == "class"
 
 
+def test_the_probability_of_several_classes_together(tmp_path):
+    """alaska2-image-steganalysis: folders of four classes, asked whether a picture is none of the first."""
+    data = tmp_path / "d"
+    paths = make_pictures(data / "train", {"cover": 2, "jmipod": 2, "uerd": 2}, size=(8, 10))
+    numbered(data / "test", ["0001"])
+    write_table(data / "sample_submission.csv", "Id,Label", "0001.jpg,3")
+    doubt = said(infer("new", data, NO_WISH)[1]).split("in doubt: ")[1]
+    assert "if they are probabilities: --metric roc_auc" in doubt
+    assert "write a table of pictures and 0 or 1: --table" in refusal(data, followed(doubt)).next_step
+    rows = (f"{path.relative_to(data)},{int('cover' not in str(path))}" for path in paths)
+    write_table(data / "binary.csv", "path,Label", *rows)
+    competition, _ = described(data, followed(doubt, Wishes(table="binary.csv")))
+    assert (competition.submission, len(train_index(competition))) == ("probability", 6)
+
+
 @pytest.mark.parametrize(
     ("wishes", "problem", "right"),
     [
@@ -939,6 +970,43 @@ def test_class_folders_that_are_not_the_samples_columns_are_named(tmp_path):
     (data / "imgs" / "train" / "c1").rename(data / "imgs" / "train" / "c2")
     error = refusal(data)
     assert "only the sample has c1; only the training pictures have c2" in error.problem
+
+
+def test_names_of_which_the_sample_lacks_one_that_means_none(tmp_path):
+    data = plant_2021(tmp_path / "d", between="|")
+    write_table(
+        data / "sample_submission.csv", "image,complex,frog_eye,rust,scab", *(f"b{n}.jpg,0,0,0,0" for n in (0, 1))
+    )
+    error = refusal(data)
+    assert error.problem.endswith("than the sample submission: only the train table has healthy")
+    table = pd.read_csv(data / "train.csv")
+    advised = error.next_step.partition("pandas: ")[2].removesuffix(")")
+    eval(advised, {"table": table}).to_csv(data / "train.csv", index=False)
+    competition, _ = described(data)
+    assert (competition.target, train_index(competition)["label"][0]) == ("multilabel", "")
+
+
+def test_names_written_as_lists_are_refused(tmp_path):
+    """fathomnet-out-of-sample-detection"""
+    data = plant_2021(tmp_path / "d", between=", ")
+    table = pd.read_csv(data / "train.csv")
+    table.assign(labels="[" + table["labels"] + "]").to_csv(data / "train.csv", index=False)
+    error = refusal(data)
+    assert "the cells of column 'labels' of train.csv are written as lists, such as '[healthy]'" in error.problem
+    table.assign(labels=table["labels"].str.replace(", ", "|")).to_csv(data / "joined.csv", index=False)
+    competition = infer("new", data, Wishes(table="joined.csv"))[0]
+    assert competition.train.label_separator == "|"
+
+
+def test_a_sample_that_asks_for_more_than_the_labels(tmp_path):
+    """fathomnet-out-of-sample-detection: how strange the picture is, too."""
+    data = plant_2021(tmp_path / "d")
+    write_table(data / "sample_submission.csv", "image,labels,osd", *(f"b{n}.jpg,scab,0.5" for n in range(2)))
+    error = refusal(data)
+    assert "the kit predicts one column of labels" in error.next_step
+    sample = pd.read_csv(data / "sample_submission.csv")
+    sample.drop(columns="osd").to_csv(data / "of_labels.csv", index=False)
+    assert infer("new", data, Wishes(sample="of_labels.csv"))[0].submission == "names"
 
 
 def test_rows_without_a_label_are_left_out_and_named(tmp_path):

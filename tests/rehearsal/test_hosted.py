@@ -2,13 +2,16 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
+import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
 from pipeline.data.forms import Form
 from pipeline.errors import DataError
 from pipeline.predictions.metrics import METRICS, metric_of
+from pipeline.predictions.own_metric import metric_by
 from pipeline.rehearsal.hosted import Hosted, Score, hosted_from
 from tests.conftest import host_tiny, make_pictures, write_competition, write_table
 
@@ -117,6 +120,54 @@ def test_fewer_names_than_count_are_no_places_for_the_others(tmp_path: Path) -> 
     path = write_table(tmp_path / "s.csv", "id,names", "p,h", "q,h a")
     score = competition.score(path)
     assert sorted([score.public, score.private]) == [0, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "long"])
+def test_a_metric_in_a_file_is_given_what_was_submitted(tmp_path: Path, kind: Literal["probabilities", "long"]) -> None:
+    form = Form(kind, "id", ("dog", "cat") if kind == "probabilities" else ("p",), ("cat", "dog"), separator="_")
+    seen: dict[str, list[float]] = {}
+
+    def score(solution: pd.DataFrame, submission: pd.DataFrame, key: str) -> float:
+        columns = list(form.columns)
+        assert list(solution[key]) == list(submission[key])
+        seen.update(zip(submission[key], submission[columns].to_numpy().tolist(), strict=True))
+        return float(solution[columns].to_numpy().sum())
+
+    rows = [f"{key}_{name}" for key in LABELS for name in form.classes] if kind == "long" else list(LABELS)
+    competition = dataclasses.replace(
+        hosted(form=form, metric=metric_by(score, form, name="metric.py", greater_is_better=True)), rows=tuple(rows)
+    )
+    cells = "0" if kind == "long" else "0,0"  # which no sum can divide
+    submitted = write_table(
+        tmp_path / "s.csv", ",".join([form.key, *form.columns]), *(f"{row},{cells}" for row in rows)
+    )
+    submitted.write_text(submitted.read_text().replace(f"{rows[0]},0", f"{rows[0]},0.9"))
+    assert competition.score(submitted) == Score(3.0, 7.0)  # of each picture one class
+    assert set(seen) == set(rows)
+    assert seen[rows[0]] == ([0.9] if kind == "long" else [0.9, 0.0])
+    assert seen[rows[1]] == ([0.0] if kind == "long" else [0.0, 0.0])
+
+
+def test_what_a_metric_in_a_file_refuses_is_said(tmp_path: Path) -> None:
+    def score(*_: object) -> float:
+        raise DataError("metric.py: score raised ValueError: no", expected="a score", next_step="correct it")
+
+    form = hosted().form
+    competition = hosted(metric=metric_by(score, form, name="metric.py", greater_is_better=True))
+    with pytest.raises(ValueError, match="score raised ValueError: no"):
+        scored(tmp_path, LABELS, competition)
+
+
+@pytest.mark.parametrize("lacking", ["t1.jpg_green", "_green"])
+def test_a_long_sample_that_lacks_a_class_is_refused(
+    tmp_path: Path, tiny_competition: Competition, lacking: str
+) -> None:
+    changes = {"submission": "long", "separator": "_", "metric": "log_loss"}
+    rows = [f"t{number}.jpg_{label},0" for number in range(6) for label in ("red", "blue", "green")]
+    write_table(tiny_competition.data / "sample_submission.csv", "id,p", *(row for row in rows if lacking not in row))
+    solution = write_table(tmp_path / "solution.csv", "id,label", *(f"t{number}.jpg,blue" for number in range(6)))
+    with pytest.raises(DataError, match=r"sample_submission.csv lacks rows of a picture and a class: t[01]\.jpg_green"):
+        hosted_from(tiny_competition.model_copy(update=changes), solution=solution)
 
 
 @pytest.mark.parametrize(
