@@ -13,6 +13,7 @@ The folder of a competition (its data, folds.csv) belongs to `competition.py`.
 """
 
 import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -161,6 +162,11 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,10 +5,11 @@ Nothing heavy is imported here: what lists or names experiments does not wait fo
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Workspace, read_json
+from pipeline.artifacts import Workspace, file_sha256, read_json
 from pipeline.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -199,19 +200,29 @@ def finished_weights(
         fingerprint: Of the recipe that the experiment's result was made by.
 
     Raises:
-        DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone.
+        DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone or not those
+            that it ended on.
     """
     folder = workspace.fold(slug, experiment, fold)
     done, weights = folder / "fold.json", folder / f"stage-{stage}" / "best.weights.h5"
     next_step = f"give the `kit train` command that made {experiment} again, or fetch its kernel's output again"
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        known = dict(read_json(done))
     # Weights are written from the first epoch on: `fold.json` says that there is none to come.
     if not done.is_file():
         problem = f"fold {fold} of {experiment} is not trained to its end ({done} does not exist)"
-    elif read_json(done).get("fingerprint") != fingerprint:
+    elif not known:
+        problem = f"{done} is damaged"
+        next_step = f"remove {folder}, then {next_step}"
+    elif known.get("fingerprint") != fingerprint:
         problem = f"{folder} was trained by another recipe than the result of {experiment}"
         next_step = f"remove {workspace.run(slug, experiment)}, then {next_step}"
     elif not weights.is_file():
         problem = f"the weights {weights} do not exist"
+        next_step = f"remove {folder}, then {next_step}"
+    elif known.get("weights_sha256") != file_sha256(weights):
+        problem = f"the weights {weights} are damaged, or of another build: they are not those that the fold ended on"
         next_step = f"remove {folder}, then {next_step}"
     else:
         return weights

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import Workspace, lock, read_json, write_json
+from pipeline.artifacts import Workspace, file_sha256, lock, read_json, write_json
 from pipeline.competition import Competition
 from pipeline.data.augment import Augmenter
 from pipeline.data.competition_data import CompetitionData, load_data, sample_form
@@ -156,7 +156,8 @@ def train_fold(task: FoldTask) -> None:
         done = {"fold": task.fold, "best_stages": best, "prediction_seconds": time.perf_counter() - begun}
         for number in set(range(len(best))) - {best[-1]}:  # the fold's weights are those of the best stage
             (task.stage_folder(number) / WEIGHTS).unlink(missing_ok=True)
-        write_json(task.folder / DONE, {**done, "fingerprint": task.recipe.fingerprint()})
+        sha256 = file_sha256(task.stage_folder(best[-1]) / WEIGHTS)
+        write_json(task.folder / DONE, {**done, "weights_sha256": sha256, "fingerprint": task.recipe.fingerprint()})
 
 
 def _train_stage(task: FoldTask, data: CompetitionData, number: int, pool: WorkerPool) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import atomic_folder, atomic_path
+from pipeline.artifacts import atomic_folder, atomic_path, file_sha256
 from pipeline.errors import KitError
 from pipeline.training.time_limit import TimeLimit, ending
 from pipeline.training.validation import Best
@@ -80,7 +80,7 @@ def read_state(stage_folder: Path, *, of: str) -> RunState | None:
             written = json.loads((folder / _STATE).read_text("utf-8"))
             content, sha256 = written["state"], written["sha256"]
             for name, wanted in sha256.items():
-                if (_digest(content) if name == _STATE else _sha256(folder / name)) != wanted:
+                if (_digest(content) if name == _STATE else file_sha256(folder / name)) != wanted:
                     raise ValueError(f"{name} is not what was written")
             with np.load(folder / _ARRAYS, allow_pickle=False) as file:
                 state = RunState(**content, arrays=dict(file))
@@ -278,7 +278,7 @@ def _write(
         for written in folder.iterdir():
             key = (written.stat().st_ino, written.stat().st_mtime_ns)
             if key not in digests:
-                digests[key] = _sha256(written)
+                digests[key] = file_sha256(written)
             sha256[written.name] = digests[key]
         (folder / _STATE).write_text(json.dumps({"state": content, "sha256": sha256}), "utf-8")
         for written in folder.iterdir():
@@ -311,11 +311,6 @@ def _link(source: Path, target: Path) -> None:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _to_disk(path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import Workspace, write_json
+from pipeline.artifacts import Workspace, file_sha256, write_json
 from pipeline.errors import DataError, KitError
 from pipeline.model.backbones import BACKBONES
 from pipeline.model.weights import PublishedFile
@@ -52,7 +52,8 @@ def write_weights(workspace: Workspace, **weights: str) -> Job:
     for name, text in texts.items():
         run = workspace.run("tiny", "demo") / name.replace("_", "-")
         write_files(run, {"stage-0/best.weights.h5": "of the first stage", "stage-1/best.weights.h5": text})
-        write_json(run / "fold.json", {"fold": 0, "fingerprint": "f"})
+        sha256 = file_sha256(run / "stage-1" / "best.weights.h5")
+        write_json(run / "fold.json", {"fold": 0, "fingerprint": "f", "weights_sha256": sha256})
     return replace(JOB, model=MODEL)
 
 

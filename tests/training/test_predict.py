@@ -170,7 +170,16 @@ def test_weights_that_are_not_those_of_the_result_are_refused(copied: Run) -> No
     """A training that was begun anew has weights from its first epoch on."""
     done = copied.task(1).folder / "fold.json"
     assert read_fold_models(copied.workspace, "tiny", EXPERIMENT).weights[1].is_file()
-    write_json(done, {**read_json(done), "fingerprint": "other"})
+    known, weights = read_json(done), copied.task(1).weights
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match="are damaged, or of another build"):
+        read_fold_models(copied.workspace, "tiny", EXPERIMENT)
+    weights.write_bytes(content)
+    done.write_text("{", "utf-8")
+    with pytest.raises(DataError, match="fold.json is damaged"):
+        read_fold_models(copied.workspace, "tiny", EXPERIMENT)
+    write_json(done, {**known, "fingerprint": "other"})
     with pytest.raises(DataError, match=rf"another recipe than the result of {EXPERIMENT}\n.*\n  next: remove "):
         read_fold_models(copied.workspace, "tiny", EXPERIMENT)
     done.unlink()
