@@ -225,6 +225,10 @@ def _completed(keyed: KeyedTable, reading: Reading, sample: pd.DataFrame | None,
                     "is of one class: --target single"
                 )
     labels, _ = labels_in(keyed.table, source, target)
+    held = {name for label in set(labels) for name in split_names(label)}
+    without = [column for column in reading.columns if column not in held]
+    if without:
+        doubts.append(f"no picture is of {name_some(without)}: nothing will be learned of it but that it is rare")
     classes = class_names(
         part for label in set(labels) for part in (split_names(label) if separator else [label]) if part
     )

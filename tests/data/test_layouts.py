@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
+from pipeline.data.competition_data import sample_form
 from pipeline.data.describe import init_competition
 from pipeline.data.folds import load_folds
 from pipeline.data.index import test_index as index_of_test
@@ -119,6 +120,16 @@ def test_plant_pathology_2020(tmp_path):
     assert (competition.train.label_columns, competition.target) == (names, "single")
     assert (competition.submission, competition.metric) == ("probabilities", "log_loss")
     assert list(train_index(competition)["label"]) == [*names, "scab"]
+
+
+def test_a_column_of_the_sample_that_no_picture_is_of(tmp_path):
+    """isic-2019: UNK is in the test pictures alone."""
+    data = plant_2020(tmp_path / "d", "1,0,0,0", "0,1,0,0", "0,0,1,0", "0,0,1,0")
+    competition, findings = described(data)
+    assert "no picture is of scab" in said(findings)
+    classes = classes_of(competition, train_index(competition)["label"])
+    assert classes == sorted(competition.train.label_columns)
+    assert sample_form(competition, classes).columns == competition.train.label_columns
 
 
 def test_columns_of_which_several_are_1_are_several_labels(tmp_path):
@@ -811,6 +822,14 @@ def test_two_samples(tmp_path):
         write_table(data / f"sample_submission_stage_{stage}.csv", "id,label", "007,a", "008,a")
     competition = leads_on(data, NO_WISH, "sample submission may be")
     assert competition.sample_submission == "sample_submission_stage_1.csv"
+
+
+def test_a_sample_of_another_name(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    write_table(data / "submission_format.csv", "id,label", "007,a", "008,a")
+    assert infer("new", data, NO_WISH)[0].sample_submission == "submission_format.csv"
+    write_table(data / "sample_submission.csv", "id,label", "007,a", "008,a")
+    assert infer("new", data, NO_WISH)[0].sample_submission == "sample_submission.csv"
 
 
 @pytest.mark.parametrize("part", ["pictures", "test_pictures"])
