@@ -267,9 +267,11 @@ def _require_the_samples(keyed: KeyedTable, reading: Reading, wide: list[str], c
         if fitting:
             advice = f"choose it with --label-column '{fitting[0]}'"
         elif reading.separator and asked < given:
+            spaced = keyed.table[reading.column].str.contains(f"{reading.separator} ", regex=False).any()
+            between = reading.separator + " " * int(spaced)
             advice = (
                 "if the others mean that a picture has none of the classes, give the table columns of 0 and 1 "
-                f"(pandas: table.join(table[{reading.column!r}].str.get_dummies({reading.separator!r})))"
+                f"(pandas: table.join(table[{reading.column!r}].str.get_dummies({between!r})))"
             )
         elif reading.column in asked:
             advice = (
