@@ -35,11 +35,10 @@ def classes_of(competition: Competition, labels: Iterable[str]) -> list[str]:
     Args:
         labels: Of the index; where a picture may have several, empty ones have none.
     """
+    columns = competition.train.label_columns  # whether a picture is of them or not
     if competition.target == "multilabel":
-        if competition.train.label_columns:  # whether a picture is of them or not
-            return list(competition.train.label_columns)
-        return class_names(name for label in labels for name in split_names(label))
-    return class_names(label for label in labels if label)
+        return list(columns) or class_names(name for label in labels for name in split_names(label))
+    return class_names(columns or (label for label in labels if label))
 
 
 def is_label(label: str, classes: AbstractSet[str], target: Target) -> bool:

@@ -225,6 +225,10 @@ def _completed(keyed: KeyedTable, reading: Reading, sample: pd.DataFrame | None,
                     "is of one class: --target single"
                 )
     labels, _ = labels_in(keyed.table, source, target)
+    held = {name for label in set(labels) for name in split_names(label)}
+    without = [column for column in reading.columns if column not in held]
+    if without:
+        doubts.append(f"no picture is of {name_some(without)}: nothing will be learned of it but that it is rare")
     classes = class_names(
         part for label in set(labels) for part in (split_names(label) if separator else [label]) if part
     )
@@ -263,9 +267,11 @@ def _require_the_samples(keyed: KeyedTable, reading: Reading, wide: list[str], c
         if fitting:
             advice = f"choose it with --label-column '{fitting[0]}'"
         elif reading.separator and asked < given:
+            spaced = keyed.table[reading.column].str.contains(f"{reading.separator} ", regex=False).any()
+            between = reading.separator + " " * int(spaced)
             advice = (
                 "if the others mean that a picture has none of the classes, give the table columns of 0 and 1 "
-                f"(pandas: table.join(table[{reading.column!r}].str.get_dummies({reading.separator!r})))"
+                f"(pandas: table.join(table[{reading.column!r}].str.get_dummies({between!r})))"
             )
         elif reading.column in asked:
             advice = (

@@ -55,16 +55,21 @@ def choose_sample(tables: Collection[str], wish: str | None, train: str | None) 
             listed = name_some(tables, limit=20) or "no table at all"
             raise DataError(f"there is no table {wish!r}", expected=f"one of {listed}", next_step="check --sample")
         return wish, "--sample"
-    names = [name for name in tables if is_sample(name) and name != train]
+    others = [name for name in tables if name != train]
+    names = [name for name in others if is_sample(name)] or [name for name in others if _of_submission(name)]
     # Where a table of sample pictures lies beside it, the other part of the name tells.
-    names = [name for name in names if "submi" in Path(name).name.lower()] or names
+    names = [name for name in names if _of_submission(name)] or names
     if len(names) > 1:
         raise two_readings("sample submission", names, f"choose one with --sample '{names[0]}'")
-    return (names[0], "its name") if names else (None, "no table has `sample` in its name")
+    return (names[0], "its name") if names else (None, "no table has `sample` or `submission` in its name")
 
 
 def is_sample(name: str) -> bool:
     return "sample" in Path(name).name.lower()
+
+
+def _of_submission(name: str) -> bool:
+    return "submi" in Path(name).name.lower()
 
 
 def long_ids(ids: Sequence[str], classes: Sequence[str]) -> tuple[list[str], str] | None:

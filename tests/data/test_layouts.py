@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
+from pipeline.data.competition_data import sample_form
 from pipeline.data.describe import init_competition
 from pipeline.data.folds import load_folds
 from pipeline.data.index import test_index as index_of_test
@@ -119,6 +120,16 @@ def test_plant_pathology_2020(tmp_path):
     assert (competition.train.label_columns, competition.target) == (names, "single")
     assert (competition.submission, competition.metric) == ("probabilities", "log_loss")
     assert list(train_index(competition)["label"]) == [*names, "scab"]
+
+
+def test_a_column_of_the_sample_that_no_picture_is_of(tmp_path):
+    """isic-2019: UNK is in the test pictures alone."""
+    data = plant_2020(tmp_path / "d", "1,0,0,0", "0,1,0,0", "0,0,1,0", "0,0,1,0")
+    competition, findings = described(data)
+    assert "no picture is of scab" in said(findings)
+    classes = classes_of(competition, train_index(competition)["label"])
+    assert classes == sorted(competition.train.label_columns)
+    assert sample_form(competition, classes).columns == competition.train.label_columns
 
 
 def test_columns_of_which_several_are_1_are_several_labels(tmp_path):
@@ -813,6 +824,14 @@ def test_two_samples(tmp_path):
     assert competition.sample_submission == "sample_submission_stage_1.csv"
 
 
+def test_a_sample_of_another_name(tmp_path):
+    data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
+    write_table(data / "submission_format.csv", "id,label", "007,a", "008,a")
+    assert infer("new", data, NO_WISH)[0].sample_submission == "submission_format.csv"
+    write_table(data / "sample_submission.csv", "id,label", "007,a", "008,a")
+    assert infer("new", data, NO_WISH)[0].sample_submission == "sample_submission.csv"
+
+
 @pytest.mark.parametrize("part", ["pictures", "test_pictures"])
 def test_two_folders_of_the_same_names(tmp_path, part):
     data = plain(tmp_path / "d", text=rows_of("{n:03},{label}", "id,label\n"))
@@ -972,8 +991,9 @@ def test_class_folders_that_are_not_the_samples_columns_are_named(tmp_path):
     assert "only the sample has c1; only the training pictures have c2" in error.problem
 
 
-def test_names_of_which_the_sample_lacks_one_that_means_none(tmp_path):
-    data = plant_2021(tmp_path / "d", between="|")
+@pytest.mark.parametrize("between", ["|", ", ", " "])
+def test_names_of_which_the_sample_lacks_one_that_means_none(tmp_path, between):
+    data = plant_2021(tmp_path / "d", between=between)
     write_table(
         data / "sample_submission.csv", "image,complex,frog_eye,rust,scab", *(f"b{n}.jpg,0,0,0,0" for n in (0, 1))
     )
@@ -983,7 +1003,8 @@ def test_names_of_which_the_sample_lacks_one_that_means_none(tmp_path):
     advised = error.next_step.partition("pandas: ")[2].removesuffix(")")
     eval(advised, {"table": table}).to_csv(data / "train.csv", index=False)
     competition, _ = described(data)
-    assert (competition.target, train_index(competition)["label"][0]) == ("multilabel", "")
+    assert competition.target == "multilabel"
+    assert list(train_index(competition)["label"])[:2] == ["", "complex|frog_eye|scab"]
 
 
 def test_names_written_as_lists_are_refused(tmp_path):
