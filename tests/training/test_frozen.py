@@ -215,10 +215,10 @@ def test_a_logistic_regression_is_what_scikit_learn_fits_to_the_features(
 ) -> None:
     probe = stage("probe", unfreeze=0, augment=augment, optimizer={"kind": "logistic_regression", "c": 0.1}, epochs=1)
     stages = [{**probe, "learning_rate": 1, "batch_norm": "frozen"}]
-    folds = [0] if augment == "none" else [0, 1]
+    folds, select_on = [0, 1], "last"
     if augment == "none":
-        stages.append(stage("tuned", epochs=1))
-    run = begin(*stages, tta={"views": ["flip"]})
+        stages, folds, select_on = [*stages, stage("tuned", epochs=1)], [0], "fold"
+    run = begin(*stages, select_on=select_on, tta={"views": ["flip"]})
     assert run.train(folds=folds)["folds"] == folds
     task = run.task(0)
     source = stage_rows(task, run.data, 0).source
