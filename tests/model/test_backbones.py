@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import RecipeError
+from pipeline.model import layers
 from pipeline.model import weights as weights_module
 from pipeline.model.backbones import BACKBONES, build_backbone, check_backbone
 from pipeline.model.layers import preprocessing_layer
@@ -60,6 +61,12 @@ def randomise(model: Any, seed: int = 0) -> None:
             weight.assign(random.normal(0.0, 0.2, weight.shape))
 
 
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 0, where their values do not matter: drawing them is half of the time of building a network."""
+    for draws in (keras.initializers.VarianceScaling, keras.initializers.TruncatedNormal):
+        monkeypatch.setattr(draws, "__call__", lambda self, shape, dtype=None, **_: keras.ops.zeros(shape, dtype))
+
+
 def original(name: str, **arguments: Any) -> Any:
     """Build the network as keras.applications does, with its own preprocessing layers where it has some."""
     backbone = BACKBONES[name]
@@ -71,13 +78,15 @@ def original(name: str, **arguments: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_FAMILIES)])
-def test_features_are_those_of_keras_applications(name: str, tmp_path: Path) -> None:
+def test_features_are_those_of_keras_applications(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through a file as keras.applications' networks are published in."""
     side = 96 if name == "xception" else 64
     reference = original(name, weights=None, input_shape=(side, side, 3))
     randomise(reference)
     reference.save(tmp_path / "published.h5")
-    backbone = build_backbone(name, weights=str(tmp_path / "published.h5"))
+    with monkeypatch.context() as patch:
+        draw_nothing(patch)  # what is drawn is replaced
+        backbone = build_backbone(name, weights=str(tmp_path / "published.h5"))
     x = pictures(side, side)
     expected = numpy(reference({**FAMILIES, **SLOW_FAMILIES}[name](x.copy())))
     received = numpy(backbone(x))
@@ -109,10 +118,15 @@ def efficientnets(size: int) -> tuple[Any, Any]:
     return package, from_keras
 
 
-@pytest.mark.parametrize("size", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_both_efficientnets_are_one_network(size: int) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "efficientnet" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--every-backbone")
+        metafunc.parametrize("efficientnet", range(8) if every else [0])
+
+
+def test_both_efficientnets_are_one_network(efficientnet: int) -> None:
     pytest.importorskip("efficientnet")
-    package, from_keras = efficientnets(size)
+    package, from_keras = efficientnets(efficientnet)
     x = pictures(64, 96)
     expected = numpy(package(x))
     assert expected.std() > 0.01
@@ -137,24 +151,29 @@ def test_efficientnet_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.jax
-def test_on_jax_efficientnet_predicts_the_same_and_trains(tmp_path: Path) -> None:
+def test_on_jax_efficientnet_predicts_the_same_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jax")
     pytest.importorskip("efficientnet")
+    # EfficientNet-Lite with fewer blocks, of all kinds: most of this is compiling.
+    few = [(*block, 2 if number == 1 else 1) for number, (*block, _) in enumerate(layers._LITE_BLOCKS)]
+    monkeypatch.setattr(layers, "_LITE_BLOCKS", few)
     for name in ("efficientnet-b0", "efficientnet-lite0"):
         network = build_backbone(name, weights="none")
         network.save_weights(tmp_path / f"{name}.weights.h5")
         np.save(tmp_path / f"{name}.npy", numpy(network(pictures(64, 64))))
-    program = """
+    program = f"""
 import sys, numpy as np, keras
+from pipeline.model import layers
 from pipeline.model.backbones import build_backbone
+layers._LITE_BLOCKS = {few}
 assert keras.backend.backend() == "jax"
 # The weights are read: JAX need not compile a random draw for every shape there is, which takes half a minute.
 keras.initializers.VarianceScaling.__call__ = lambda self, shape, dtype=None: np.zeros(shape, dtype)
 x = np.random.default_rng(64 * 64).integers(0, 256, (1, 64, 64, 3)).astype("float32")
 for name in ("efficientnet-b0", "efficientnet-lite0"):
-    network = build_backbone(name, weights=f"{sys.argv[1]}/{name}.weights.h5")
+    network = build_backbone(name, weights=f"{{sys.argv[1]}}/{{name}}.weights.h5")
     # predict, as one program: called eagerly, JAX compiles every operation by itself.
-    np.testing.assert_allclose(network.predict(x, verbose=0), np.load(f"{sys.argv[1]}/{name}.npy"), atol=1e-3)
+    np.testing.assert_allclose(network.predict(x, verbose=0), np.load(f"{{sys.argv[1]}}/{{name}}.npy"), atol=1e-3)
 network.compile("sgd", "mse")
 network.fit(x, np.zeros((1, 2, 2, 1280)), verbose=0)
 """
@@ -307,9 +326,7 @@ KERAS_NAMES = [n for n, backbone in BACKBONES.items() if backbone.source == "ker
 )
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined:UserWarning")
 def test_keras_applications_asks_for_the_same_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It builds the network before it asks: drawing its weights would be half of the time.
-    for draws in (keras.initializers.VarianceScaling, keras.initializers.TruncatedNormal):
-        monkeypatch.setattr(draws, "__call__", lambda self, shape, dtype=None, **_: keras.ops.zeros(shape, dtype))
+    draw_nothing(monkeypatch)  # it builds the network before it asks
     file_utils = importlib.import_module("keras.src.utils.file_utils")
     file = BACKBONES[name].files["imagenet"]
     asked = request(monkeypatch, file_utils, lambda: original(name, weights="imagenet"))
@@ -447,7 +464,10 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "other"), [("convnext-tiny", "convnext-small"), ("resnet-50", "resnet-101")])
-def test_weights_of_a_bigger_sibling_do_not_fit(name: str, other: str, tmp_path: Path) -> None:
+def test_weights_of_a_bigger_sibling_do_not_fit(
+    name: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_nothing(monkeypatch)
     file = tmp_path / "bigger.weights.h5"
     build_backbone(other, weights="none").save_weights(file)
     with pytest.raises(RecipeError, match="does not fit"):

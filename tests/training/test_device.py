@@ -67,7 +67,7 @@ if __name__ == "__main__":
         for count, size in ((1, 8), (7, 3), (8, 4), (9, 4), (5, 1))
     }
     two = [task.weights] * 2
-    views = predict_folds(run.recipe, two, pictures, classes=3, target="single", with_views=True).tolist()
+    views = predict_folds(run.recipe, two, [pictures] * 2, classes=3, target="single", with_views=True).tolist()
     found = {"predictions": found, "views": views, "order": order.tolist(), "devices": device.replicas()}
     print("FOUND", json.dumps(found))
 """
@@ -113,7 +113,7 @@ def test_two_devices_give_what_one_gives(begin: Callable[..., Run], tmp_path: Pa
         assert len(rows) == int(what.split()[0])
         np.testing.assert_allclose(rows, expected[: len(rows)], atol=1e-5, err_msg=what)
     one = predict_folds(
-        run.recipe, [shared / "stage-1" / "best.weights.h5"], pictures, classes=3, target="single", with_views=True
+        run.recipe, [shared / "stage-1" / "best.weights.h5"], [pictures], classes=3, target="single", with_views=True
     )
     np.testing.assert_allclose(found["views"], one, atol=1e-5)
 
@@ -210,9 +210,10 @@ def test_tensorflow_is_imported_with_onednn_unless_the_user_says_otherwise_and_w
     code = (
         "import os, sys; from pipeline.training import device as d; d.import_tensorflow_quietly(); "
         "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'), d.onednn()); "
-        "print(*{'sklearn', 'matplotlib', 'jax'} & set(sys.modules)); "
-        "import keras, sklearn.base, matplotlib.pyplot, jax.numpy"
+        "print(*{'sklearn', 'matplotlib', 'jax'} & set(sys.modules))"
     )
+    if given is None:  # and what was not imported still can be
+        code += "; import keras, sklearn.base, matplotlib.pyplot, jax.numpy"
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     environment |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -29,6 +29,7 @@ def score(solution, submission, row_id_column_name: str) -> float:
 @pytest.mark.slow
 def test_from_training_to_a_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.predictions.metrics.FEW", 15)  # resamples
     competition = write_tiny_competition(tmp_path)
     said = yaml.safe_load(competition.file.read_text())
     competition.file.write_text(yaml.safe_dump(said | {"metric": "metric.py", "greater_is_better": False}))

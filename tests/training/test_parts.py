@@ -152,8 +152,10 @@ def test_one_part_is_the_network_itself() -> None:
 
 @pytest.mark.slow
 @pytest.mark.jax
-def test_parts_on_jax() -> None:
+def test_parts_on_jax(request: pytest.FixtureRequest) -> None:
+    """Of the settings the two that have the most in them; with `--every-backbone` all."""
     pytest.importorskip("jax")
+    every = request.config.getoption("--every-backbone")
     command = [
         sys.executable,
         "-m",
@@ -164,11 +166,11 @@ def test_parts_on_jax() -> None:
         "no:cacheprovider",
         __file__,
         "-k",
-        "the_whole or next_fit",
+        "the_whole or next_fit" if every else "settings2 or settings3 or by_hand or next_fit",
     ]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert f"{len(SETTINGS) + 2} passed" in done.stdout
+    assert f"{len(SETTINGS) + 2 if every else 4} passed" in done.stdout
 
 
 # `accumulate: auto`

@@ -92,7 +92,8 @@ def swap_held_out_labels(run: Run, fold: int) -> None:
 def test_the_scored_fold_has_no_part_in_what_is_kept(begin: Callable[..., Run], select_on: str) -> None:
     """With wrong labels on the held-out rows alone, every prediction stays as it was; only the score does not."""
     wanted = {"kind": "inner", "one_in": 4} if select_on == "inner" else select_on
-    stages = [stage("warm", epochs=4), stage("more", epochs=2, augment="none")]
+    more = stage("more", epochs=2, augment="none") | {"unfreeze": 0, "batch_norm": "frozen"}
+    stages = [stage("warm", epochs=4), more]
     run = begin(*stages, select_on=wanted)
     run.train(folds=[0])
     found, scores = [stored(run, 0, number) for number in (0, 1)], stage_done(run.task(0).stage_folder(1)) or {}
