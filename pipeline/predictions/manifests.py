@@ -200,8 +200,8 @@ def finished_weights(
         fingerprint: Of the recipe that the experiment's result was made by.
 
     Raises:
-        DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone or not those
-            that it ended on.
+        DataError: The fold is not trained to its end, was trained by another recipe, or its weights are gone or not
+            those that it ended on.
     """
     folder = workspace.fold(slug, experiment, fold)
     done, weights = folder / "fold.json", folder / f"stage-{stage}" / "best.weights.h5"
