@@ -1,16 +1,24 @@
 """A submission is made once and known, whatever its answer, its description and the ledger's file are like."""
 
+import itertools
+import random
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
 import pytest
 
 from pipeline.artifacts import Workspace
 from pipeline.competition import Competition
 from pipeline.errors import DataError, KitError, SubmissionError
+from pipeline.rehearsal import handler
 from pipeline.rehearsal.bent import BENT
 from pipeline.rehearsal.faults import Fault
 from pipeline.rehearsal.server import Rehearsal
@@ -19,8 +27,9 @@ from pipeline.submit.kaggle_errors import KaggleError, UploadFailed
 from pipeline.submit.ledger import Entry, Ledger, Status
 from pipeline.submit.send import StillOpen, submit_file, wait_for_score
 from pipeline.submit.sync import LOST_AFTER, sync
-from tests.submit.test_send import connected, no_sleep, of, only, sent, write_csv
+from tests.submit.test_send import IDS, TRUTH, connected, no_sleep, of, only, sent, write_csv
 
+T = TypeVar("T")
 LATER = datetime.now(UTC) + 2 * LOST_AFTER
 
 
@@ -223,3 +232,73 @@ def test_an_upload_that_is_refused_is_said_to_be(rehearsal: Rehearsal, ledger: L
         submit(ledger, csv_file)
     assert not isinstance(failed.value, UploadFailed)
     assert (only(ledger).status, sent(rehearsal)) == (Status.FAILED, 0)
+
+
+GOES_WRONG = ("429", "500", "503", "nested:503", "drop", "lost", *(f"answer:{shape}" for shape in BENT))
+
+
+def test_of_many_submissions_by_many_clients_none_is_lost_and_none_made_twice(
+    rehearse: Callable[..., Rehearsal],
+    tiny_competition: Competition,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """A fifth of all calls go wrong; `--submissions 1000` for the long form."""
+    count, clients, rng, lock = request.config.getoption("--submissions"), 8, random.Random(0), Lock()
+    server = rehearse(daily_limit=10**6)
+    struck = Counter[str]()
+
+    def sometimes(_faults: list[Fault], method: str) -> str | None:
+        with lock:
+            if rng.random() > 0.2:
+                return None
+            what = rng.choice(("503", "drop") if method == "Upload" else GOES_WRONG)
+            struck[f"{method} {what}"] += 1
+            return what
+
+    signed_in = [connected() for _ in range(clients)]
+    monkeypatch.setattr(handler, "take", sometimes)
+    files = [write_csv(tmp_path / "files" / f"{number}.csv", *rows_of(number)) for number in range(count)]
+    assert len({file.read_bytes() for file in files}) == count
+
+    def client(number: int) -> Ledger:
+        ledger = Ledger(Workspace(tmp_path / f"client-{number}"), "tiny")
+        for file in files[number::clients]:
+            make(signed_in[number], ledger, file)
+        return ledger
+
+    with ThreadPoolExecutor(clients) as pool:
+        ledgers = list(pool.map(client, range(clients)))
+    with server.protocol.store.read() as state:
+        there = Counter(submission.description.split()[-1] for submission in state.submissions)
+    rows = [row for ledger in ledgers for row in ledger.read() if row.status is not Status.FAILED]
+    assert sent(server) == count == len(rows)
+    assert sum(struck.values()) > count / 4
+    assert {row.status for row in rows} <= {Status.PENDING, Status.COMPLETE}
+    assert len({row.ref for row in rows}) == count
+    assert set(there.values()) == {1}
+
+
+def rows_of(number: int) -> tuple[list[str], list[str]]:
+    """Labels and ids of a file that no other number has."""
+    order = next(itertools.islice(itertools.permutations(range(len(IDS))), number % 720, None))
+    labels = [TRUTH[place] if number < 720 else TRUTH[place - 1] for place in order]
+    return labels, [IDS[place] for place in order]
+
+
+def make(kaggle: Kaggle, ledger: Ledger, path: Path) -> None:
+    """Submit a file as somebody patient does: after an error ask, and send again only what never arrived."""
+    status = Status.FAILED
+    while status is Status.FAILED:
+        with suppress(KitError):
+            submit_file(kaggle, ledger, of(path), path)
+        while until_it_works(lambda: sync(kaggle, ledger, now=LATER).open):
+            pass
+        status = ledger.read()[-1].status
+
+
+def until_it_works(ask: Callable[[], T]) -> T:
+    while True:
+        with suppress(KitError):
+            return ask()
