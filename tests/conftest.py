@@ -53,7 +53,7 @@ engines.CONTEXT = Forked()  # type: ignore[assignment]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-backbone", action="store_true", help="each network through the whole story: hours")
     parser.addoption("--submissions", type=int, default=40, help="how many are made by clients whose calls fail")
-    parser.addoption("--kills", type=int, default=4, help="how often a training is killed, at random moments")
+    parser.addoption("--kills", type=int, default=2, help="how often a training is killed, at random moments")
 
 
 def import_keras_for_good() -> None:

@@ -143,7 +143,7 @@ def test_a_kernel_stops_by_itself_before_its_session_does(
     assert "--resume" in result.output
     assert not workspace.oof("tiny", "colours-kaggle").exists()
     again = run_train("--no-internet", "--set", "stages.1.epochs=2000", "--session-hours", "0.01", "--resume", code=6)
-    assert re.search(r"goes on in epoch \d+ of 2000, after \d batches", again.output)
+    assert re.search(r"goes on in epoch \d+ of \d+, after \d batches", again.output)
 
 
 def test_a_kernel_that_raises_is_a_failure_with_its_log(kaggle: Callable[..., Rehearsal], workspace: Workspace) -> None:

@@ -198,10 +198,8 @@ def state_callback(
                 self.save_if(time.monotonic() > self.saved + SHARE * EVERY, *at)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            batch += self.offset + 1
-            if batch == steps:
-                self.ended = time.monotonic()
-            elif not self.network.stop_training:
+            self.ended, batch = time.monotonic(), batch + self.offset + 1
+            if batch < steps and not self.network.stop_training:
                 self.save_if(time.monotonic() > self.saved + EVERY, self.epoch, batch)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -151,13 +151,17 @@ def test_efficientnet_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.jax
-def test_on_jax_efficientnet_predicts_the_same_and_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_jax_efficientnet_predicts_the_same_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """EfficientNet-Lite; with `--every-backbone` EfficientNet as well, whose compiling takes half a minute."""
     pytest.importorskip("jax")
     pytest.importorskip("efficientnet")
     # EfficientNet-Lite with fewer blocks, of all kinds: most of this is compiling.
     few = [(*block, 2 if number == 1 else 1) for number, (*block, _) in enumerate(layers._LITE_BLOCKS)]
     monkeypatch.setattr(layers, "_LITE_BLOCKS", few)
-    for name in ("efficientnet-b0", "efficientnet-lite0"):
+    names = [*["efficientnet-b0"] * request.config.getoption("--every-backbone"), "efficientnet-lite0"]
+    for name in names:
         network = build_backbone(name, weights="none")
         network.save_weights(tmp_path / f"{name}.weights.h5")
         np.save(tmp_path / f"{name}.npy", numpy(network(pictures(64, 64))))
@@ -170,7 +174,7 @@ assert keras.backend.backend() == "jax"
 # The weights are read: JAX need not compile a random draw for every shape there is, which takes half a minute.
 keras.initializers.VarianceScaling.__call__ = lambda self, shape, dtype=None: np.zeros(shape, dtype)
 x = np.random.default_rng(64 * 64).integers(0, 256, (1, 64, 64, 3)).astype("float32")
-for name in ("efficientnet-b0", "efficientnet-lite0"):
+for name in {names}:
     network = build_backbone(name, weights=f"{{sys.argv[1]}}/{{name}}.weights.h5")
     # predict, as one program: called eagerly, JAX compiles every operation by itself.
     np.testing.assert_allclose(network.predict(x, verbose=0), np.load(f"{{sys.argv[1]}}/{{name}}.npy"), atol=1e-3)

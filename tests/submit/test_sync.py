@@ -30,7 +30,10 @@ from pipeline.submit.sync import LOST_AFTER, sync
 from tests.submit.test_send import IDS, TRUTH, connected, no_sleep, of, only, sent, write_csv
 
 T = TypeVar("T")
-LATER = datetime.now(UTC) + 2 * LOST_AFTER
+
+
+def later() -> datetime:
+    return datetime.now(UTC) + 2 * LOST_AFTER
 
 
 @pytest.fixture
@@ -75,10 +78,10 @@ def test_no_list_of_any_shape_makes_a_submission_lost(
     with pytest.raises(StillOpen):
         submit(ledger, csv_file, again=True)
     with pytest.raises(KaggleError, match="ListSubmissions"):
-        sync(connected(), ledger, now=LATER)
+        sync(connected(), ledger, now=later())
     assert only(ledger).status is Status.SENDING
     rehearsal.faults.clear()
-    assert [row.status for row in sync(connected(), ledger, now=LATER).settled] == [Status.COMPLETE]
+    assert [row.status for row in sync(connected(), ledger, now=later()).settled] == [Status.COMPLETE]
     assert sent(rehearsal) == 1
 
 
@@ -106,7 +109,7 @@ def test_a_description_that_was_edited_does_not_make_it_lost(
 ) -> None:
     lost(rehearsal, ledger, csv_file)
     describe(rehearsal, "my best one")
-    [settled] = sync(connected(), ledger, now=LATER).settled
+    [settled] = sync(connected(), ledger, now=later()).settled
     assert (settled.ref, settled.status) == (1, Status.COMPLETE)
 
 
@@ -115,7 +118,7 @@ def test_one_of_two_that_it_may_be_is_not_chosen(rehearsal: Rehearsal, ledger: L
     kaggle.submit("tiny", csv_file, description="by hand")
     lost(rehearsal, ledger, csv_file)
     describe(rehearsal, "edited")
-    [row] = sync(kaggle, ledger, now=LATER).open
+    [row] = sync(kaggle, ledger, now=later()).open
     assert row.status is Status.SENDING, "not never arrived"
 
 
@@ -128,7 +131,7 @@ def test_another_file_sent_by_hand_long_before_is_not_it(
     rehearsal.faults += [Fault("CreateSubmission", "drop")]
     with pytest.raises(StillOpen):
         submit(ledger, csv_file)
-    [row] = sync(connected(), ledger, now=LATER).settled
+    [row] = sync(connected(), ledger, now=later()).settled
     assert (row.status, row.ref) == (Status.FAILED, None)
 
 
@@ -293,7 +296,7 @@ def make(kaggle: Kaggle, ledger: Ledger, path: Path) -> None:
     while status is Status.FAILED:
         with suppress(KitError):
             submit_file(kaggle, ledger, of(path), path)
-        while until_it_works(lambda: sync(kaggle, ledger, now=LATER).open):
+        while until_it_works(lambda: sync(kaggle, ledger, now=later()).open):
             pass
         status = ledger.read()[-1].status
 

@@ -34,7 +34,7 @@ from pipeline.training.network import load_network
 from pipeline.training.onnx_file import write_onnx
 from pipeline.training.predict import predict_pictures, read_fold_models
 from tests.conftest import make_pictures, write_competition
-from tests.training.conftest import EXPERIMENT, RECIPE, Run, recipe_of, stage
+from tests.training.conftest import EXPERIMENT, RECIPE, Run, own, recipe_of, stage
 
 CLASSES = ["blue", "green", "red"]
 
@@ -193,6 +193,7 @@ def rewrite(run: Run, fold: int, change: Any) -> None:
     network = load_network(RECIPE, classes=3, weights=run.task(0).weights)
     network.set_weights([change(array) for array in network.get_weights()])
     network.save_weights(run.task(fold).weights)
+    own(run.task(fold))
 
 
 def test_an_average_of_equal_models_is_that_model(copied: Run, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.training.grad_cam import grad_cam, mistake_maps
 from pipeline.training.network import load_network
 from pipeline.training.predict import read_fold_models
 from tests.test_cli import kit
-from tests.training.conftest import EXPERIMENT, Run
+from tests.training.conftest import EXPERIMENT, Run, own
 
 
 def noise(count: int, side: int = 32) -> np.ndarray:
@@ -145,6 +145,8 @@ def test_the_report_shows_it_where_the_fold_models_are(copied: Run, monkeypatch:
     assert re.findall(r"<div>(predicted|true): \w+ \(", first) == ["predicted", "true"]
     for file in (copied.task(0).weights, copied.task(1).weights):
         file.write_bytes(b"broken")
+    own(copied.task(0))
+    own(copied.task(1))
     result = kit("report", "--grad-cam", "--no-duplicates")
     assert result.exit_code == 0, result.output
     assert re.search(rf"note: {EXPERIMENT} is shown without Grad-CAM: \S+ cannot be loaded", result.stderr)
