@@ -35,12 +35,12 @@ class KitError(Exception):
 
 def disk_full(error: BaseException) -> KitError | None:
     """What to tell the user of an error that says, in any library's words, that a disk is full; None of another one."""
-    if not isinstance(error, OSError):
-        return None
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left on device" not in str(error):  # as HDF5 says
+    number, name = getattr(error, "errno", None), getattr(error, "filename", None)
+    by_text = isinstance(error, OSError) or type(error).__name__ == "ResourceExhaustedError"  # HDF5's, TensorFlow's
+    if number not in (errno.ENOSPC, errno.EDQUOT) and not (by_text and "No space left on device" in str(error)):
         return None
     return KitError(
-        f"the disk is full{f' ({error.filename})' if error.filename else ''}: {error.strerror or error}",
+        f"the disk is full{f' ({name})' if name else ''}: {getattr(error, 'strerror', None) or error}",
         expected="room for what is to be written; nothing is left half-written",
         next_step="make room, then run the same command again: a training goes on from what is saved",
     )

@@ -417,7 +417,13 @@ def test_a_full_disk_is_told_and_once_there_is_room_the_training_goes_on(workspa
 
 def test_which_errors_say_that_a_disk_is_full() -> None:
     hdf5 = "[Errno 28] Can't write data (file write failed: error message = 'No space left on device')"
-    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Quota"), OSError(hdf5)):
+    of_tensorflow = type("ResourceExhaustedError", (Exception,), {})("/x/events; No space left on device")
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Quota"),
+        OSError(hdf5),
+        of_tensorflow,
+    ):
         assert "make room" in str(disk_full(error))
     for other in (OSError(errno.EACCES, "Permission denied"), ValueError("No space left on device")):
         assert disk_full(other) is None

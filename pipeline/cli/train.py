@@ -295,7 +295,7 @@ def _budgeted(
     numbers = folds_of(data, described.slug, folds)
     print(f"trying some batches of each stage, to see what fits into {duration(seconds)}", flush=True)
     left = max(seconds - (time.monotonic() - started), 0)
-    hurried = replace(machine, stop_at=time.time() + TRYING * left)
+    hurried = replace(machine, stop_at=min(time.time() + TRYING * left, machine.stop_at or math.inf))
     try:
         tried = try_out(settings, described, experiment=experiment, workspace=workspace, folds=numbers, machine=hurried)
     except OutOfTime as error:

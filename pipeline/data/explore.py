@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,9 +154,10 @@ def audited(competition: Competition) -> list[str]:
     Raises:
         DataError: A picture cannot be read, or the data cannot be indexed.
     """
-    file = _kept(competition)
-    kept = read_json(file) if file.is_file() else {}
-    if kept.get("sha256") == _sha256(train_index(competition), test_index(competition)):
+    file, kept = _kept(competition), {}
+    with suppress(OSError, ValueError, TypeError):
+        kept = dict(read_json(file))
+    if kept.get("sha256") == _sha256(competition, train_index(competition), test_index(competition)):
         return list(kept["notes"])
     found = explore(competition)
     unreadable = found.unreadable
@@ -176,12 +178,13 @@ def audited(competition: Competition) -> list[str]:
 
 def keep_audit(found: Exploration) -> list[str]:
     """Keep what was found, for `audited` and for `training_duplicates`."""
-    keep_duplicates(found.competition, found.rows, found.training_duplicates)
     lines = findings(replace(found, left_out={}))  # which each command says itself
     notes = [f"{line.count} {line.what}: {line.next_step}" for line in lines]
-    if found.unreadable.empty:
-        hashed = _sha256(found.rows, test_index(found.competition))
-        write_json(_kept(found.competition), {"sha256": hashed, "notes": notes})
+    with suppress(OSError):  # a folder that is read only is looked at each time
+        keep_duplicates(found.competition, found.rows, found.training_duplicates)
+        if found.unreadable.empty:
+            hashed = _sha256(found.competition, found.rows, test_index(found.competition))
+            write_json(_kept(found.competition), {"sha256": hashed, "notes": notes})
     return notes
 
 
@@ -189,9 +192,11 @@ def _kept(competition: Competition) -> Path:
     return competition.folder / "explore" / "audit.json"
 
 
-def _sha256(train: pd.DataFrame, test: pd.DataFrame) -> str:
-    """Hash of ids, labels, and sizes and times of the files."""
-    digest = hashlib.sha256(f"{POLICY}\n".encode())
+def _sha256(competition: Competition, train: pd.DataFrame, test: pd.DataFrame) -> str:
+    """Hash of ids, labels, and sizes and times of the files; of the settings, and of what is known of groups."""
+    groups = competition.folder / "groups.csv"
+    digest = hashlib.sha256(f"{POLICY}\n{competition.model_dump_json()}\n".encode())
+    digest.update(groups.read_bytes() if groups.is_file() else b"")
     both = pd.concat([train[["id", "label", "path"]], test.assign(label="")])
     for key, label, path in zip(both["id"], both["label"], both["path"], strict=True):
         status = os.stat(path)

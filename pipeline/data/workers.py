@@ -109,10 +109,15 @@ class WorkerPool:
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs,), daemon=True)
+                self._processes.append(process)
                 process.start()
                 theirs.close()
                 self._connections.append(ours)
-                self._processes.append(process)
+        except BaseException:
+            for process in self._processes:
+                if process.pid:
+                    process.kill()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 

@@ -207,7 +207,7 @@ def finished_weights(
     done, weights = folder / "fold.json", folder / f"stage-{stage}" / "best.weights.h5"
     next_step = f"give the `kit train` command that made {experiment} again, or fetch its kernel's output again"
     known: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, TypeError):
         known = dict(read_json(done))
     # Weights are written from the first epoch on: `fold.json` says that there is none to come.
     if not done.is_file():

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -27,7 +26,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 CONTEXT = multiprocessing.get_context("spawn")
 _SMALLER = "take a smaller size, or let the stage's batches through in parts (`accumulate`)"
-_ENDING = {signal.SIGINT, signal.SIGTERM}
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_ASKED = 130  # the exit code of a process that was asked to end
 _TO_END = 600.0  # seconds
 _GOES_ON = "the same command goes on from what was saved last"
 
@@ -65,8 +65,10 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
     answer: tuple[KitError | None, Any]
     try:
         process.start()
-    except BaseException:
+    except BaseException:  # the mask is this thread's: a signal may have come by way of another one
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if process.pid:
+            _interrupt(process)
         raise
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)  # a signal that came meanwhile is raised here
@@ -83,12 +85,17 @@ def fresh_process(work: Callable[[T], R], argument: T, *, what: str, afterwards:
     if error is not None:
         raise error
     if process.exitcode:
-        killed = f"it was killed, mostly because memory ran out: {_SMALLER}"
-        failed = "the traceback above says what failed"
-        raise (OutOfMemory if process.exitcode < 0 else KitError)(
+        why = "the traceback above says what failed"
+        if process.exitcode == -signal.SIGKILL:
+            why = f"it was killed, mostly because memory ran out: {_SMALLER}"
+        elif process.exitcode < 0:
+            why = f"it died of {signal.Signals(-process.exitcode).name}: what is above may say why"
+        elif process.exitcode == _ASKED:
+            why = "it was asked to end"
+        raise (OutOfMemory if process.exitcode == -signal.SIGKILL else KitError)(
             f"the process of {what} ended with code {process.exitcode}",
             expected="one that ends by itself",
-            next_step=(killed if process.exitcode < 0 else failed) + (f"; {afterwards}" if afterwards else ""),
+            next_step=why + (f"; {afterwards}" if afterwards else ""),
         )
     return cast(R, result)
 
@@ -119,9 +126,10 @@ def _end(_number: int, _frame: object) -> None:
 
 def _end_with_parent() -> None:
     """Ask this process to end once the one that started it is gone: it must not go on alone."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(1)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -146,7 +154,8 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
     if level is not None:
         log_to_stdout(level)
     for number in _ENDING:
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
+            signal.signal(number, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
@@ -154,7 +163,7 @@ def _run(connection: Connection, work: Callable[[Any], Any], argument: Any, leve
             result = work(argument)
         connection.send((None, result))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_ASKED)
     except KitError as error:
         connection.send((error, None))
     except Exception as error:

@@ -32,6 +32,7 @@ from pipeline.targets import label_numbers
 from pipeline.training.best_stage import best_stages
 from pipeline.training.frozen import View, freeze
 from pipeline.training.network import load_network, prediction_network, stage_seed
+from pipeline.training.run_state import FOLDER as STATE
 from pipeline.training.run_state import WEIGHTS, forget_state
 from pipeline.training.stage import StageTask, stage_done, train_stage
 from pipeline.training.time_limit import TimeLimit
@@ -125,6 +126,8 @@ class FoldTask:
             stage.name for number, stage in enumerate(self.recipe.stages) if stage_done(self.stage_folder(number))
         ]
         kept = [f"fold {fold}" for fold in folds] + [f"stage {name} of fold {self.fold}" for name in stages]
+        if len(stages) < len(self.recipe.stages) and (self.stage_folder(len(stages)) / STATE).is_dir():
+            kept.append(f"the state of stage {self.recipe.stages[len(stages)].name}")
         return TimeLimit(self.machine.stop_at, ", ".join(kept) or "nothing yet")
 
 
@@ -288,10 +291,11 @@ def _log_stage(task: FoldTask, result: dict[str, Any]) -> None:
 
 def _log_left_aside(task: FoldTask, number: int, best: int) -> None:
     stages = task.recipe.stages
-    what = f"{stages[number + 1].name} begins from it" if number + 1 < len(stages) else "the fold ends on it"
+    what = f"{stages[number + 1].name} begins from" if number + 1 < len(stages) else "the fold ends on"
+    what += f" {stages[best].name}"
     rule = stage_rule(task.recipe.select_on.kind, stages[number].monitor, task.competition.metric)
-    name, better = stages[number].name, stages[best].name
-    log.warning("fold %d  %s is left aside: %s is better by %s; %s", task.fold, name, better, rule, what)
+    name = stages[number].name
+    log.warning("fold %d  %s is left aside: an earlier stage is better by %s; %s", task.fold, name, rule, what)
 
 
 def _train_pictures(task: FoldTask, data: CompetitionData, number: int) -> Pictures:

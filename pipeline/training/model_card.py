@@ -89,7 +89,7 @@ def model_card(
         f"```python\n{script(files)}```",
         "`.keras` files hold Keras' own layers alone and load with `keras.saving.load_model(file, safe_mode=True)`.",
         "- Input `pictures`: RGB, uint8 0..255, shape (batch, height, width, 3), turned as the EXIF says and "
-        f"stretched to {_sizes(models)}, the size the network was trained on last; another size "
+        f"stretched to {_sizes(models)}, the size of the stage that the network ended on; another size "
         "runs, too, but has not been scored. The preprocessing is inside.\n"
         "- `read` and the resizing give the pixels that the network was trained and scored on. What they cannot: a "
         "picture whose EXIF block is damaged is an error, and one of 32 bits a pixel that holds values below 256 "

@@ -23,7 +23,7 @@ from pipeline.data.inputs import TrainingInput
 from pipeline.data.pictures import MemoryPictures
 from pipeline.errors import OutOfMemory, counted
 from pipeline.model.cost import network_cost
-from pipeline.recipe import LogisticRegression, Recipe
+from pipeline.recipe import Recipe
 from pipeline.training.device import device, divisible, keras_backend
 from pipeline.training.engines import fresh_process
 from pipeline.training.frozen import kept_views
@@ -63,7 +63,7 @@ def with_parts(
             parts = read_json(known)["parts"] if known.is_file() and not recipe.sees_parts(stage.batch_norm) else 1
             if parts > stage.parts:
                 recipe = _set(recipe, number, parts)
-                log.info("stage %s: batches in %d parts, as memory ran out before", stage.name, parts)
+                log.info("stage %s: batches in %d parts, as memory was found to need (%s)", stage.name, parts, known)
             continue
         if kept_views(stage) is not None:  # the head alone is trained, on features: nothing to try
             recipe = _set(recipe, number, 1)
@@ -126,12 +126,12 @@ def _fewest(trial: Trial, run: Callable[..., Any]) -> tuple[int, str]:
 def in_more_parts(recipe: Recipe, number: int, data: CompetitionData, *, folder: Path) -> Recipe | None:
     """The recipe with the batches of stage `number`, for which memory ran out, in parts half as large or less.
 
-    It is remembered in `folder`, for `with_parts`. None where they are of one picture already, or where BatchNorm would
-    see the parts, so that it would be another recipe.
+    It is remembered in `folder`, for `with_parts`. None where that would not help: they are of one picture already,
+    or on kept features; or where BatchNorm would see the parts, so that it would be another recipe.
     """
     stage = recipe.stages[number]
-    whole = stage.at_once == 1 or isinstance(stage.optimizer, LogisticRegression)
-    if whole or recipe.sees_parts(stage.batch_norm):
+    on_features = kept_views(stage) is not None  # in making them batches have no part
+    if stage.at_once == 1 or on_features or recipe.sees_parts(stage.batch_norm):
         return None
     trial, parts = _trial(recipe, number, data), _more(stage.parts, stage.batch_size)
     write_json(_file(trial, folder), {"parts": parts, "how": "memory ran out", "needs": _needs(trial)})

@@ -35,6 +35,7 @@ SHARE = 0.01
 """Of the time of training, what saving at the ends of epochs may take."""
 EVERY = 600.0
 """Seconds without a save after which one comes in the middle of an epoch."""
+_WORTH = 6.0  # seconds of training that are not risked where a validation of unknown length may outlast the time
 _SAVING = 5.0  # seconds that are left for writing what a stage has made, beyond what a save has taken
 _ARRAYS, _STATE, _BEST = "arrays.npz", "state.json", "best"
 _GENERATIONS = 2
@@ -51,6 +52,7 @@ class RunState:
     """A generation that was read.
 
     Attributes:
+        variables: How many the network has: whether it is the whole one, or the head alone on kept features.
         epoch: The epoch to go on in, from 0; as many as the stage has where there is none to train.
         batch: How many batches of it are trained on.
         seconds: What the stage has taken so far.
@@ -59,6 +61,7 @@ class RunState:
         best: The fields of `Best`; its probabilities are in `arrays`.
     """
 
+    variables: int
     epoch: int
     batch: int
     seconds: float
@@ -66,6 +69,9 @@ class RunState:
     callbacks: dict[str, dict[str, Any]]
     best: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
+
+    def best_epoch(self) -> Best:
+        return Best(**self.best, probabilities=self.arrays.get(_BEST))
 
 
 def read_state(stage_folder: Path, *, of: str) -> RunState | None:
@@ -84,14 +90,15 @@ def read_state(stage_folder: Path, *, of: str) -> RunState | None:
                     raise ValueError(f"{name} is not what was written")
             with np.load(folder / _ARRAYS, allow_pickle=False) as file:
                 state = RunState(**content, arrays=dict(file))
-            for name in (WEIGHTS, LOG):
-                (stage_folder / name).unlink(missing_ok=True)
-                if (folder / name).is_file():
-                    with atomic_path(stage_folder / name) as temporary:
-                        shutil.copyfile(folder / name, temporary)
-            return state
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             log.warning("%s: a saved state is damaged, an earlier one is looked for (%s: %s)", of, folder, error)
+            continue
+        for name in (WEIGHTS, LOG):
+            (stage_folder / name).unlink(missing_ok=True)
+            if (folder / name).is_file():
+                with atomic_path(stage_folder / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
+        return state
     if generations:
         log.warning("%s: no saved state is whole, so it begins anew", of)
     return None
@@ -126,10 +133,13 @@ def require_room(network: Any, stage_folder: Path, *, of: str) -> None:
         for variables in (network.variables, network.optimizer.variables)
     )
     # Two generations and the next; weights of the best epoch in each of them, if they are of three epochs.
-    need, free = 3 * (2 * weights + moments), shutil.disk_usage(stage_folder).free
+    there = {file.stat().st_ino: file.stat().st_size for file in stage_folder.rglob("*") if file.is_file()}
+    need = 3 * (2 * weights + moments) - sum(there.values())
+    free = shutil.disk_usage(stage_folder).free
     if need > free:
+        megabytes = f"{need / 1e6:,.0f} MB, and the disk of {stage_folder} has {free / 1e6:,.0f} left"
         raise KitError(
-            f"{of}: its checkpoints need {need / 1e9:.1g} GB, and the disk of {stage_folder} has {free / 1e9:.1g} left",
+            f"{of}: its checkpoints need {megabytes}",
             expected="room for the weights and the optimizer's state, three times",
             next_step="make room, then run the same command again: it goes on after what is finished",
         )
@@ -195,7 +205,7 @@ def state_callback(
                 kept = f"{limit.kept}, {batch} of {steps} batches of {label}, epoch {self.epoch + 1}"
                 raise replace(limit, kept=kept).over(f"the end of {label}, epoch {self.epoch + 1} of {epochs}")
             if last and limit.stop_at and not self.validating:  # the time may be over before it is validated
-                self.save_if(time.monotonic() > self.saved + SHARE * EVERY, *at)
+                self.save_if(time.monotonic() > self.saved + _WORTH, *at)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.ended, batch = time.monotonic(), batch + self.offset + 1
@@ -236,6 +246,7 @@ def state_callback(
                 if type(one).__name__ == kind
             }
             content = {
+                "variables": len(model.variables),
                 "epoch": epoch,
                 "batch": batch,
                 "seconds": time.perf_counter() - begun,
@@ -281,6 +292,7 @@ def _write(
         (folder / _STATE).write_text(json.dumps({"state": content, "sha256": sha256}), "utf-8")
         for written in folder.iterdir():
             _to_disk(written)
+        _to_disk(folder)
     _to_disk(stage_folder / FOLDER)
     kept = {str(number), *(folder.name for folder in earlier[: _GENERATIONS - 1])}
     for left in (stage_folder / FOLDER).iterdir():

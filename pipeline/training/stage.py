@@ -20,7 +20,7 @@ from pipeline.artifacts import atomic_path, read_json, write_json
 from pipeline.data.inputs import ErrorRelay, TrainingInput, training_dataset
 from pipeline.data.kept import Room
 from pipeline.data.workers import WorkerPool
-from pipeline.errors import KitError, OutOfTime
+from pipeline.errors import KitError, OutOfTime, counted
 from pipeline.model.cost import network_cost
 from pipeline.predictions.metrics import METRICS
 from pipeline.predictions.probe import fit_head
@@ -103,13 +103,15 @@ def train_stage(recipe: Recipe, task: StageTask, pool: WorkerPool) -> None:
     else:
         fitted = compile_for(fitted, recipe, task.number, source, classes=len(task.classes))
         best, begun, saving_seconds = _fit(fitted, recipe, source, watched, task, pool, begun=begun)
+    log_frame = pd.read_csv(task.folder / LOG)
     if best.probabilities is None:
+        forget_state(task.folder)  # there is nothing to go on from
         raise KitError(
-            f"fold {source.fold}, stage {stage.name}: the loss is not a number after {stage.epochs} epochs",
+            f"fold {source.fold}, stage {stage.name}: the loss is not a number after "
+            + counted(len(log_frame), "epoch", "epochs"),
             expected="a loss that falls",
             next_step="lower the stage's learning_rate; with precision mixed_float16 try mixed_bfloat16 or float32",
         )
-    log_frame = pd.read_csv(task.folder / LOG)
     diverged = not np.isfinite(log_frame["loss"].to_numpy()).all()
     if diverged:
         log.warning(
@@ -180,15 +182,16 @@ def _fit(
     stage, what = recipe.stages[task.number], f"fold {source.fold}  {recipe.stages[task.number].name}"
 
     def goes_on(state: RunState) -> bool:
-        return state.epoch == stage.epochs or take_over(fitted, state)
+        return state.variables == len(fitted.variables) and (state.epoch == stage.epochs or take_over(fitted, state))
 
     require_room(fitted, task.folder, of=what)
     state = read_state(task.folder, of=what)
     if state and not goes_on(state):
-        log.warning("%s: its saved state is of another build or precision, so it begins anew", what)
+        log.warning("%s: its saved state is of another build, precision or room for features, so it begins anew", what)
         state = None
     if state:
-        log.info("%s goes on in epoch %d of %d, after %d batches", what, state.epoch + 1, stage.epochs, state.batch)
+        if state.epoch < stage.epochs:
+            log.info("%s goes on in epoch %d of %d, after %d batches", what, state.epoch + 1, stage.epochs, state.batch)
         begun -= state.seconds
     else:
         for left in (WEIGHTS, LOG):
@@ -196,7 +199,11 @@ def _fit(
     saving_seconds = 0.0
     while True:
         epoch, skip = (state.epoch, state.batch) if state else (0, 0)
-        best = Best(**state.best, probabilities=state.arrays.get("best")) if state else Best()
+        best = state.best_epoch() if state else Best()
+        if state:  # the network has the others, which are large
+            state = replace(
+                state, arrays={key: kept for key, kept in state.arrays.items() if key.startswith("metrics")}
+            )
         if epoch < stage.epochs:
             callbacks = _callbacks(recipe, task, watched, best, begun=begun, state=state)
             with ends_by_itself(), ErrorRelay() as relay:

@@ -277,8 +277,8 @@ def test_a_fold_ended_between_two_stages_comes_to_the_same(
     assert_equal_folds(run, first)
     better = "is better by more than the standard error of the difference, in accuracy on the scored fold"
     said = [
-        f"fold 0  harm is left aside: warm {better}; still begins from it",
-        f"fold 0  wreck is left aside: still {better}; the fold ends on it",
+        f"fold 0  harm is left aside: an earlier stage {better}; still begins from warm",
+        f"fold 0  wreck is left aside: an earlier stage {better}; the fold ends on still",
     ]
     assert [one for one in seen.told if "left aside" in one] == said
     assert [one for one in caplog.messages if "left aside" in one] == said[1:]

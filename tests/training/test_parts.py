@@ -281,7 +281,12 @@ def test_a_stage_for_which_memory_runs_out_goes_on_in_parts(
     assert known.fingerprint() == run.recipe.fingerprint()
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 1, "batch_norm": "frozen"}, {"batch_norm": "trained"}], ids=str)
+ON_FEATURES = {"unfreeze": 0, "batch_norm": "frozen", "augment": "none"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 1, "batch_norm": "frozen"}, {"batch_norm": "trained"}, ON_FEATURES], ids=str
+)
 def test_where_smaller_parts_would_not_do_the_error_is_told(
     begin: Callable[..., Run], settings: dict[str, Any]
 ) -> None:

@@ -1,5 +1,6 @@
 """A stage that is stopped or killed goes on from its state, and ends as one that never was."""
 
+import errno
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,20 @@ def test_a_damaged_generation_is_named_and_the_one_before_it_taken(
     assert "begins anew" in caplog.messages[-1]
 
 
+def test_a_disk_that_is_full_does_not_make_a_state_a_damaged_one(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(saved, tmp_path / "stage-0")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_state.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        read_state(tmp_path / "stage-0", of="fold 0  only")
+    assert len(list((tmp_path / "stage-0" / FOLDER).iterdir())) == 2
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a stage that was ended in its third epoch; not to be changed."""
@@ -164,22 +180,25 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return task.stage_folder(0)
 
 
-def test_another_precision_does_not_take_an_optimizer_for_its_own(
-    begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def other_paths(state: run_state.RunState) -> run_state.RunState:
+    return replace(state, arrays={key + "x": array for key, array in state.arrays.items()})
+
+
+def of_the_head_alone(state: run_state.RunState) -> run_state.RunState:
+    return replace(state, variables=2, epoch=2)
+
+
+@pytest.mark.parametrize("changed", [other_paths, of_the_head_alone])
+def test_a_state_of_another_network_or_optimizer_is_not_taken(
+    begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, changed: Any
 ) -> None:
     run = begin(stage("only", epochs=2))
     task = stopped(run, monkeypatch, saves=2)
-    other = run_state.RunState
-    monkeypatch.setattr(
-        training_stage,
-        "read_state",
-        lambda *given, **options: (
-            (found := read_state(*given, **options))
-            and other(**{**vars(found), "arrays": {key + "x": array for key, array in found.arrays.items()}})
-        ),
-    )
+    monkeypatch.setattr(training_stage, "read_state", lambda *given, **of: changed(read_state(*given, **of)))
     train_fold(task)
-    assert any("of another build or precision, so it begins anew" in line for line in caplog.messages)
+    assert any(
+        "of another build, precision or room for features, so it begins anew" in line for line in caplog.messages
+    )
     assert (stage_done(task.stage_folder(0)) or {})["epochs"] == 2
 
 

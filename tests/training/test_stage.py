@@ -234,6 +234,7 @@ def test_a_loss_that_is_not_a_number_is_an_error_that_says_what_to_do(begin: Cal
     folder = run.task(0).stage_folder(0)
     assert stage_done(folder) is None
     assert not (folder / WEIGHTS).exists()
+    assert not (folder / "state").exists(), "the same command would end at once"
     assert not run.task(0).done
 
 
