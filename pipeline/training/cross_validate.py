@@ -56,7 +56,7 @@ def cross_validate(
 
     Raises:
         KitError: The recipe does not fit the competition, or the experiment was begun with other settings.
-        OutOfTime: The machine's time is over; the next call goes on after what is finished.
+        OutOfTime: The machine's time is over; the next call goes on from what is saved.
     """
     data, tasks = prepare(recipe, competition, experiment=experiment, workspace=workspace, machine=machine)
     numbers, wanted = data.folds.numbers, folds_of(data, competition.slug, folds)

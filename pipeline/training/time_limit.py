@@ -47,7 +47,7 @@ class TimeLimit:
         return OutOfTime(
             f"the time for training ends before {doing}",
             expected=f"to be done by {moment}",
-            next_step=f"run the same command again: it goes on after what is finished and kept ({self.kept})",
+            next_step=f"run the same command again: it goes on from what is kept ({self.kept})",
         )
 
 
