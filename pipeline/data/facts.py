@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -111,7 +112,7 @@ def read_pictures(paths: Iterable[str], *, keep_in: Path | None = None, write: b
     table = pd.DataFrame(rows, columns=["path", *_COLUMNS]).set_index("path").astype({"phash": np.uint64})
     found_all = Facts(table, small_copies[: len(rows)], unreadable)
     if keep_in and write and fresh and found_all.small_copies.nbytes <= _KEPT_BYTES:
-        with atomic_folder(keep_in) as folder:
+        with suppress(OSError), atomic_folder(keep_in) as folder:  # in a folder that is read only nothing is kept
             table.assign(key=[keys[path] for path in table.index]).to_parquet(folder / "facts.parquet", index=False)
             np.save(folder / "small.npy", found_all.small_copies)
     return found_all

@@ -114,6 +114,12 @@ def test_before_a_training_everything_is_looked_at_once(faulty: Competition, mon
         audited(faulty)
 
 
+def test_where_nothing_can_be_kept_a_training_is_looked_at_all_the_same(tiny_competition: Competition) -> None:
+    (tiny_competition.folder / "explore").write_text("no folder can be made here", "utf-8")
+    notes = [f"{line.count} {line.what}: {line.next_step}" for line in findings(explore(tiny_competition))]
+    assert audited(tiny_competition) == audited(tiny_competition) == notes
+
+
 def test_brightness_is_the_mean_grey_level(tiny_competition: Competition) -> None:
     pixels = np.zeros((10, 10, 3), dtype=np.uint8)
     pixels[:5] = (255, 0, 0)
